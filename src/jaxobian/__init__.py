@@ -1,0 +1,20 @@
+"""jaxobian: Jacobians in JAX, in the mode that is right for your function.
+
+    >>> import jax.numpy as jnp
+    >>> import jaxobian as jb
+    >>> J = jb.jacobian(jnp.sin)(jnp.zeros(2))
+    >>> J.shape
+    (2, 2)
+"""
+
+from ._api import JacobianFunction as JacobianFunction
+from ._api import batch_jacobian as batch_jacobian
+from ._api import hessian as hessian
+from ._api import jacobian as jacobian
+from ._api import value_and_jacobian as value_and_jacobian
+from ._errors import MemoryBudgetError as MemoryBudgetError
+from ._errors import ModeError as ModeError
+from ._errors import PlanMismatchError as PlanMismatchError
+from ._plan import Plan as Plan
+
+__version__ = "0.1.0"

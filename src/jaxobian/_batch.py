@@ -1,0 +1,99 @@
+"""Where a batch stands: the batch axis of each differentiated leaf and of each output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from ._layout import Arguments, describe
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Batch axes as the user gave them, as `jax.vmap` takes them."""
+
+    in_axes: Any
+    out_axes: Any
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], int]:
+    """The batch axis of each differentiated leaf, and the number of examples.
+
+    Raises:
+        ValueError: `in_axes` does not fit the arguments, a leaf has no such axis, or sizes differ.
+    """
+    if isinstance(in_axes, tuple | list):
+        if len(in_axes) != len(arguments.args):
+            raise ValueError(
+                f"in_axes has {len(in_axes)} entries for {len(arguments.args)} positional arguments: expected one each, "
+                "or a single int."
+            )
+        prefix = tuple(in_axes[p] for p in arguments.positions)
+    else:
+        prefix = (in_axes,) * len(arguments.positions)
+    whole = jax.tree.unflatten(arguments.tree, range(len(arguments.slots)))
+    axes = _broadcast(prefix, whole, "in_axes", "the differentiated arguments")
+    found: list[int] = []
+    for slot, axis in zip(arguments.slots, axes, strict=True):
+        if slot is None:
+            continue
+        leaf, path = arguments.leaves[slot], arguments.paths[slot]
+        if axis is None:
+            raise ValueError(
+                f"in_axes says that {path} has no batch axis. Differentiate by it with "
+                "jax.vmap(jaxobian.jacobian(one), in_axes=(None, 0)), where one is the function of one example."
+            )
+        found.append(_axis(axis, leaf, path, "in_axes"))
+    sizes = {leaf.shape[axis] for leaf, axis in zip(arguments.leaves, found, strict=True)}
+    if len(sizes) > 1:
+        shown = ", ".join(
+            f"{path} {describe(leaf)} along axis {axis}"
+            for path, leaf, axis in zip(arguments.paths, arguments.leaves, found, strict=True)
+        )
+        raise ValueError(f"batch sizes differ between differentiated arguments: {shown}.")
+    return tuple(found), sizes.pop() if sizes else 0
+
+
+def output_axes(tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes: Any, size: int) -> tuple[int, ...]:
+    """The batch axis of each output leaf.
+
+    Raises:
+        ValueError: `out_axes` does not fit the outputs, or an output has not `size` examples along its axis.
+    """
+    axes = _broadcast(out_axes, jax.tree.unflatten(tree, range(len(avals))), "out_axes", "f's outputs")
+    found: list[int] = []
+    for aval, path, axis in zip(avals, paths, axes, strict=True):
+        name = f"the output {path}" if path else "the output"
+        if axis is None:
+            raise ValueError(f"out_axes says that {name} has no batch axis; every output of a batch must have one.")
+        found.append(_axis(axis, aval, name, "out_axes"))
+        if aval.shape[found[-1]] != size:
+            raise ValueError(
+                f"{name} is {describe(aval)} and has {aval.shape[found[-1]]} entries along axis {axis}, but the batch has "
+                f"{size} examples. f must map a batch to a batch; say with out_axes where its outputs carry the batch. "
+                "For the Jacobian of one example, pass a batch of one: batch_jacobian(f)(x[None])[0]."
+            )
+    return tuple(found)
+
+
+def _broadcast(prefix: Any, whole: Any, name: str, what: str) -> list[Any]:
+    try:
+        full = jax.tree.broadcast(prefix, whole, is_leaf=_is_none)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an int or a tree prefix of {what}; got {prefix!r}.") from error
+    return jax.tree.leaves(full, is_leaf=_is_none)
+
+
+def _axis(axis: Any, leaf: Any, path: str, name: str) -> int:
+    if not isinstance(axis, int) or isinstance(axis, bool):
+        raise ValueError(f"{name} of {path} must be an int; got {axis!r}.")
+    if not -len(leaf.shape) <= axis < len(leaf.shape):
+        raise ValueError(f"{name} says that {path} has its batch along axis {axis}, but it is {describe(leaf)}.")
+    return axis % len(leaf.shape)

@@ -1,0 +1,327 @@
+"""What a program costs: operations counted equation by equation, and the constants that turn them into seconds.
+
+The only room that knows the machine. `benchmarks/calibrate.py` measures the constants and rewrites the file beside
+this one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from ._linear import Program, is_variable, subprograms
+
+# A dynamic while loop runs an unknown number of steps; any guess is the same for both modes.
+ASSUMED_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of a program, by kind. Additive: the work of two programs is their sum.
+
+    Attributes:
+        dot: multiply-adds of matrix products, in flops.
+        conv: the same of convolutions.
+        bytes: bytes written and read again where a fused chain of equations ends.
+        scatter: elements written at computed positions, one after the other.
+        gather: elements read at computed positions.
+        window: elements looked at by pooling windows.
+        reduce: elements summed, compared or accumulated.
+        arithmetic: elementwise operations (a transcendental counts as several).
+        solve: flops of factorisations, solves and transforms.
+        equations: equations run, each of which takes a dispatch.
+    """
+
+    dot: float = 0.0
+    conv: float = 0.0
+    bytes: float = 0.0
+    scatter: float = 0.0
+    gather: float = 0.0
+    window: float = 0.0
+    reduce: float = 0.0
+    arithmetic: float = 0.0
+    solve: float = 0.0
+    equations: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(a + b for a, b in zip(self.vector(), other.vector(), strict=True)))
+
+    def __mul__(self, times: float) -> Work:
+        return Work(*(times * a for a in self.vector()))
+
+    def larger(self, other: Work) -> Work:
+        """The dearer of two branches, kind by kind."""
+        return Work(*map(max, self.vector(), other.vector()))
+
+    def with_bytes(self, amount: float) -> Work:
+        return replace(self, bytes=amount)
+
+    def vector(self) -> tuple[float, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def flops(self) -> float:
+        """All arithmetic, in flops."""
+        return self.dot + self.conv + self.window + self.reduce + self.arithmetic + self.solve
+
+
+KINDS = tuple(field.name for field in fields(Work))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Constants of one kind of device: seconds for one unit of each kind of work, and how they were measured."""
+
+    seconds: dict[str, float]
+    measured: str
+    cache_bytes: float  # intermediates of a chunk up to this size stay in the cache,
+    cached: float  # where a byte costs this fraction of what it costs in memory
+    prefers_forward: bool  # within 10 %: on CPU residuals' tanh and sin get fused into every reverse row
+
+    def time(self, work: Work) -> float:
+        """Predicted seconds for `work`."""
+        return sum(self.seconds[kind] * amount for kind, amount in zip(KINDS, work.vector(), strict=True))
+
+
+@cache
+def machine(platform: str) -> Machine:
+    """The constants for a platform ("cpu", "gpu", "tpu"); an unknown one is taken for a GPU."""
+    table = json.loads(files("jaxobian").joinpath("_machines.json").read_text())
+    entry = table.get(platform, table["gpu"])
+    return Machine(**entry, prefers_forward=platform == "cpu")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a candidate is predicted to take.
+
+    Attributes:
+        flops: arithmetic of all passes.
+        bytes: memory traffic of all passes.
+        peak_bytes: all that is allocated while J is computed, J included.
+        seconds: predicted time.
+    """
+
+    flops: float
+    bytes: float
+    peak_bytes: int
+    seconds: float
+
+
+def nbytes(aval: Any) -> int:
+    """Bytes of an array; 0 for what is not one (keys, tokens)."""
+    itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 0)
+    return math.prod(getattr(aval, "shape", ())) * itemsize
+
+
+# Counting ---------------------------------------------------------------------------------------------------------
+
+# How the result of an equation is made of its operands without touching memory on the way: XLA fuses these.
+_MOVES = frozenset(
+    "broadcast_in_dim reshape squeeze expand_dims transpose rev slice pad concatenate convert_element_type copy "
+    "copy_p iota dynamic_slice split real imag complex conj stop_gradient optimization_barrier".split()
+)
+_TRANSCENDENTAL = frozenset(
+    "exp exp2 expm1 log log1p tanh sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh logistic erf erfc "
+    "erf_inv lgamma digamma igamma igammac pow cbrt rsqrt sqrt".split()
+)
+_REDUCTIONS = frozenset(
+    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin reduce".split()
+)
+_CUMULATIVE = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
+_SOLVES = frozenset(
+    "cholesky lu qr geqrf householder_product eigh eig svd schur triangular_solve tridiagonal_solve hessenberg "
+    "tridiagonal lu_pivots_to_permutation custom_linear_solve".split()
+)
+
+
+def count(program: Program) -> Work:
+    """Operations of `program`, each equation once, loops with their lengths."""
+    return pass_work(program, program.inputs, 1).chunk(1)
+
+
+@dataclass(frozen=True)
+class PassWork:
+    """The work of one chunk of passes through a linear program, as a function of how many run at once.
+
+    Attributes:
+        fixed: work that a chunk does whatever its width, such as reading weights.
+        each: work that every pass adds.
+        intermediates: bytes that every pass adds to what is alive during a chunk.
+    """
+
+    fixed: Work
+    each: Work
+    intermediates: float
+
+    def chunk(self, width: int) -> Work:
+        return self.fixed + self.each * width
+
+
+def pass_work(program: Program, seeds: Sequence[Any], width: int) -> PassWork:
+    """Count a program that runs `width` passes at once.
+
+    Args:
+        program: a flat program, for instance a vmapped linear one.
+        seeds: those of its inputs that carry the passes.
+        width: how many passes they carry.
+    """
+    active, fused = set(seeds), _fused(program)
+    fixed, each, alive = Work(), Work(), 0.0
+    for equation in program.equations:
+        stored = [v for v in equation.outvars if v not in fused]
+        moved = 2.0 * sum(nbytes(v.aval) for v in stored)
+        work = _work(equation)
+        if any(is_variable(v) and v in active for v in equation.invars):
+            active.update(equation.outvars)
+            each += replace(work, bytes=work.bytes + moved, equations=0.0)
+            alive += sum(nbytes(v.aval) for v in stored) + _inside(equation)
+            read = 0 if _is_elementwise(equation) else sum(
+                nbytes(v.aval) for v in equation.invars if is_variable(v) and v not in active
+            )
+            fixed += Work(bytes=float(read), equations=work.equations)
+        else:
+            fixed += replace(work, bytes=work.bytes + moved)
+    return PassWork(fixed, each * (1.0 / width), alive / width)
+
+
+def _inside(equation: Any) -> float:
+    """Bytes alive inside an equation while it runs: one step of a loop's body."""
+    return float(sum(nbytes(v.aval) for p in subprograms(equation) for e in p.equations for v in e.outvars))
+
+
+def _is_elementwise(equation: Any) -> bool:
+    name = equation.primitive.name
+    return name in _MOVES or (name not in _RULES and not any(True for _ in subprograms(equation)))
+
+
+def _fused(program: Program) -> set[Any]:
+    """Variables that never reach memory: made by an elementwise equation and read by elementwise ones alone."""
+    fused = {v for e in program.equations if _is_elementwise(e) for v in e.outvars}
+    fused.difference_update(v for v in program.outputs if is_variable(v))
+    for equation in program.equations:
+        if not (_is_elementwise(equation) or equation.primitive.name in _REDUCTIONS):
+            fused.difference_update(v for v in equation.invars if is_variable(v))
+    return fused
+
+
+def _work(equation: Any) -> Work:
+    name = equation.primitive.name
+    rule = _RULES.get(name)
+    if rule is not None:
+        return rule(equation) + Work(equations=1.0)
+    inner = [count(p) for p in subprograms(equation)]
+    if inner:
+        return sum(inner, Work(equations=1.0))
+    if name in _MOVES:
+        return Work(equations=0.2)
+    size = sum(math.prod(getattr(v.aval, "shape", ())) for v in equation.outvars)
+    return Work(arithmetic=size * (10.0 if name in _TRANSCENDENTAL else 1.0), equations=0.2)
+
+
+def _size(atom: Any) -> int:
+    return math.prod(getattr(atom.aval, "shape", ()))
+
+
+def _dot(equation: Any) -> Work:
+    (contract, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval
+    depth = math.prod(left.shape[d] for d in contract)
+    # A complex multiply-add is four real ones.
+    factor = 8.0 if np.issubdtype(left.dtype, np.complexfloating) else 2.0
+    return Work(dot=factor * depth * _size(equation.outvars[0]))
+
+
+def _convolution(equation: Any) -> Work:
+    params, kernel = equation.params, equation.invars[1].aval
+    spec = params["dimension_numbers"].rhs_spec  # output channels, input channels of a group, space
+    depth = kernel.shape[spec[1]] * math.prod(kernel.shape[d] for d in spec[2:])
+    # Between the elements of a dilated operand lie zeros, which are skipped.
+    holes = math.prod(params["lhs_dilation"])
+    return Work(conv=2.0 * depth * _size(equation.outvars[0]) / holes)
+
+
+def _window(equation: Any) -> Work:
+    window = math.prod(equation.params.get("window_dimensions", (1,)))
+    return Work(window=float(window * max(_size(v) for v in equation.outvars)))
+
+
+def _solve(equation: Any) -> Work:
+    """A factorisation or solve with matrices of order n: about n flops for each element it reads or writes."""
+    largest = max((v.aval for v in equation.invars), key=lambda a: math.prod(a.shape))
+    order = largest.shape[-1] if largest.shape else 1
+    inner = sum((count(p) for p in subprograms(equation)), Work())
+    return Work(solve=2.0 * order * (sum(map(_size, equation.invars)) + sum(map(_size, equation.outvars)))) + inner
+
+
+def _fft(equation: Any) -> Work:
+    size = _size(equation.outvars[0])
+    return Work(solve=5.0 * size * math.log2(max(2, math.prod(equation.params["fft_lengths"]))))
+
+
+def _scan(equation: Any) -> Work:
+    body = sum((count(p) for p in subprograms(equation)), Work())
+    return body * equation.params["length"]
+
+
+def _while(equation: Any) -> Work:
+    return sum((count(p) for p in subprograms(equation)), Work()) * ASSUMED_STEPS
+
+
+def _cond(equation: Any) -> Work:
+    worst = Work()
+    for branch in subprograms(equation):
+        worst = worst.larger(count(branch))
+    return worst
+
+
+def _scatter(equation: Any) -> Work:
+    return Work(scatter=float(_size(equation.invars[2])))
+
+
+def _sort(equation: Any) -> Work:
+    size = _size(equation.outvars[0])
+    return Work(scatter=size * math.log2(max(2, size)) / 4)
+
+
+_RULES: dict[str, Callable[[Any], Work]] = {
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+    "fft": _fft,
+    "sort": _sort,
+    "gather": lambda e: Work(gather=float(_size(e.outvars[0]))),
+    "dynamic_update_slice": lambda e: Work(arithmetic=float(_size(e.invars[1]))),
+    "select_and_scatter_add": lambda e: _window(e) + Work(scatter=float(_size(e.invars[0]))),
+    **dict.fromkeys(["scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter-min", "scatter-max"], _scatter),
+    **dict.fromkeys(
+        ["reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "select_and_gather_add"], _window
+    ),
+    **dict.fromkeys(_REDUCTIONS, lambda e: Work(reduce=float(_size(e.invars[0])))),
+    **dict.fromkeys(_CUMULATIVE, lambda e: Work(reduce=4.0 * _size(e.invars[0]))),
+    **dict.fromkeys(_SOLVES, _solve),
+}
+
+
+def not_understood(equations: Sequence[Any]) -> list[str]:
+    """Names of primitives whose cost is a guess, in order of appearance."""
+    known = _MOVES | _TRANSCENDENTAL | _RULES.keys() | _ARITHMETIC
+    names = (e.primitive.name for e in equations if not any(True for _ in subprograms(e)))
+    return list(dict.fromkeys(name for name in names if name not in known))
+
+
+_ARITHMETIC = frozenset(
+    "add add_any sub mul div rem neg abs sign max min select_n select eq ne lt le gt ge and or not xor floor ceil "
+    "round clamp integer_pow square is_finite shift_left shift_right_logical shift_right_arithmetic nextafter "
+    "mul_by_scalar custom_lin random_bits random_wrap random_unwrap threefry2x32 symbolic_zeros pvary pcast "
+    "psum psum_invariant psum2 all_gather random_seed random_fold_in reduce_precision population_count erf_inv".split()
+)

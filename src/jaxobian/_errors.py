@@ -1,0 +1,28 @@
+"""Each failure: what came, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class ModeError(ValueError):
+    """The Jacobian cannot be computed in the mode that was asked for, or in none."""
+
+
+class MemoryBudgetError(MemoryError):
+    """The Jacobian itself, plus one pass, is larger than the memory budget."""
+
+
+class PlanMismatchError(TypeError):
+    """A plan was called with arguments other than those it was made for."""
+
+
+def human_bytes(count: float) -> str:
+    """A number of bytes for people: 31.0 MB.
+
+    >>> human_bytes(128_450_000)
+    '128.5 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,208 @@
+"""Blocks <-> the user's pytrees: which leaves are differentiated, and where each block of J belongs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Argnums = int | Sequence[int]
+
+
+def is_arraylike(leaf: Any) -> bool:
+    """Whether JAX would take `leaf` as an array: arrays, NumPy values, Python numbers, shapes."""
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex) or (
+        hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    )
+
+
+def is_inexact(aval: Any) -> bool:
+    """Whether `aval` has a derivative: real or complex floating point."""
+    return jnp.issubdtype(aval.dtype, jnp.inexact)
+
+
+def is_complex(aval: Any) -> bool:
+    return jnp.issubdtype(aval.dtype, jnp.complexfloating)
+
+
+def describe(aval: Any) -> str:
+    """dtype and shape as JAX prints them: f32[64,10]."""
+    short = aval.dtype.name
+    for name, abbreviation in (("bfloat", "bf"), ("float", "f"), ("uint", "u"), ("int", "i"), ("complex", "c")):
+        if short.startswith(name):
+            short = abbreviation + short[len(name) :]
+            break
+    return f"{short}[{','.join(map(str, aval.shape))}]"
+
+
+def as_array(leaf: Any) -> Any:
+    """`leaf` as JAX would see it; abstract values stay abstract."""
+    concrete = isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex)
+    return jnp.asarray(leaf) if concrete else leaf
+
+
+def abstract(leaf: Any) -> Any:
+    """What JAX knows of an array while it traces: shape, dtype, weak type, sharding, varying axes."""
+    return jax.typeof(leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+
+
+def resolve_argnums(argnums: Argnums, number: int) -> tuple[int, ...]:
+    """`argnums` as non-negative positions; the same complaints as `jax.jacrev`."""
+    positions = (argnums,) if isinstance(argnums, int) else tuple(operator.index(i) for i in argnums)
+    highest = max((p if p >= 0 else -p - 1 for p in positions), default=-1)
+    if highest >= number:
+        raise ValueError(
+            f"differentiating with respect to argnums={argnums!r} requires at least {highest + 1} positional "
+            f"arguments to be passed by the caller, but got only {number} positional arguments."
+        )
+    resolved = tuple(p % number for p in positions)
+    if len(set(resolved)) != len(resolved):
+        raise ValueError(f"argnums={argnums!r} names an argument twice; name each once.")
+    return resolved
+
+
+def check_argnums(argnums: Any) -> None:
+    """Raise for `argnums` that are neither an int nor a sequence of ints, as JAX does."""
+    try:
+        operator.index(argnums)
+    except TypeError:
+        try:
+            [operator.index(i) for i in argnums]
+        except TypeError:
+            raise TypeError(
+                f"argnums must be an int or a tuple of ints; got {argnums!r} of type {type(argnums).__name__}."
+            ) from None
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A call's arguments, taken apart into differentiated leaves and all the rest.
+
+    `leaves` are the differentiated leaves that have a derivative; `rebuild` puts others in their place.
+    `slots` says for every leaf of the differentiated arguments which of `leaves` it is, or None where it is
+    an integer that `allow_int` let in.
+    """
+
+    leaves: tuple[Any, ...]
+    paths: tuple[str, ...]
+    tree: Any
+    slots: tuple[int | None, ...]
+    inert: tuple[Any, ...]
+    positions: tuple[int, ...]
+    args: tuple[Any, ...]
+
+    def rebuild(self, leaves: Sequence[Any], rest: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
+        """The positional arguments with `leaves` in place of the differentiated ones."""
+        everything = [self.inert[k] if slot is None else leaves[slot] for k, slot in enumerate(self.slots)]
+        args = list(self.args if rest is None else rest)
+        for position, value in zip(self.positions, jax.tree.unflatten(self.tree, everything), strict=True):
+            args[position] = value
+        return tuple(args)
+
+
+def take_apart(args: tuple[Any, ...], argnums: Argnums, *, holomorphic: bool, allow_int: bool) -> Arguments:
+    """Find the differentiated leaves of a call.
+
+    Raises:
+        TypeError: a leaf has no derivative; the message has its path.
+        ValueError: `argnums` names an argument that is not there.
+    """
+    positions = resolve_argnums(argnums, len(args))
+    differentiated = tuple(args[p] for p in positions)
+    keyed, tree = jax.tree_util.tree_flatten_with_path(differentiated)
+    leaves, paths, slots, inert = [], [], [], []
+    for path, leaf in keyed:
+        index = path[0].idx  # the outermost tree is the tuple of differentiated arguments
+        name = f"args[{positions[index]}]{jax.tree_util.keystr(path[1:])}"
+        array = _differentiable(leaf, name, holomorphic=holomorphic, allow_int=allow_int)
+        slots.append(None if array is None else len(leaves))
+        inert.append(leaf if array is None else None)
+        if array is not None:
+            leaves.append(array)
+            paths.append(name)
+    return Arguments(tuple(leaves), tuple(paths), tree, tuple(slots), tuple(inert), positions, args)
+
+
+def _differentiable(leaf: Any, name: str, *, holomorphic: bool, allow_int: bool) -> Any:
+    """`leaf` as an array with a derivative, or None where `allow_int` lets it pass without one."""
+    if not is_arraylike(leaf):
+        if any(base.__name__ == "Module" for base in type(leaf).__mro__):
+            raise TypeError(
+                f"cannot differentiate with respect to {name}, a model object of type {type(leaf).__name__}. Use\n"
+                "    import jaxobian.flax\n"
+                "    apply, params = jaxobian.flax.functional(model)\n"
+                "and take the Jacobian of apply."
+            )
+        raise TypeError(
+            f"cannot differentiate with respect to {name}: expected real or complex arrays, got "
+            f"{type(leaf).__name__}. Leave it out of argnums."
+        )
+    array = as_array(leaf)
+    if is_inexact(array):
+        if holomorphic and not is_complex(array):
+            raise TypeError(
+                f"holomorphic=True requires complex inputs; {name} is {describe(array)}. Leave holomorphic out, or "
+                "cast the argument to complex."
+            )
+        return array
+    if allow_int:
+        return None
+    raise TypeError(
+        f"cannot differentiate with respect to {name}, which is {describe(array)}: expected real or complex "
+        "floating point. Cast it to float, leave it out of argnums, or pass allow_int=True."
+    )
+
+
+def check_outputs(outs: Sequence[Any], paths: Sequence[str]) -> None:
+    """Raise TypeError where an output has no derivative.
+
+    Raises:
+        TypeError: an output is integer or bool; the message has its path and points to has_aux.
+    """
+    for out, path in zip(outs, paths, strict=True):
+        if not is_inexact(out):
+            raise TypeError(
+                f"the output{' ' + path if path else ''} is {describe(out)}, which has no derivative: expected real or "
+                "complex floating point. Cast it to float, or return it beside the output and pass has_aux=True."
+            )
+
+
+def block_dtype(out: Any, inp: Any) -> np.dtype:
+    """The dtype of a block of J: the two dtypes promoted, whichever mode ran."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(out.dtype, inp.dtype)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How blocks become the user's J: output tree outside, input tree inside."""
+
+    arguments: Arguments
+    bare: bool  # an int argnums gives a bare block, a tuple a tuple
+    out_tree: Any
+
+    def assemble(self, blocks: Sequence[Sequence[Any]], inert_block: Callable[[int, Any], Any]) -> Any:
+        """J in the user's layout.
+
+        Args:
+            blocks: `blocks[i][j]`, the block of output leaf i by differentiated leaf j.
+            inert_block: makes the block of output leaf i by an integer leaf.
+
+        Returns:
+            The output tree, each leaf of it the tree of the differentiated argument (or a tuple of trees).
+        """
+        arguments = self.arguments
+        rows = []
+        for i, row in enumerate(blocks):
+            leaves = [
+                inert_block(i, arguments.inert[k]) if slot is None else row[slot]
+                for k, slot in enumerate(arguments.slots)
+            ]
+            trees = jax.tree.unflatten(arguments.tree, leaves)
+            rows.append(trees[0] if self.bare else trees)
+        return jax.tree.unflatten(self.out_tree, rows)

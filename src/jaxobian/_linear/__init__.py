@@ -1,0 +1,18 @@
+"""f, args -> LinearProgram: the only room that traces, and the one that knows JAX's equations."""
+
+from ._identity import identity as identity
+from ._modes import Obstruction as Obstruction
+from ._modes import batched as batched
+from ._modes import obstructions as obstructions
+from ._modes import source_line as source_line
+from ._program import Program as Program
+from ._program import is_variable as is_variable
+from ._program import program_of as program_of
+from ._program import subprograms as subprograms
+from ._program import walk as walk
+from ._trace import LinearProgram as LinearProgram
+from ._trace import active_variables as active_variables
+from ._trace import cast_varying as cast_varying
+from ._trace import is_concrete as is_concrete
+from ._trace import pullback as pullback
+from ._trace import trace as trace

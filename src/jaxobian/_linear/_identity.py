@@ -1,0 +1,115 @@
+"""When two programs are the same: the key under which a compiled function is kept between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import numpy as np
+
+from ._program import Program, is_variable
+from ._trace import LinearProgram, pullback
+
+
+class _ById:
+    """An object as a key by identity; keeps it alive, so that the identity stays its own."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and self.value is other.value
+
+
+def identity(program: LinearProgram) -> Hashable:
+    """A key that two linear programs share only if they compute the same thing from the same kinds of arrays."""
+    return (_program_key(program.primal), _program_key(program.linear), program.n_out, program.n_in)
+
+
+def _program_key(program: Program) -> Hashable:
+    numbers: dict[Any, int] = {}
+
+    def name(variable: Any) -> int:
+        return numbers.setdefault(variable, len(numbers))
+
+    def atom(a: Any) -> Hashable:
+        return name(a) if is_variable(a) else (a.aval, _value_key(a.val))
+
+    inputs = tuple((name(v), v.aval) for v in program.inputs)
+    equations = tuple(
+        (
+            e.primitive,
+            tuple(atom(a) for a in e.invars),
+            _params_key(e),
+            tuple((name(v), v.aval) for v in e.outvars),
+            _value_key(e.ctx.__dict__ if hasattr(e.ctx, "__dict__") else e.ctx),
+        )
+        for e in program.equations
+    )
+    return inputs, equations, tuple(atom(a) for a in program.outputs)
+
+
+def _params_key(equation: Any) -> Hashable:
+    """An equation's parameters; a custom rule is keyed by what is left of it to run.
+
+    JAX wraps the functions of custom rules anew in every trace, so by identity they would never match. The primal
+    program only ever runs the function, never its rule; the linear program only ever runs the transpose.
+    """
+    name, params = equation.primitive.name, equation.params
+    if name in ("custom_jvp_call", "custom_vjp_call"):
+        return _value_key(params["call_jaxpr"])
+    if name == "custom_lin":
+        return _backward_key(equation)
+    return _value_key(params)
+
+
+def _backward_key(equation: Any) -> Hashable:
+    count = equation.params["num_res"]
+    residuals, tangents = equation.invars[:count], equation.invars[count:]
+    inputs = tuple(jex.Var(v.aval) for v in equation.invars)
+    outputs = tuple(jex.Var(v.aval) for v in equation.outvars)
+    alone = Program(
+        inputs,
+        outputs,
+        (
+            jex.new_jaxpr_eqn(
+                list(inputs), list(outputs), equation.primitive, equation.params, equation.effects, None, equation.ctx
+            ),
+        ),
+    )
+    del residuals
+    avals = [v.aval for v in tangents]
+
+    def pull(held: Any, cotangents: Any) -> Any:
+        return pullback(lambda *t: alone(*held, *t), avals)(*cotangents)
+
+    closed = jax.make_jaxpr(pull)([v.aval for v in inputs[:count]], [v.aval for v in outputs])
+    return _value_key(closed)
+
+
+def _value_key(value: Any) -> Hashable:
+    """A parameter as a key: by value where that is safe, else by identity."""
+    if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr):
+        jaxpr = getattr(value, "jaxpr", value)
+        flat = Program((*jaxpr.constvars, *jaxpr.invars), tuple(jaxpr.outvars), tuple(jaxpr.eqns))
+        return _program_key(flat), tuple(_value_key(c) for c in getattr(value, "consts", ()))
+    if isinstance(value, dict):
+        return tuple((k, _value_key(v)) for k, v in sorted(value.items(), key=lambda item: str(item[0])))
+    if isinstance(value, tuple | list):
+        return type(value), tuple(_value_key(v) for v in value)
+    if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
+        return value.shape, value.dtype, value.tobytes()
+    if isinstance(value, bool | int | float | complex):
+        return type(value), repr(value)  # -0.0 is not 0.0, True is not 1
+    if isinstance(value, jax.Array) or callable(value):
+        return _ById(value)
+    try:
+        hash(value)
+    except TypeError:
+        return _ById(value)
+    return type(value), value

@@ -1,0 +1,132 @@
+"""What an equation forbids: found by trying it abstractly, told in the user's words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._program import Program, is_variable, subprograms
+from ._trace import pullback
+
+_HERE = str(Path(__file__).resolve().parent.parent) + os.sep
+_JAX = str(Path(jax.__file__).resolve().parent) + os.sep
+# A path inside an installed library: not the user's own file.
+_LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("jax", "flax", "jaxobian"))
+
+
+def source_line(equation: Any) -> str:
+    """Where the user wrote `equation`: `model.py:31`, the first frame outside jax, flax and jaxobian."""
+    traceback = equation.source_info.traceback
+    for frame in traceback.frames if traceback else ():
+        name = frame.file_name
+        if not (name.startswith((_HERE, _JAX, "<frozen")) or any(library in name for library in _LIBRARIES)):
+            return f"{os.path.basename(name)}:{frame.line_num}"
+    return "unknown line"
+
+
+@dataclass(frozen=True)
+class Obstruction:
+    """An equation that forbids a mode, in the user's words."""
+
+    what: str
+    where: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.where}) {self.why}"
+
+
+def batched(run: Callable[..., Any], width: int | None) -> Callable[..., Any]:
+    """`run(residuals, seeds)` on `width` seeds at once, made by broadcasting; on one where width is None."""
+    if width is None:
+        return run
+
+    def many(residuals: Sequence[Any], seeds: Sequence[Any]) -> Any:
+        wide = [jnp.broadcast_to(seed, (width, *seed.shape)) for seed in seeds]
+        return jax.vmap(run, in_axes=(None, 0))(list(residuals), wide)
+
+    return many
+
+
+def obstructions(program: Program, active: set[Any], mode: str) -> list[tuple[Any, Obstruction]]:
+    """The equations of `program` that cannot run in `mode`, one by one."""
+    found = []
+    for equation in program.equations:
+        if not any(is_variable(v) and v in active for v in equation.invars):
+            continue
+        error = _failure(equation, active, mode)
+        if error is not None:
+            found.append((equation, _explain(equation, mode, error)))
+    return found
+
+
+def _failure(equation: Any, active: set[Any], mode: str) -> Exception | None:
+    """The error that JAX raises for `equation` in `mode`, alone and unbatched."""
+    variables = list(dict.fromkeys(v for v in equation.invars if is_variable(v)))
+    constants = [v for v in variables if v not in active]
+    tangents = [v for v in variables if v in active]
+    results = [v for v in equation.outvars if v in active]
+    if not tangents or not results:
+        return None
+    program = Program((*constants, *tangents), tuple(results), (equation,))
+    tangent_avals = [v.aval for v in tangents]
+
+    def push(residuals: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
+        return program(*residuals, *seeds)
+
+    def pull(residuals: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
+        return pullback(lambda *t: program(*residuals, *t), tangent_avals)(*seeds)
+
+    run, seeds = (push, tangents) if mode == "fwd" else (pull, results)
+    try:
+        # Lowered, too: custom_lin can be traced and fails only here.
+        jax.jit(run).lower([_shape(v) for v in constants], [_shape(v) for v in seeds])
+    except Exception as error:
+        return error
+    return None
+
+
+def _shape(variable: Any) -> Any:
+    return jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype)
+
+
+def _explain(equation: Any, mode: str, error: Exception) -> Obstruction:
+    culprits = list(_culprits(equation, mode)) or [equation]
+    what = " and ".join(dict.fromkeys(_words(e) for e in culprits))
+    if culprits[0] is not equation:
+        what += f" inside {_words(equation)}"
+    return Obstruction(what, source_line(culprits[0]), _reason(culprits[0], mode, error))
+
+
+def _culprits(equation: Any, mode: str) -> Iterator[Any]:
+    """The equations inside `equation` that are known for forbidding `mode`."""
+    for program in subprograms(equation):
+        for inner in program.equations:
+            if mode == "fwd" and inner.primitive.name == "custom_lin":
+                yield inner
+            else:
+                yield from _culprits(inner, mode)
+
+
+def _words(equation: Any) -> str:
+    name = equation.primitive.name
+    if name == "custom_lin":
+        rule = getattr(equation.params.get("bwd"), "__name__", "") or ""
+        return f"a custom_vjp function (backward rule {rule})" if rule and rule != "<lambda>" else "a custom_vjp function"
+    return {"while": "lax.while_loop", "scan": "lax.scan", "cond": "lax.cond", "remat2": "jax.checkpoint"}.get(name, name)
+
+
+def _reason(equation: Any, mode: str, error: Exception) -> str:
+    name = equation.primitive.name
+    if name == "custom_lin":
+        return "has a rule for reverse mode only"
+    if name == "while" and mode == "rev":
+        return "runs a number of steps known only when it runs, so it has no reverse mode"
+    first = str(error).strip().splitlines()
+    return f"cannot be {'pushed forward' if mode == 'fwd' else 'pulled back'}: {first[0] if first else error!r}"

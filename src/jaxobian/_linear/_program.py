@@ -1,0 +1,129 @@
+"""A program as a flat list of equations, and the executables made of it: the one place that builds jaxprs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+
+# Equations that only call another program.
+CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A straight line of equations: `inputs` -> `outputs`. Immutable; its variables are JAX's."""
+
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+    equations: tuple[Any, ...]
+
+    @property
+    def in_avals(self) -> tuple[Any, ...]:
+        return tuple(v.aval for v in self.inputs)
+
+    @property
+    def out_avals(self) -> tuple[Any, ...]:
+        return tuple(v.aval for v in self.outputs)
+
+    def __call__(self, *args: Any) -> list[Any]:
+        """Run the equations, under whatever transformation is at work."""
+        effects = frozenset().union(*(e.effects for e in self.equations))
+        debug_info = jax.make_jaxpr(lambda: ())().jaxpr.debug_info
+        debug_info = debug_info._replace(arg_names=None, result_paths=None)
+        jaxpr = jex.Jaxpr((), list(self.inputs), list(self.outputs), list(self.equations), effects, debug_info)
+        return list(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*args))
+
+    def read(self) -> set[Any]:
+        """The variables that an equation reads or that are outputs."""
+        atoms = (v for atoms in (self.outputs, *(e.invars for e in self.equations)) for v in atoms)
+        return {v for v in atoms if is_variable(v)}
+
+    def pruned(self) -> Program:
+        """Without the equations that no output needs."""
+        needed = {v for v in self.outputs if is_variable(v)}
+        kept = []
+        for equation in reversed(self.equations):
+            if equation.effects or any(v in needed for v in equation.outvars):
+                kept.append(equation)
+                needed.update(v for v in equation.invars if is_variable(v))
+        return replace(self, equations=tuple(reversed(kept)))
+
+
+def is_variable(atom: Any) -> bool:
+    """Whether an operand of an equation is a variable rather than a literal."""
+    return not isinstance(atom, jex.Literal)
+
+
+def subprograms(equation: Any) -> Iterator[Program]:
+    """The programs inside an equation: bodies of loops, branches, rematerialised blocks."""
+    for jaxpr in jex.jaxprs_in_params(equation.params):
+        yield Program((*jaxpr.constvars, *jaxpr.invars), tuple(jaxpr.outvars), tuple(jaxpr.eqns))
+
+
+def walk(equations: Sequence[Any]) -> Iterator[Any]:
+    """Every equation, those inside other equations too."""
+    for equation in equations:
+        yield equation
+        for program in subprograms(equation):
+            yield from walk(program.equations)
+
+
+def program_of(f: Callable[..., Any], *avals: Any) -> tuple[Program, tuple[Any, ...], Any]:
+    """Trace `f` on abstract values.
+
+    Returns:
+        The flat program with f's closed-over arrays as its first inputs, their values, and the tree of f's output.
+    """
+    # A fresh function each time: JAX keeps traces by the function's identity, and what f closes over may change.
+    closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*avals)
+    jaxpr = closed.jaxpr
+    flat = Program((*jaxpr.constvars, *jaxpr.invars), tuple(jaxpr.outvars), tuple(jaxpr.eqns))
+    return flat, tuple(closed.consts), jax.tree.structure(shapes)
+
+
+def inlined(program: Program) -> Program:
+    """`program` with its nested `jit`s written out, each with variables of its own."""
+    equations, outputs = _inline(program, {})
+    return replace(program, equations=tuple(equations), outputs=tuple(outputs))
+
+
+def _inline(program: Program, names: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
+    def read(atom: Any) -> Any:
+        return names.get(atom, atom) if is_variable(atom) else atom
+
+    equations = []
+    for equation in program.equations:
+        operands = [read(v) for v in equation.invars]
+        if _can_inline(equation):
+            inner = next(subprograms(equation))
+            consts = _constants(equation)
+            inner_equations, outs = _inline(inner, dict(zip(inner.inputs, (*consts, *operands), strict=True)))
+            equations += inner_equations
+            names.update(zip(equation.outvars, outs, strict=True))
+            continue
+        outs = [v if isinstance(v, jex.DropVar) else jex.Var(v.aval) for v in equation.outvars]
+        names.update(zip(equation.outvars, outs, strict=True))
+        equations.append(_renamed(equation, operands, outs))
+    return equations, [read(v) for v in program.outputs]
+
+
+def _renamed(equation: Any, operands: Sequence[Any], outs: Sequence[Any]) -> Any:
+    return jex.new_jaxpr_eqn(
+        list(operands), list(outs), equation.primitive, equation.params, equation.effects, equation.source_info,
+        equation.ctx,
+    )  # fmt: skip
+
+
+def _constants(equation: Any) -> list[Any]:
+    return [c for jaxpr in equation.params.values() for c in getattr(jaxpr, "consts", ())]
+
+
+def _can_inline(equation: Any) -> bool:
+    """A nested jit that neither places its arrays nor hides constants."""
+    if equation.primitive.name not in CALLS or _constants(equation):
+        return False
+    placements = (*equation.params.get("in_shardings", ()), *equation.params.get("out_shardings", ()))
+    return all(type(p).__name__ == "UnspecifiedValue" for p in placements)

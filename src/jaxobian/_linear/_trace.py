@@ -1,0 +1,183 @@
+"""f, args -> LinearProgram: the one trace that planning and the run share.
+
+    primal:  operands, x  ->  y, aux, residuals
+    linear:  residuals, tangents of x  ->  tangents of y
+
+Everything after this is a choice of the order in which to multiply the second one out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+
+from .._layout import abstract
+from ._program import Program, inlined, is_variable, program_of
+
+@dataclass(frozen=True, eq=False)
+class LinearProgram:
+    """A function's trace, and its derivative as a linear program.
+
+    Attributes:
+        function: operands, x -> y, aux. The trace of f itself.
+        primal: operands, x -> y, aux, residuals.
+        linear: residuals, tangents of x -> tangents of y; nested jits inlined, dead equations dropped.
+        operands: values of what the function closes over; abstract for a plan that was made from shapes.
+        n_out: how many of the function's outputs are y.
+    """
+
+    function: Program
+    primal: Program
+    linear: Program
+    operands: tuple[Any, ...]
+    n_out: int
+    n_in: int
+
+    @property
+    def in_avals(self) -> tuple[Any, ...]:
+        """The differentiated inputs."""
+        return self.function.in_avals[len(self.operands) :]
+
+    @property
+    def out_avals(self) -> tuple[Any, ...]:
+        """The outputs y."""
+        return self.function.out_avals[: self.n_out]
+
+    @property
+    def residuals(self) -> tuple[Any, ...]:
+        return self.linear.inputs[: len(self.linear.inputs) - self.n_in]
+
+    @property
+    def residual_avals(self) -> tuple[Any, ...]:
+        return tuple(v.aval for v in self.residuals)
+
+    @property
+    def tangents(self) -> tuple[Any, ...]:
+        return self.linear.inputs[len(self.residuals) :]
+
+    def without_values(self) -> LinearProgram:
+        """The same program with abstract operands: what may be kept without keeping arrays alive."""
+        return replace(self, operands=self.function.in_avals[: len(self.operands)])
+
+    def evaluate(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """y, aux and residuals."""
+        results = self.primal(*operands, *xs)
+        n_aux = len(self.function.outputs) - self.n_out
+        return results[: self.n_out], results[self.n_out : self.n_out + n_aux], results[self.n_out + n_aux :]
+
+    def push(self, residuals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
+        """One tangent through the linear program: J t."""
+        return self.linear(*residuals, *tangents)
+
+
+def trace(
+    f: Callable[..., Any],
+    xs: Sequence[Any],
+    extras: Sequence[Any] = (),
+    check: Callable[[Sequence[Any]], None] = lambda avals: None,
+) -> LinearProgram:
+    """Trace `f(extras, xs) -> (ys, aux)` once and linearise it in xs.
+
+    Args:
+        f: takes and returns flat sequences of arrays.
+        xs: the differentiated arrays, concrete, traced or abstract.
+        extras: more arrays that f takes, not differentiated.
+        check: looks at the abstract ys before they are differentiated, and raises where they cannot be.
+    """
+    n_extra = len(extras)
+    avals = [abstract(leaf) for leaf in (*extras, *xs)]
+    counts = []
+
+    def flat(*leaves: Any) -> tuple[Any, ...]:
+        ys, aux = f(leaves[:n_extra], leaves[n_extra:])
+        counts.append(len(ys))
+        return (*ys, *aux)
+
+    function, constants, _ = program_of(flat, *avals)
+    n_out, n_operands = counts[-1], len(constants) + n_extra
+    check(function.out_avals[:n_out])
+    primal, linear = linearize(function, n_operands, n_out)
+    return LinearProgram(function, primal, linear, (*constants, *extras), n_out, len(xs))
+
+
+def linearize(function: Program, n_operands: int, n_out: int) -> tuple[Program, Program]:
+    """The primal and the linear program of `function`, differentiated in all but its first `n_operands` inputs."""
+    n_in = len(function.inputs) - n_operands
+
+    def linearized(*leaves: Any) -> tuple[Any, ...]:
+        def differentiated(*xs: Any) -> tuple[Any, Any]:
+            results = function(*leaves[:n_operands], *xs)
+            return results[:n_out], results[n_out:]
+
+        return jax.linearize(differentiated, *leaves[n_operands:], has_aux=True)
+
+    traced, constants, tree = program_of(linearized, *function.in_avals)
+    assert not constants, "the function's constants are its operands"
+    # jax.linearize returns the linear function as a pytree whose leaves are the residuals.
+    ys, push, aux = jax.tree.unflatten(tree, traced.out_avals)
+    residuals, push_tree = jax.tree.flatten(push)
+    n_before = len(jax.tree.leaves(ys))
+    outputs = traced.outputs
+    y_vars, r_vars, aux_vars = (
+        outputs[:n_before], outputs[n_before : n_before + len(residuals)], outputs[n_before + len(residuals) :],
+    )  # fmt: skip
+
+    def linear(*leaves: Any) -> Any:
+        return jax.tree.unflatten(push_tree, leaves[: len(residuals)])(*leaves[len(residuals) :])
+
+    tangent_avals = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
+    pushed, constants, _ = program_of(linear, *residuals, *tangent_avals)
+    assert not constants, "a linear program's constants are its residuals"
+    pushed = inlined(pushed).pruned()
+    used = pushed.read()
+    kept = [k for k in range(len(residuals)) if pushed.inputs[k] in used]
+    inputs = (*(pushed.inputs[k] for k in kept), *pushed.inputs[len(residuals) :])
+    primal = replace(traced, outputs=(*y_vars, *aux_vars, *(r_vars[k] for k in kept)))
+    return primal, replace(pushed, inputs=inputs)
+
+
+def pullback(push: Callable[..., Any], in_avals: Sequence[Any]) -> Callable[..., list[Any]]:
+    """The transpose of the linear function `push(*tangents)`: `pull(*cotangents)`."""
+
+    def pull(*cotangents: Any) -> list[Any]:
+        return list(jax.linear_transpose(lambda *t: tuple(push(*t)), *in_avals)(tuple(cotangents)))
+
+    return pull
+
+
+def active_variables(program: Program, tangents: Sequence[Any]) -> set[Any]:
+    """The variables that depend on `tangents`: an equation with an active operand has active results."""
+    active = set(tangents)
+    for equation in program.equations:
+        if any(is_variable(v) and v in active for v in equation.invars):
+            active.update(equation.outvars)
+    return active
+
+
+def is_concrete(leaf: Any) -> bool:
+    """Whether an array has values now, rather than standing for some in a trace."""
+    if not isinstance(leaf, jax.Array):
+        return True
+    try:
+        leaf.is_deleted()
+    except jax.errors.ConcretizationTypeError:
+        return False
+    return True
+
+
+def cast_varying(xs: Sequence[Any], out_avals: Sequence[Any]) -> tuple[Any, ...] | None:
+    """`xs` varying over every mesh axis that an output varies over (under shard_map); None where they do already.
+
+    A replicated input of a varying output has two derivatives: each device's own, and their sum. Ours is each
+    device's own, whichever mode runs.
+    """
+    axes = frozenset().union(*(getattr(aval, "vma", frozenset()) for aval in out_avals))
+    missing = [axes - getattr(abstract(x), "vma", frozenset()) for x in xs]
+    if not any(missing):
+        return None
+    return tuple(
+        jax.lax.pcast(x, tuple(sorted(m)), to="varying") if m else x for x, m in zip(xs, missing, strict=True)
+    )

@@ -1,0 +1,227 @@
+"""Candidates -> Plan: which mode runs, and why."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._budget import Budget
+from ._cost import machine, not_understood
+from ._errors import MemoryBudgetError, ModeError, human_bytes
+from ._layout import describe
+from ._linear import LinearProgram, walk
+from ._seeds import Side
+from ._strategies import Candidate, Impossible, Problem, forward, mixed, reverse
+
+_STRATEGIES = {"fwd": forward, "rev": reverse, "mixed": mixed}
+_WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
+# On CPU a forward pass predicted to take this much longer usually does not.
+_FORWARD_BONUS = 1.1
+
+MODES = ("auto", "fwd", "rev", "mixed", "colored")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A problem, the candidate that was chosen for it, and what else was looked at."""
+
+    problem: Problem
+    chosen: Candidate
+    candidates: tuple[Candidate | Impossible, ...]
+
+    def run(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[list[Any]], list[Any], list[Any]]:
+        """Blocks of J (tied axis, out, in), y and aux."""
+        program = self.problem.program
+        ys, aux, residuals = program.evaluate(operands, xs)
+        build = _STRATEGIES[self.chosen.mode].build(self.problem, self.chosen)
+        return build(operands, xs, ys, residuals), ys, aux
+
+
+def choose(
+    program: LinearProgram,
+    inputs: Side,
+    outputs: Side,
+    *,
+    mode: str,
+    holomorphic: bool,
+    chunk_size: int | None,
+    budget: Budget,
+    platform: str,
+) -> Choice:
+    """Let each strategy propose, and take the fastest that is possible.
+
+    Args:
+        mode: "auto", a forced mode, or "rev-first": reverse where possible, else the fastest.
+
+    Raises:
+        ModeError: the mode, or every mode, is impossible.
+        MemoryBudgetError: J, or an explicit budget less J, cannot hold one pass.
+    """
+    problem = Problem(program, inputs, outputs, holomorphic, chunk_size, budget.limit, machine(platform))
+    if problem.jacobian_bytes > budget.hard:
+        raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
+    proposals: list[Candidate | Impossible] = [forward.propose(problem), reverse.propose(problem)]
+    if all(isinstance(p, Impossible) for p in proposals):
+        proposals.append(mixed.propose(problem))
+    possible = [p for p in proposals if isinstance(p, Candidate)]
+    if mode in ("fwd", "rev"):
+        forced = proposals[0 if mode == "fwd" else 1]
+        if isinstance(forced, Impossible):
+            raise ModeError(f"{_WORDS[mode]} mode is impossible here: {forced.reason}." + _instead(possible, mode))
+        possible = [forced]
+    if not possible:
+        raise ModeError("no mode can compute this Jacobian.\n" + "\n".join(f"  {_WORDS[p.mode]:8} {p.reason}" for p in proposals))
+    chosen = _fastest(possible, problem, prefer_reverse=mode == "rev-first")
+    if budget.explicit and chosen.cost.peak_bytes > budget.limit and not chunk_size:
+        raise MemoryBudgetError(_too_large(problem, budget, chosen.cost.peak_bytes))
+    return Choice(problem, chosen, tuple(proposals))
+
+
+def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse: bool) -> Candidate:
+    within = [c for c in possible if c.cost.peak_bytes <= problem.budget] or [min(possible, key=lambda c: c.cost.peak_bytes)]
+    favourite = "fwd" if problem.machine.prefers_forward else "rev"
+
+    def handicapped(candidate: Candidate) -> float:
+        if prefer_reverse:
+            return float(candidate.mode != "rev")
+        return candidate.cost.seconds / (_FORWARD_BONUS if candidate.mode == favourite else 1.0)
+
+    return min(within, key=handicapped)
+
+
+def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
+    size = human_bytes(problem.jacobian_bytes)
+    limit = f"the memory budget of {human_bytes(budget.limit)}" if budget.explicit else f"all free memory ({human_bytes(budget.hard)})"
+    if problem.jacobian_bytes > budget.hard:
+        return (
+            f"J alone takes {size}, more than {limit}. Differentiate fewer inputs or outputs at a time, take the Jacobian "
+            "of a batched function with batch_jacobian, or use products with J (jax.jvp, jax.vjp) instead of J."
+        )
+    return (
+        f"J takes {size} and computing it one pass at a time {human_bytes(needed)} altogether, more than {limit}. Raise "
+        f'the budget, for instance memory_budget="{human_bytes(1.1 * needed).replace(" ", "")}".'
+    )
+
+
+def _instead(possible: Sequence[Candidate], mode: str) -> str:
+    others = [_WORDS[c.mode] for c in possible if c.mode != mode]
+    return f' {others[0].capitalize()} mode works: leave mode="auto".' if others else ""
+
+
+# Plans ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How a Jacobian is computed: the choice, what it costs, and what else there was.
+
+    Made by `jacobian(f).plan(*args)`. Calling it runs exactly this plan on other values of the same shapes.
+
+    Attributes:
+        mode: "fwd", "rev" or "mixed".
+        passes: (co)tangents pushed or pulled, summed over segments, whatever the chunking.
+        flops: predicted arithmetic of all passes, in floating-point operations.
+        peak_bytes: predicted high-water mark of what is allocated while J is computed, J included, in bytes;
+            arguments and closed-over arrays not counted.
+        chunk_size: passes run at once.
+        structure: what is known of J's structure.
+        candidates: every mode that was looked at: a `Candidate` with its cost, or `Impossible` with the reason.
+    """
+
+    mode: str
+    passes: int
+    flops: float
+    peak_bytes: int
+    chunk_size: int
+    structure: str
+    candidates: tuple[Candidate | Impossible, ...]
+    title: str
+    choice: Choice = field(repr=False)
+    _run: Callable[..., Any] = field(repr=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """J at other values of the same shapes and dtypes.
+
+        Raises:
+            PlanMismatchError: an argument is not as planned; the message names it.
+        """
+        return self._run(*args, **kwargs)
+
+    def explain(self) -> str:
+        """The plan in words: the choice, the other modes with their cost or why they are impossible."""
+        return explain(self.title, self.structure, self.choice)
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.explain())}</pre>"
+
+
+def make_plan(title: str, structure: str, choice: Choice, run: Callable[..., Any]) -> Plan:
+    """A plan that shows `choice` and runs it."""
+    chosen = choice.chosen
+    return Plan(
+        chosen.mode, chosen.passes, chosen.cost.flops, chosen.cost.peak_bytes, chosen.chunk_size, structure,
+        choice.candidates, title, choice, run,
+    )  # fmt: skip
+
+
+def explain(title: str, structure: str, choice: Choice) -> str:
+    """`str(plan)`."""
+    chosen, problem = choice.chosen, choice.problem
+    lines = [title, f"  {'structure':11} {structure}, {human_bytes(problem.jacobian_bytes)}"]
+    lines.append(f"  {'chosen':11} {_summary(chosen, problem)}")
+    for other in choice.candidates:
+        if isinstance(other, Impossible):
+            lines.append(f"  {_WORDS[other.mode]:11} impossible: {other.reason}")
+        elif other is not chosen:
+            ratio = other.cost.seconds / chosen.cost.seconds
+            compared = f"{ratio:.3g}x slower" if ratio >= 1 else "about as fast"
+            lines.append(f"  {_WORDS[other.mode]:11} {_passes(other)}  {_costs(other)}  {compared}")
+    guessed = not_understood(list(walk(problem.program.linear.equations)))
+    if guessed:
+        lines.append(f"  {'guessed':11} the cost of {', '.join(guessed)}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _summary(candidate: Candidate, problem: Problem) -> str:
+    many = f" of {problem.batch} examples" if problem.batch else ""
+    text = f"{_WORDS[candidate.mode]}, {_passes(candidate)}{many}"
+    if candidate.chunk_size < candidate.seeds[-1].passes:
+        text += f", {candidate.chunk_size} at a time"
+    text += f"  {_costs(candidate)}  about {_duration(candidate.cost.seconds)}"
+    return text + (f"\n  {'':11} {candidate.note}" if candidate.note else "")
+
+
+def _passes(candidate: Candidate) -> str:
+    return f"{candidate.passes} pass{'' if candidate.passes == 1 else 'es'}"
+
+
+def _costs(candidate: Candidate) -> str:
+    cost = candidate.cost
+    return f"{_amount(cost.flops)}FLOP  peak {human_bytes(cost.peak_bytes)}"
+
+
+def _amount(count: float) -> str:
+    for unit in ("", "k", "M", "G", "T"):
+        if count < 1000 or unit == "T":
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e6:.2g} us" if seconds < 1e-3 else f"{seconds * 1e3:.2g} ms" if seconds < 1 else f"{seconds:.2g} s"
+
+
+def title_of(name: str, where: str, ins: Sequence[Any], outs: Sequence[Any], what: str) -> str:
+    """The first line of a plan: jacobian of f (model.py:31): f32[784] -> f32[10]."""
+
+    def side(avals: Sequence[Any]) -> str:
+        shown = [describe(aval) for aval in avals[:3]] + (["..."] if len(avals) > 3 else [])
+        return ", ".join(shown) if len(avals) <= 3 else f"{len(avals)} arrays ({', '.join(shown)})"
+
+    return f"{what} of {name} ({where}): {side(ins)} -> {side(outs)}"
