@@ -150,9 +150,7 @@ class Seeds:
         def buffer(piece: Any, axis: int) -> Any:
             shape = list(piece.shape)
             shape[axis] = total
-            zeros = jnp.zeros(shape, piece.dtype)
-            varying = tuple(getattr(piece, "vma", None) or ())  # under shard_map a loop's carry must vary as its result
-            return jax.lax.pcast(zeros, varying, to="varying") if varying else zeros
+            return zeros_like(piece, tuple(shape))  # under shard_map a loop's carry must vary as its result does
 
         def step(k: Any, buffers: list[Any]) -> list[Any]:
             start = jnp.minimum(k * width, total - width)
@@ -192,6 +190,13 @@ class Seeds:
             batch = () if tied is None else (aval.shape[tied],)
             blocks.append(jnp.zeros((*batch, *shape, 0) if self.forward else (*batch, 0, *shape), aval.dtype))
         return blocks
+
+
+def zeros_like(aval: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """Zeros of an abstract value, varying over the same mesh axes."""
+    zeros = jnp.zeros(aval.shape if shape is None else shape, aval.dtype)
+    varying = tuple(getattr(aval, "vma", None) or ())
+    return jax.lax.pcast(zeros, varying, to="varying") if varying else zeros
 
 
 def _one_by_one(linear: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:

@@ -1,13 +1,222 @@
-"""Modes in turn or side by side."""
+"""Modes in turn or side by side, where an equation forbids forward mode and another forbids reverse.
+
+The program is cut into segments that each allow a mode. To sweep forward through the whole, the segments that only
+reverse mode can do are first turned into matrices, their local Jacobians; pushing a tangent through one is then a
+product. Sweeping in reverse, it is the forward-only segments that become matrices.
+
+    J = J_k ... J_2 J_1, some of the J_i multiplied out beforehand.
+"""
 
 from __future__ import annotations
 
-from . import Built, Candidate, Impossible, Problem
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cost import Cost, Work
+from .._graph import OTHER, Segment, segments
+from .._layout import is_complex
+from .._linear import active_variables, is_variable, obstructions, pullback
+from .._seeds import Seeds, Side, zeros_like
+from . import Blocks, Built, Candidate, Impossible, Problem, choose_width, complex_reason, count_passes
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
-    return Impossible("mixed", "to come")
+    """The cheaper sweep over the alternating segments, or why an equation forbids them all."""
+    program = problem.program
+    if problem.batch is not None:
+        return Impossible("mixed", "modes in turn are not yet combined with a batch; use jax.vmap(jaxobian.jacobian(one))")
+    active = active_variables(program.linear, program.tangents)
+    found = {mode: obstructions(program.linear, active, mode) for mode in OTHER}
+    forbidden = {mode: {id(equation) for equation, _ in found[mode]} for mode in OTHER}
+    if forbidden["fwd"] & forbidden["rev"]:
+        words = [f"{o} and {r.why}" for e, o in found["fwd"] for f, r in found["rev"] if e is f]
+        return Impossible("mixed", "; ".join(words))
+    offers = []
+    for first in OTHER:
+        cut = segments(program, forbidden, first)
+        offers += [_sweep(problem, cut, sweep) for sweep in OTHER if complex_reason(problem, sweep) is None]
+    if not offers:
+        return Impossible("mixed", "; ".join(complex_reason(problem, mode) or "" for mode in OTHER))
+    return min(offers, key=lambda offer: offer.cost.seconds)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Segments, the mode of the sweep through them all, and the passes that make matrices of the others."""
+
+    segments: tuple[Segment, ...]
+    sweep: str
+    local: dict[int, Seeds]
+
+
+def _sweep(problem: Problem, cut: Sequence[Segment], sweep: str) -> Candidate:
+    """Price the sweep in mode `sweep`, the segments of the other mode as matrices."""
+    program, machine = problem.program, problem.machine
+    local, total, seconds, held = {}, Work(), 0.0, problem.jacobian_bytes + problem.residual_bytes
+    peak = held
+    for k, segment in enumerate(cut):
+        if segment.mode == sweep:
+            continue
+        seeds, counted = _local(problem, segment, held)
+        local[k] = seeds
+        matrix = 4 * seeds.seeded.size * seeds.landed.size
+        peak = max(peak, held + matrix + math.ceil(seeds.width * counted.work.intermediates))
+        held += matrix
+        total += counted.total(seeds.width)
+        seconds += counted.seconds(seeds.width, machine)
+    chain = Chain(tuple(cut), sweep, local)
+    shapes = [_matrix_avals(seeds) for seeds in local.values()]
+
+    def run(state: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
+        residuals, matrices = state
+        return _composed(problem, chain, residuals, dict(zip(local, matrices, strict=True)), seeds)
+
+    forward = sweep == "fwd"
+    seeded, landed = (problem.inputs, problem.outputs) if forward else (problem.outputs, problem.inputs)
+    counted = count_passes(run, [program.residual_avals, shapes], seeded.avals, seeded.size)
+    width, looped = choose_width(problem, counted, held)
+    last = Seeds(seeded, landed, forward, width, counted.vmapped, looped)
+    total += counted.total(width)
+    seconds += counted.seconds(width, machine) + machine.time(Work(bytes=float(problem.jacobian_bytes)))
+    peak = max(peak, held + math.ceil(width * counted.work.intermediates))
+    cost = Cost(total.flops, total.bytes, peak, seconds)
+    return Candidate("mixed", (*local.values(), last), cost, chain, _note(chain))
+
+
+def _note(chain: Chain) -> str:
+    words = {"fwd": "forward", "rev": "reverse"}
+    parts = [f"{words[s.mode]}{' (as a matrix)' if k in chain.local else ''}" for k, s in enumerate(chain.segments)]
+    return f"from input to output: {', then '.join(parts)}; swept {words[chain.sweep]}"
+
+
+def _local(problem: Problem, segment: Segment, held: int) -> tuple[Seeds, Any]:
+    """The passes that make a segment's local Jacobian, and their count."""
+    inputs, outputs = (_real(problem, vs) for vs in (segment.inputs, segment.outputs))
+    forward = segment.mode == "fwd"
+    seeded, landed = (inputs, outputs) if forward else (outputs, inputs)
+
+    def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
+        return _segment_map(problem, segment, residuals)(*seeds)
+
+    counted = count_passes(run, problem.program.residual_avals, seeded.avals, seeded.size)
+    width, looped = choose_width(problem, counted, held)
+    return Seeds(seeded, landed, forward, width, counted.vmapped, looped), counted
+
+
+def _segment_map(problem: Problem, segment: Segment, residuals: Sequence[Any]) -> Any:
+    """The linear map of one segment between real arrays, in the segment's own mode."""
+
+    def push(*parts: Any) -> list[Any]:
+        tangents = _join(problem, parts, segment.inputs)
+        return _parts(problem, segment.push(residuals, tangents))
+
+    return push if segment.mode == "fwd" else pullback(push, _real(problem, segment.inputs).avals)
 
 
 def build(problem: Problem, candidate: Candidate) -> Built:
-    raise AssertionError
+    """A function from operands, x, y and residuals to the blocks of J."""
+    chain, last = candidate.variant, candidate.seeds[-1]
+
+    def blocks(operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Blocks:
+        matrices = {k: _matrix(problem, chain.segments[k], seeds, residuals) for k, seeds in chain.local.items()}
+
+        def push(*tangents: Any) -> list[Any]:
+            return _composed_forward(problem, chain, residuals, matrices, tangents)
+
+        if chain.sweep == "rev":
+            return last.run(pullback(push, problem.program.in_avals), ys)
+        return [list(row) for row in zip(*last.run(push, xs), strict=True)]
+
+    return blocks
+
+
+def _matrix(problem: Problem, segment: Segment, seeds: Seeds, residuals: Sequence[Any]) -> list[list[Any]]:
+    """A segment's local Jacobian: blocks[o][i], each of shape (out, in) with both flat."""
+    like = [zeros_like(aval) for aval in seeds.seeded.avals]
+    rows = seeds.run(_segment_map(problem, segment, residuals), like)
+    if seeds.forward:
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    outs, ins = (seeds.landed, seeds.seeded) if seeds.forward else (seeds.seeded, seeds.landed)
+    return [
+        [block.reshape(n_out, n_in) for block, n_in in zip(row, ins.sizes, strict=True)]
+        for row, n_out in zip(rows, outs.sizes, strict=True)
+    ]
+
+
+def _matrix_avals(seeds: Seeds) -> list[list[Any]]:
+    outs, ins = (seeds.landed, seeds.seeded) if seeds.forward else (seeds.seeded, seeds.landed)
+    return [
+        [jax.ShapeDtypeStruct((n, m), o.dtype) for m in ins.sizes]
+        for o, n in zip(outs.avals, outs.sizes, strict=True)
+    ]
+
+
+def _composed(
+    problem: Problem, chain: Chain, residuals: Sequence[Any], matrices: dict[int, Any], seeds: Sequence[Any]
+) -> list[Any]:
+    """One pass of the sweep."""
+
+    def push(*tangents: Any) -> list[Any]:
+        return _composed_forward(problem, chain, residuals, matrices, tangents)
+
+    return push(*seeds) if chain.sweep == "fwd" else pullback(push, problem.program.in_avals)(*seeds)
+
+
+def _composed_forward(
+    problem: Problem, chain: Chain, residuals: Sequence[Any], matrices: dict[int, Any], tangents: Sequence[Any]
+) -> list[Any]:
+    """A tangent through all segments, those that are matrices by products."""
+    program = problem.program
+    known = dict(zip(program.tangents, tangents, strict=True))
+    for k, segment in enumerate(chain.segments):
+        given = [known[v] for v in segment.inputs]
+        if k in matrices:
+            flat = [part.reshape(-1) for part in _parts(problem, given)]
+            shapes = [aval.shape for aval in _real(problem, segment.outputs).avals]
+            products = [
+                sum(jnp.dot(block, t) for block, t in zip(row, flat, strict=True)) for row in matrices[k]
+            ]
+            parts = [p.reshape(shape) for p, shape in zip(products, shapes, strict=True)]
+            results = _join(problem, parts, segment.outputs)
+        else:
+            results = segment.push(residuals, given)
+        known.update(zip(segment.outputs, results, strict=True))
+    return [_read(v, known) for v in program.linear.outputs]
+
+
+def _read(atom: Any, known: dict[Any, Any]) -> Any:
+    if is_variable(atom) and atom in known:
+        return known[atom]
+    return jnp.zeros(atom.aval.shape, atom.aval.dtype)  # an output that no tangent reaches
+
+
+# A segment of a real program may begin or end at complex variables; a map between those need not be C-linear, so that
+# its Jacobian is one between their real and imaginary parts.
+
+
+def _splits(problem: Problem, aval: Any) -> bool:
+    return is_complex(aval) and not problem.holomorphic
+
+
+def _real(problem: Problem, variables: Sequence[Any]) -> Side:
+    avals = []
+    for v in variables:
+        if _splits(problem, v.aval):
+            avals += [v.aval.update(dtype=jnp.finfo(v.aval.dtype).dtype)] * 2
+        else:
+            avals.append(v.aval)
+    return Side(tuple(avals), (None,) * len(avals))
+
+
+def _parts(problem: Problem, values: Sequence[Any]) -> list[Any]:
+    return [p for x in values for p in ((jnp.real(x), jnp.imag(x)) if _splits(problem, x) else (x,))]
+
+
+def _join(problem: Problem, parts: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+    rest = iter(parts)
+    return [next(rest) + 1j * next(rest) if _splits(problem, v.aval) else next(rest) for v in variables]
