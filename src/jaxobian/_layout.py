@@ -30,6 +30,11 @@ def is_complex(aval: Any) -> bool:
     return jnp.issubdtype(aval.dtype, jnp.complexfloating)
 
 
+def varying_axes(aval: Any) -> frozenset[str]:
+    """Mesh axes over which a value differs between devices, inside shard_map; empty elsewhere."""
+    return getattr(getattr(aval, "manual_axis_type", None), "varying", frozenset())
+
+
 def describe(aval: Any) -> str:
     """dtype and shape as JAX prints them: f32[64,10]."""
     short = aval.dtype.name

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ._layout import varying_axes
+
 # Up to this many chunks are written out one after the other; more run in a loop.
 UNROLLED_CHUNKS = 16
 
@@ -195,8 +197,8 @@ class Seeds:
 def zeros_like(aval: Any, shape: tuple[int, ...] | None = None) -> Any:
     """Zeros of an abstract value, varying over the same mesh axes."""
     zeros = jnp.zeros(aval.shape if shape is None else shape, aval.dtype)
-    varying = tuple(getattr(aval, "vma", None) or ())
-    return jax.lax.pcast(zeros, varying, to="varying") if varying else zeros
+    varying = varying_axes(aval)
+    return jax.lax.pcast(zeros, tuple(sorted(varying)), to="varying") if varying else zeros
 
 
 def _one_by_one(linear: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:

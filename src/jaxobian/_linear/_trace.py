@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from .._layout import abstract
+from .._layout import abstract, varying_axes
 from ._program import Program, inlined, is_variable, program_of
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +174,8 @@ def cast_varying(xs: Sequence[Any], out_avals: Sequence[Any]) -> tuple[Any, ...]
     A replicated input of a varying output has two derivatives: each device's own, and their sum. Ours is each
     device's own, whichever mode runs.
     """
-    axes = frozenset().union(*(getattr(aval, "vma", frozenset()) for aval in out_avals))
-    missing = [axes - getattr(abstract(x), "vma", frozenset()) for x in xs]
+    axes = frozenset().union(*map(varying_axes, out_avals))
+    missing = [axes - varying_axes(abstract(x)) for x in xs]
     if not any(missing):
         return None
     return tuple(
