@@ -22,6 +22,7 @@ from ._layout import (
     Argnums,
     Arguments,
     Layout,
+    Rest,
     abstract,
     as_array,
     block_dtype,
@@ -29,10 +30,13 @@ from ._layout import (
     check_outputs,
     describe,
     is_arraylike,
+    is_flax_module,
+    is_python_number,
     take_apart,
 )
 from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace
 from ._plan import MODES, Choice, Plan, choose, make_plan, title_of
+from ._run import compiled, executable
 from ._seeds import Side
 
 FORMATS = ("dense", "bcoo")
@@ -53,12 +57,13 @@ class Options:
     chunk_size: int | None = None
     memory_budget: int | float | str | None = None
     batch: Batch | None = None
+    prefer_reverse: bool = False
 
     def __post_init__(self) -> None:
         check_argnums(self.argnums)
         if self.mode in ("mixed", "colored"):
             raise NotImplementedError(f'mode="{self.mode}" is to come; use "auto", "fwd" or "rev".')
-        if self.mode not in (*MODES, "rev-first"):
+        if self.mode not in MODES:
             raise ValueError(f'mode must be "auto", "fwd" or "rev"; got {self.mode!r}.')
         if self.format not in FORMATS:
             raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
@@ -256,7 +261,7 @@ class JacobianFunction:
 
     def __init__(self, f: Callable[..., Any], options: Options):
         _check_callable(f)
-        functools.update_wrapper(self, f)
+        functools.update_wrapper(self, f, updated=())  # f may have attributes of the same names as ours
         self._f = f
         self._options = options
 
@@ -266,6 +271,9 @@ class JacobianFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """J at the arguments; with `has_aux`, `(J, aux)`."""
         _, aux, J = self._compute(args, kwargs, value=False)
+        return self._result(J, aux)
+
+    def _result(self, J: Any, aux: Any) -> Any:
         return (J, aux) if self._options.has_aux else J
 
     def with_value(self, *args: Any, **kwargs: Any) -> Any:
@@ -284,18 +292,24 @@ class JacobianFunction:
             A `Plan`: print it, read its numbers, or call it on values of the same shapes.
         """
         traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
+        if not traced.xs:
+            raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
         choice = traced.choose(self._options)
-        run = _PlannedRun(traced, choice, self._options, args, kwargs)
+        run = _PlannedRun(traced, choice, self._options, kwargs, self._result)
         title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
         return make_plan(title, traced.structure, choice, run)
 
     def _compute(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool) -> tuple[Any, Any, Any]:
+        """y where asked for, aux, J."""
         traced = Traced.of(self._f, self._options, args, kwargs)
         operands, xs = traced.program.operands, traced.xs
-        if all(map(is_concrete, (*operands, *xs))):
+        if not xs:  # nothing to differentiate: empty trees, or integers alone
+            ys, aux, _ = traced.program.evaluate(operands, xs)
+            results = ([[] for _ in ys], ys, aux)
+        elif all(map(is_concrete, (*operands, *xs))):
             results = _compiled(traced, self._options, value)(operands, xs)
         else:
-            results = _executable(traced.choose(self._options), value)(operands, xs)
+            results = executable(traced.choose(self._options), value)(operands, xs)
         return traced.deliver(*results, self._options)
 
 
@@ -306,22 +320,24 @@ class HessianFunction(JacobianFunction):
 
     def __init__(self, f: Callable[..., Any], options: Options):
         inner = JacobianFunction(
-            f, replace(options, mode="rev-first", format="dense", chunk_size=None)
+            f, replace(options, mode="auto", prefer_reverse=True, format="dense", chunk_size=None)
         )
 
         @functools.wraps(f)
         def gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
             value, J = inner.with_value(*args, **kwargs)
-            return J, value
+            return jax.tree.map(_as_inexact, J), value
 
         super().__init__(gradient, replace(options, has_aux=True))
-        functools.update_wrapper(self, f)
+        functools.update_wrapper(self, f, updated=())
         self._has_aux = options.has_aux
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """H at the arguments; with `has_aux`, `(H, aux)`."""
-        _, value, H = self._compute(args, kwargs, value=False)
-        return (H, value[1]) if self._has_aux else H
+        return super().__call__(*args, **kwargs)
+
+    def _result(self, J: Any, aux: Any) -> Any:
+        return (J, aux[1]) if self._has_aux else J  # our aux is f's value, and with it f's own aux
 
     def with_value(self, *args: Any, **kwargs: Any) -> Any:
         """f's value and H: `(y, H)`; with `has_aux`, `((y, aux), H)`."""
@@ -329,9 +345,13 @@ class HessianFunction(JacobianFunction):
         return value, H
 
 
+def _as_inexact(block: Any) -> Any:
+    """A block by an integer leaf, which is zero, as one that can be differentiated again."""
+    return block if jnp.issubdtype(block.dtype, jnp.inexact) else jnp.zeros(block.shape)
+
+
 def _check_callable(f: Any) -> None:
-    model = any(base.__name__ == "Module" for base in type(f).__mro__)
-    if model and not isinstance(f, type(functools.partial)):
+    if is_flax_module(f):
         raise TypeError(
             f"expected a pure function, got a model object of type {type(f).__name__}. Use\n"
             "    import jaxobian.flax\n"
@@ -350,7 +370,9 @@ def _where(f: Any) -> str:
     try:
         code = inspect.unwrap(f).__code__
     except AttributeError:
-        return "no source"
+        return ""
+    if code.co_filename.startswith(os.path.dirname(__file__)):
+        return ""  # a function that we made, such as a Flax model's apply
     return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
 
 
@@ -367,6 +389,7 @@ class Traced:
     xs: tuple[Any, ...]
     inputs: Side
     outputs: Side
+    inert_axes: dict[int, int]
     aux: Any
 
     @classmethod
@@ -375,28 +398,30 @@ class Traced:
     ) -> Traced:
         """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
         arguments = take_apart(args, options.argnums, holomorphic=options.holomorphic, allow_int=options.allow_int)
-        rest = Rest.of(arguments, kwargs, abstract_all=as_plan)
+        # A plan leaves every array open; a call closes over all that is not differentiated, just as it came.
+        open_arrays, close = Rest.of(arguments, kwargs).opened() if as_plan else ((), None)
         returned: list[Returned] = []
 
         def flat(extras: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-            others, keywords = rest.rebuild(extras)
-            out = f(*arguments.rebuild(xs, others), **keywords)
-            returned.append(Returned.of(out, options.has_aux))
-            return returned[-1].ys, returned[-1].aux_arrays
+            rest = close(extras) if close else None
+            out = f(*arguments.rebuild(xs, rest), **(rest.kwargs if rest else kwargs))
+            described, ys, aux = Returned.of(out, options.has_aux)
+            returned.append(described)
+            return ys, aux
 
         def check(avals: Sequence[Any]) -> None:
-            check_outputs(avals, returned[-1].paths)
+            check_outputs(avals, returned[-1].paths, holomorphic=options.holomorphic)
 
         xs = arguments.leaves
-        program = trace(flat, xs, rest.arrays, check)
+        program = trace(flat, xs, open_arrays, check)
         cast = cast_varying(xs, program.out_avals)
         if cast is not None:
             xs = cast
-            program = trace(flat, xs, rest.arrays, check)
+            program = trace(flat, xs, open_arrays, check)
         result = returned[-1]
-        inputs, outputs = _sides(arguments, program, result, options)
+        inputs, outputs, inert_axes = _sides(arguments, program, result, options)
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
-        return cls(arguments, layout, program, tuple(xs), inputs, outputs, result.rebuild_aux)
+        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux)
 
     @property
     def structure(self) -> str:
@@ -411,6 +436,7 @@ class Traced:
             self.inputs,
             self.outputs,
             mode=options.mode,
+            prefer_reverse=options.prefer_reverse,
             holomorphic=options.holomorphic,
             chunk_size=options.chunk_size,
             budget=budget(options.memory_budget),
@@ -423,42 +449,50 @@ class Traced:
         """y, aux and J in the user's trees."""
         if options.format == "bcoo":
             blocks = [[_bcoo(block) for block in row] for row in blocks]
-        y = jax.tree.unflatten(self.layout.out_tree, ys) if ys else None
+        y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.outputs.avals) else None
         return y, self.aux(aux), self.layout.assemble(blocks, self._inert_block)
 
-    def _inert_block(self, out: int, leaf: Any) -> Any:
-        """The block of an integer leaf: zero, in the dtype of no derivative."""
-        aval = self.outputs.avals[out]
-        return np.zeros((*aval.shape, *np.shape(leaf)), jax.dtypes.float0)
+    def _inert_block(self, out: int, slot: int) -> Any:
+        """The block of an integer leaf, as `jax.jacrev` gives it: zeros of its own dtype."""
+        array = as_array(self.arguments.inert[slot])
+        batched, tied = self.inert_axes.get(slot), self.outputs.tied[out]
+        batch = () if tied is None else (self.outputs.avals[out].shape[tied],)
+        own = tuple(n for axis, n in enumerate(array.shape) if axis != batched)
+        shape = (*batch, *self.outputs.shapes[out], *own)
+        if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # a random key
+            return np.zeros(shape, jax.dtypes.float0)
+        return jnp.zeros(shape, array.dtype)
 
 
 def _bcoo(block: Any) -> Any:
     shape = block.shape
-    indices = jnp.indices(shape, dtype=jnp.int32).reshape(len(shape), -1).T
+    indices = jnp.indices(shape, dtype=jnp.int32).reshape(len(shape), block.size).T
     return sparse.BCOO((block.reshape(-1), indices), shape=shape, indices_sorted=True, unique_indices=True)
 
 
-def _sides(arguments: Arguments, program: LinearProgram, result: Returned, options: Options) -> tuple[Side, Side]:
+def _sides(
+    arguments: Arguments, program: LinearProgram, result: Returned, options: Options
+) -> tuple[Side, Side, dict[int, int]]:
+    """Both sides of J with their batch axes, and the batch axes of integer leaves by their slots."""
     ins, outs = program.in_avals, program.out_avals
     if options.batch is None:
-        return Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs))
-    in_axes, size = batch_of(arguments, options.batch.in_axes)
+        return Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs)), {}
+    in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
     out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size)
-    return Side(ins, in_axes), Side(outs, out_axes)
+    return Side(ins, in_axes), Side(outs, out_axes), inert_axes
 
 
 @dataclass(frozen=True)
 class Returned:
-    """What f returned, flattened."""
+    """The trees of what f returned; its arrays belong to the trace and are not kept."""
 
-    ys: list[Any]
     paths: list[str]
     tree: Any
-    aux_arrays: list[Any]
     rebuild_aux: Callable[[Sequence[Any]], Any]
 
     @classmethod
-    def of(cls, out: Any, has_aux: bool) -> Returned:
+    def of(cls, out: Any, has_aux: bool) -> tuple[Returned, list[Any], list[Any]]:
+        """The trees, y's leaves and aux's arrays."""
         aux = None
         if has_aux:
             if not (isinstance(out, tuple | list) and len(out) == 2):
@@ -477,7 +511,7 @@ class Returned:
 
         ys = [_output(leaf, jax.tree_util.keystr(path)) for path, leaf in keyed]
         arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
-        return cls(ys, [jax.tree_util.keystr(path) for path, _ in keyed], tree, arrays, rebuild_aux)
+        return cls([jax.tree_util.keystr(path) for path, _ in keyed], tree, rebuild_aux), ys, arrays
 
 
 def _output(leaf: Any, path: str) -> Any:
@@ -489,57 +523,7 @@ def _output(leaf: Any, path: str) -> Any:
     return as_array(leaf)
 
 
-@dataclass(frozen=True)
-class Rest:
-    """The arguments that are not differentiated: arrays that a plan leaves open, and all else as it is."""
-
-    tree: Any
-    leaves: tuple[Any, ...]
-    open: tuple[bool, ...]
-
-    @classmethod
-    def of(cls, arguments: Arguments, kwargs: dict[str, Any], *, abstract_all: bool) -> Rest:
-        others = tuple(None if k in arguments.positions else arg for k, arg in enumerate(arguments.args))
-        leaves, tree = jax.tree.flatten((others, kwargs))
-        is_open = tuple(abstract_all and _is_array(leaf) for leaf in leaves)
-        return cls(tree, tuple(leaves), is_open)
-
-    @property
-    def arrays(self) -> tuple[Any, ...]:
-        return tuple(as_array(leaf) for leaf, is_open in zip(self.leaves, self.open, strict=True) if is_open)
-
-    def rebuild(self, arrays: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        values = iter(arrays)
-        leaves = [next(values) if is_open else leaf for leaf, is_open in zip(self.leaves, self.open, strict=True)]
-        return jax.tree.unflatten(self.tree, leaves)
-
-
-def _is_array(leaf: Any) -> bool:
-    return is_arraylike(leaf) and not isinstance(leaf, bool | int | float | complex)
-
-
 # Running ----------------------------------------------------------------------------------------------------------
-
-
-def _executable(choice: Choice, value: bool) -> Callable[..., tuple[list[list[Any]], list[Any], list[Any]]]:
-    """operands, x -> blocks of J in their final shape and dtype, y where asked for, aux."""
-    problem = choice.problem
-
-    def run(operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[list[Any]], list[Any], list[Any]]:
-        blocks, ys, aux = choice.run(operands, xs)
-        shaped = [
-            [_shaped(problem.batch, problem.outputs, i, problem.inputs, j, block) for j, block in enumerate(row)]
-            for i, row in enumerate(blocks)
-        ]
-        return shaped, ys if value else [], aux
-
-    return run
-
-
-def _shaped(batch: int | None, outputs: Side, i: int, inputs: Side, j: int, block: Any) -> Any:
-    lead = () if batch is None else (batch,)
-    dtype = block_dtype(outputs.avals[i], inputs.avals[j])
-    return block.reshape(*lead, *outputs.shapes[i], *inputs.shapes[j]).astype(dtype)
 
 
 _kept: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
@@ -547,12 +531,12 @@ _kept: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
 
 def _compiled(traced: Traced, options: Options, value: bool) -> Callable[..., Any]:
     """The compiled function for a trace; one that computes the same from the same kinds of arrays is used again."""
-    asked = (options.mode, options.holomorphic, options.chunk_size, str(options.memory_budget), value)
+    asked = (options.mode, options.prefer_reverse, options.holomorphic, options.chunk_size, str(options.memory_budget), value)
     key = (identity(traced.program), traced.inputs.tied, traced.outputs.tied, asked, jax.devices()[0])
     found = _kept.get(key)
     if found is None:
         closed = replace(traced, program=traced.program.without_values())
-        found = jax.jit(_executable(closed.choose(options), value))
+        found = compiled(closed.choose(options), value)
         _kept[key] = found
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
@@ -567,49 +551,48 @@ class _PlannedRun:
     traced: Traced
     choice: Choice
     options: Options
-    args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    result: Callable[[Any, Any], Any]
     _jitted: list[Any] = field(default_factory=list)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        _compare(self.args, self.kwargs, args, kwargs)
+        _compare(self.traced.arguments, self.kwargs, args, kwargs)
         arguments = take_apart(
             args, self.options.argnums, holomorphic=self.options.holomorphic, allow_int=self.options.allow_int
         )
-        rest = Rest.of(arguments, kwargs, abstract_all=True)
+        open_arrays, _ = Rest.of(arguments, kwargs).opened()
         program, xs = self.traced.program, arguments.leaves
         xs = cast_varying(xs, program.out_avals) or xs
-        constants = program.operands[: len(program.operands) - len(rest.arrays)]
+        constants = program.operands[: len(program.operands) - len(open_arrays)]
         if not self._jitted:
-            self._jitted.append(jax.jit(_executable(self.choice, value=False)))
-        results = self._jitted[0]((*constants, *rest.arrays), xs)
+            self._jitted.append(compiled(self.choice, value=False))
+        results = self._jitted[0]((*constants, *open_arrays), xs)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)
-        return (J, aux) if self.options.has_aux else J
+        return self.result(J, aux)
 
 
-def _compare(args: tuple[Any, ...], kwargs: dict[str, Any], new_args: tuple[Any, ...], new_kwargs: dict[str, Any]) -> None:
-    planned, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
-    came, new_tree = jax.tree_util.tree_flatten_with_path((new_args, new_kwargs))
+def _compare(planned: Arguments, kwargs: dict[str, Any], new_args: tuple[Any, ...], new_kwargs: dict[str, Any]) -> None:
+    """Raise where a call differs from what a plan was made for.
+
+    Raises:
+        PlanMismatchError: naming the argument, what was planned and what came.
+    """
+    old, tree = jax.tree_util.tree_flatten_with_path((planned.args, kwargs))
+    new, new_tree = jax.tree_util.tree_flatten_with_path((new_args, new_kwargs))
+    advice = "Make a plan for these arguments: jacobian(f).plan(...)."
     if tree != new_tree:
-        raise PlanMismatchError(
-            f"the plan was made for arguments of the structure {tree}, and was called with {new_tree}. Make a plan for "
-            "these arguments: jacobian(f).plan(...)."
-        )
-    for (path, old), (_, new) in zip(planned, came, strict=True):
+        raise PlanMismatchError(f"the plan was made for arguments of the structure {tree}; {new_tree} came. {advice}")
+    for (path, before), (_, now) in zip(old, new, strict=True):
         name = ("args" if path[0].idx == 0 else "kwargs") + jax.tree_util.keystr(path[1:])
-        shown, shown_new = _signature(old), _signature(new)
-        if shown != shown_new:
-            raise PlanMismatchError(
-                f"{name} was planned as {shown[0]} and came as {shown_new[0]}. Make a plan for these arguments: "
-                "jacobian(f).plan(...)."
-            )
+        differentiated = path[0].idx == 0 and path[1].idx in planned.positions
+        shown, shown_now = (_signature(leaf, differentiated) for leaf in (before, now))
+        if shown != shown_now:
+            raise PlanMismatchError(f"{name} was planned as {shown} and came as {shown_now}. {advice}")
 
 
-def _signature(leaf: Any) -> tuple[str, Any]:
-    if isinstance(leaf, bool | int | float | complex):
-        return f"the Python {type(leaf).__name__} {leaf!r}", None
-    if is_arraylike(leaf):
-        aval = abstract(as_array(leaf))
-        return describe(aval), (aval.shape, aval.dtype)
-    return repr(leaf), None
+def _signature(leaf: Any, differentiated: bool) -> str:
+    """What of an argument a plan depends on: of an array shape and dtype, of all else the value."""
+    if is_arraylike(leaf) and (differentiated or not is_python_number(leaf)):
+        return describe(abstract(as_array(leaf)))
+    return f"the Python {type(leaf).__name__} {leaf!r}"

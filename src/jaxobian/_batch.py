@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ._layout import Arguments, describe
+from ._layout import Arguments, as_array, describe
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ def _is_none(node: Any) -> bool:
     return node is None
 
 
-def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], int]:
-    """The batch axis of each differentiated leaf, and the number of examples.
+def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], dict[int, int], int]:
+    """The batch axis of each differentiated leaf, of each integer leaf by its slot, and the number of examples.
 
     Raises:
         ValueError: `in_axes` does not fit the arguments, a leaf has no such axis, or sizes differ.
@@ -41,8 +41,10 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], int]:
     whole = jax.tree.unflatten(arguments.tree, range(len(arguments.slots)))
     axes = _broadcast(prefix, whole, "in_axes", "the differentiated arguments")
     found: list[int] = []
-    for slot, axis in zip(arguments.slots, axes, strict=True):
+    inert: dict[int, int] = {}
+    for k, (slot, axis) in enumerate(zip(arguments.slots, axes, strict=True)):
         if slot is None:
+            inert[k] = _axis(axis, as_array(arguments.inert[k]), "an integer leaf", "in_axes")
             continue
         leaf, path = arguments.leaves[slot], arguments.paths[slot]
         if axis is None:
@@ -58,7 +60,7 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], int]:
             for path, leaf, axis in zip(arguments.paths, arguments.leaves, found, strict=True)
         )
         raise ValueError(f"batch sizes differ between differentiated arguments: {shown}.")
-    return tuple(found), sizes.pop() if sizes else 0
+    return tuple(found), inert, sizes.pop() if sizes else 0
 
 
 def output_axes(tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes: Any, size: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def parse_bytes(value: int | float | str) -> int:
             number = float(match.group(1)) * _UNITS[match.group(2) or ""] if match else 0.0
         except ValueError:
             number = 0.0
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+    elif isinstance(value, bool) or not isinstance(value, numbers.Real):
         number = 0.0
     else:
         number = float(value)

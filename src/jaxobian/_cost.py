@@ -83,11 +83,18 @@ class Machine:
     measured: str
     cache_bytes: float  # intermediates of a chunk up to this size stay in the cache,
     cached: float  # where a byte costs this fraction of what it costs in memory
+    arena_bytes: float  # temporaries up to this size are reused from call to call;
+    fresh: float  # beyond it the system hands out new pages: seconds a byte
     prefers_forward: bool  # within 10 %: on CPU residuals' tanh and sin get fused into every reverse row
 
     def time(self, work: Work) -> float:
         """Predicted seconds for `work`."""
         return sum(self.seconds[kind] * amount for kind, amount in zip(KINDS, work.vector(), strict=True))
+
+
+    def pages(self, temporaries: float) -> float:
+        """Predicted seconds for getting that many bytes of temporaries from the system."""
+        return self.fresh * temporaries if temporaries > self.arena_bytes else 0.0
 
 
 @cache
@@ -203,13 +210,29 @@ def _is_elementwise(equation: Any) -> bool:
 
 
 def _fused(program: Program) -> set[Any]:
-    """Variables that never reach memory: made by an elementwise equation and read by elementwise ones alone."""
-    fused = {v for e in program.equations if _is_elementwise(e) for v in e.outvars}
-    fused.difference_update(v for v in program.outputs if is_variable(v))
+    """Variables that never reach memory.
+
+    They are made by an elementwise equation and read by a single one that XLA fuses it with; what only moves elements
+    about may be read by several.
+    """
+    readers: dict[Any, list[Any]] = {v: [] for e in program.equations for v in e.outvars}
     for equation in program.equations:
-        if not (_is_elementwise(equation) or equation.primitive.name in _REDUCTIONS):
-            fused.difference_update(v for v in equation.invars if is_variable(v))
-    return fused
+        for v in equation.invars:
+            if is_variable(v) and v in readers:
+                readers[v].append(equation)
+    fused = set()
+    for equation in program.equations:
+        if not _is_elementwise(equation) or equation.primitive.name in ("concatenate", "pad"):
+            continue
+        limit = math.inf if equation.primitive.name in _MOVES else 1
+        for v in equation.outvars:
+            if len(readers[v]) <= limit and all(_fuses(reader) for reader in readers[v]):
+                fused.add(v)
+    return fused.difference(v for v in program.outputs if is_variable(v))
+
+
+def _fuses(equation: Any) -> bool:
+    return _is_elementwise(equation) or equation.primitive.name in _REDUCTIONS
 
 
 def _work(equation: Any) -> Work:

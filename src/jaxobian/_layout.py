@@ -21,6 +21,16 @@ def is_arraylike(leaf: Any) -> bool:
     )
 
 
+def is_python_number(leaf: Any) -> bool:
+    """Whether `leaf` is a plain Python number; NumPy's float64, which is a float, is not one."""
+    return isinstance(leaf, bool | int | float | complex) and not isinstance(leaf, np.generic)
+
+
+def is_flax_module(value: Any) -> bool:
+    """Whether `value` is a Linen or NNX model. Flax need not be installed."""
+    return any(base.__name__ == "Module" and base.__module__.startswith("flax.") for base in type(value).__mro__)
+
+
 def is_inexact(aval: Any) -> bool:
     """Whether `aval` has a derivative: real or complex floating point."""
     return jnp.issubdtype(aval.dtype, jnp.inexact)
@@ -33,6 +43,13 @@ def is_complex(aval: Any) -> bool:
 def varying_axes(aval: Any) -> frozenset[str]:
     """Mesh axes over which a value differs between devices, inside shard_map; empty elsewhere."""
     return getattr(getattr(aval, "manual_axis_type", None), "varying", frozenset())
+
+
+def zeros_like(aval: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """Zeros of an abstract value, varying over the same mesh axes."""
+    zeros = jnp.zeros(aval.shape if shape is None else shape, aval.dtype)
+    varying = varying_axes(aval)
+    return jax.lax.pcast(zeros, tuple(sorted(varying)), to="varying") if varying else zeros
 
 
 def describe(aval: Any) -> str:
@@ -101,13 +118,47 @@ class Arguments:
     positions: tuple[int, ...]
     args: tuple[Any, ...]
 
-    def rebuild(self, leaves: Sequence[Any], rest: tuple[Any, ...] | None = None) -> tuple[Any, ...]:
-        """The positional arguments with `leaves` in place of the differentiated ones."""
-        everything = [self.inert[k] if slot is None else leaves[slot] for k, slot in enumerate(self.slots)]
-        args = list(self.args if rest is None else rest)
+    def rebuild(self, leaves: Sequence[Any], rest: Rest | None = None) -> tuple[Any, ...]:
+        """The positional arguments with `leaves` in place of the differentiated ones.
+
+        The others are those of the call, untouched, or `rest`.
+        """
+        inert = self.inert if rest is None else rest.inert
+        everything = [inert[k] if slot is None else leaves[slot] for k, slot in enumerate(self.slots)]
+        args = list(self.args if rest is None else rest.args)
         for position, value in zip(self.positions, jax.tree.unflatten(self.tree, everything), strict=True):
             args[position] = value
         return tuple(args)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Everything in a call that is not differentiated.
+
+    A pytree of three fields: the positional arguments (None in place of the differentiated ones), the integer leaves
+    inside those, and the keyword arguments.
+    """
+
+    args: tuple[Any, ...]
+    inert: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, arguments: Arguments, kwargs: dict[str, Any]) -> Rest:
+        others = tuple(None if k in arguments.positions else arg for k, arg in enumerate(arguments.args))
+        return cls(others, arguments.inert, kwargs)
+
+    def opened(self) -> tuple[tuple[Any, ...], Callable[[Sequence[Any]], Rest]]:
+        """Its arrays, and a function that puts others in their place; all else stays as it is."""
+        leaves, tree = jax.tree.flatten((self.args, self.inert, self.kwargs))
+        is_open = [is_arraylike(leaf) and not is_python_number(leaf) for leaf in leaves]
+
+        def close(arrays: Sequence[Any]) -> Rest:
+            values = iter(arrays)
+            filled = [next(values) if o else leaf for leaf, o in zip(leaves, is_open, strict=True)]
+            return Rest(*jax.tree.unflatten(tree, filled))
+
+        return tuple(as_array(leaf) for leaf, o in zip(leaves, is_open, strict=True) if o), close
 
 
 def take_apart(args: tuple[Any, ...], argnums: Argnums, *, holomorphic: bool, allow_int: bool) -> Arguments:
@@ -136,7 +187,7 @@ def take_apart(args: tuple[Any, ...], argnums: Argnums, *, holomorphic: bool, al
 def _differentiable(leaf: Any, name: str, *, holomorphic: bool, allow_int: bool) -> Any:
     """`leaf` as an array with a derivative, or None where `allow_int` lets it pass without one."""
     if not is_arraylike(leaf):
-        if any(base.__name__ == "Module" for base in type(leaf).__mro__):
+        if is_flax_module(leaf):
             raise TypeError(
                 f"cannot differentiate with respect to {name}, a model object of type {type(leaf).__name__}. Use\n"
                 "    import jaxobian.flax\n"
@@ -163,13 +214,18 @@ def _differentiable(leaf: Any, name: str, *, holomorphic: bool, allow_int: bool)
     )
 
 
-def check_outputs(outs: Sequence[Any], paths: Sequence[str]) -> None:
+def check_outputs(outs: Sequence[Any], paths: Sequence[str], *, holomorphic: bool) -> None:
     """Raise TypeError where an output has no derivative.
 
     Raises:
         TypeError: an output is integer or bool; the message has its path and points to has_aux.
     """
     for out, path in zip(outs, paths, strict=True):
+        if holomorphic and is_inexact(out) and not is_complex(out):
+            raise TypeError(
+                f"holomorphic=True requires complex outputs; the output{' ' + path if path else ''} is "
+                f"{describe(out)}. Leave holomorphic out."
+            )
         if not is_inexact(out):
             raise TypeError(
                 f"the output{' ' + path if path else ''} is {describe(out)}, which has no derivative: expected real or "
@@ -191,12 +247,12 @@ class Layout:
     bare: bool  # an int argnums gives a bare block, a tuple a tuple
     out_tree: Any
 
-    def assemble(self, blocks: Sequence[Sequence[Any]], inert_block: Callable[[int, Any], Any]) -> Any:
+    def assemble(self, blocks: Sequence[Sequence[Any]], inert_block: Callable[[int, int], Any]) -> Any:
         """J in the user's layout.
 
         Args:
             blocks: `blocks[i][j]`, the block of output leaf i by differentiated leaf j.
-            inert_block: makes the block of output leaf i by an integer leaf.
+            inert_block: makes the block of output leaf i by the integer leaf in a slot.
 
         Returns:
             The output tree, each leaf of it the tree of the differentiated argument (or a tuple of trees).
@@ -205,7 +261,7 @@ class Layout:
         rows = []
         for i, row in enumerate(blocks):
             leaves = [
-                inert_block(i, arguments.inert[k]) if slot is None else row[slot]
+                inert_block(i, k) if slot is None else row[slot]
                 for k, slot in enumerate(arguments.slots)
             ]
             trees = jax.tree.unflatten(arguments.tree, leaves)

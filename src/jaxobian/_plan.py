@@ -12,8 +12,8 @@ from ._cost import machine, not_understood
 from ._errors import MemoryBudgetError, ModeError, human_bytes
 from ._layout import describe
 from ._linear import LinearProgram, walk
-from ._seeds import Side
-from ._strategies import Candidate, Impossible, Problem, forward, mixed, reverse
+from ._seeds import LinearMap, Seeds, Side
+from ._strategies import Candidate, Impossible, Problem, Values, forward, mixed, reverse
 
 _STRATEGIES = {"fwd": forward, "rev": reverse, "mixed": mixed}
 _WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
@@ -31,12 +31,20 @@ class Choice:
     chosen: Candidate
     candidates: tuple[Candidate | Impossible, ...]
 
-    def run(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[list[Any]], list[Any], list[Any]]:
-        """Blocks of J (tied axis, out, in), y and aux."""
-        program = self.problem.program
-        ys, aux, residuals = program.evaluate(operands, xs)
-        build = _STRATEGIES[self.chosen.mode].build(self.problem, self.chosen)
-        return build(operands, xs, ys, residuals), ys, aux
+    @property
+    def seeds(self) -> Seeds:
+        """The passes of the last segment, which fill J."""
+        return self.chosen.seeds[-1]
+
+    def prepare(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], Any]:
+        """y, aux, and what the passes read."""
+        ys, aux, residuals = self.problem.program.evaluate(operands, xs)
+        strategy = _STRATEGIES[self.chosen.mode]
+        return ys, aux, strategy.prepare(self.problem, self.chosen, Values(operands, xs, residuals))
+
+    def linear(self, held: Any) -> LinearMap:
+        """One pass of the last segment."""
+        return _STRATEGIES[self.chosen.mode].linear(self.problem, self.chosen, held)
 
 
 def choose(
@@ -45,6 +53,7 @@ def choose(
     outputs: Side,
     *,
     mode: str,
+    prefer_reverse: bool,
     holomorphic: bool,
     chunk_size: int | None,
     budget: Budget,
@@ -53,13 +62,14 @@ def choose(
     """Let each strategy propose, and take the fastest that is possible.
 
     Args:
-        mode: "auto", a forced mode, or "rev-first": reverse where possible, else the fastest.
+        mode: "auto" or a forced mode.
+        prefer_reverse: take reverse where it is possible, whatever it costs.
 
     Raises:
         ModeError: the mode, or every mode, is impossible.
         MemoryBudgetError: J, or an explicit budget less J, cannot hold one pass.
     """
-    problem = Problem(program, inputs, outputs, holomorphic, chunk_size, budget.limit, machine(platform))
+    problem = Problem(program, inputs, outputs, holomorphic, chunk_size, budget.limit, budget.explicit, machine(platform))
     if problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
     proposals: list[Candidate | Impossible] = [forward.propose(problem), reverse.propose(problem)]
@@ -73,8 +83,8 @@ def choose(
         possible = [forced]
     if not possible:
         raise ModeError("no mode can compute this Jacobian.\n" + "\n".join(f"  {_WORDS[p.mode]:8} {p.reason}" for p in proposals))
-    chosen = _fastest(possible, problem, prefer_reverse=mode == "rev-first")
-    if budget.explicit and chosen.cost.peak_bytes > budget.limit and not chunk_size:
+    chosen = _fastest(possible, problem, prefer_reverse=prefer_reverse)
+    if budget.explicit and chosen.cost.peak_bytes > budget.limit:
         raise MemoryBudgetError(_too_large(problem, budget, chosen.cost.peak_bytes))
     return Choice(problem, chosen, tuple(proposals))
 
@@ -172,49 +182,66 @@ def make_plan(title: str, structure: str, choice: Choice, run: Callable[..., Any
 def explain(title: str, structure: str, choice: Choice) -> str:
     """`str(plan)`."""
     chosen, problem = choice.chosen, choice.problem
-    lines = [title, f"  {'structure':11} {structure}, {human_bytes(problem.jacobian_bytes)}"]
-    lines.append(f"  {'chosen':11} {_summary(chosen, problem)}")
-    for other in choice.candidates:
-        if isinstance(other, Impossible):
-            lines.append(f"  {_WORDS[other.mode]:11} impossible: {other.reason}")
-        elif other is not chosen:
-            ratio = other.cost.seconds / chosen.cost.seconds
-            compared = f"{ratio:.3g}x slower" if ratio >= 1 else "about as fast"
-            lines.append(f"  {_WORDS[other.mode]:11} {_passes(other)}  {_costs(other)}  {compared}")
+    rows = [("structure", [f"{structure}, {human_bytes(problem.jacobian_bytes)}"])]
+    rows.append(("chosen", [_passes(chosen, problem), *_costs(chosen), f"about {_duration(chosen.cost.seconds)}"]))
+    notes = [("", [note]) for note in (chosen.note,) if note]
+    others = [_other(option, chosen) for option in choice.candidates if option is not chosen]
     guessed = not_understood(list(walk(problem.program.linear.equations)))
     if guessed:
-        lines.append(f"  {'guessed':11} the cost of {', '.join(guessed)}")
-    return "\n".join(line.rstrip() for line in lines)
+        notes.append(("guessed", [f"the cost of {', '.join(guessed)}"]))
+    table = _aligned([rows[1], *others])
+    return "\n".join([title, *_aligned(rows[:1]), table[0], *_aligned(notes[:1]), *table[1:], *_aligned(notes[1:])])
 
 
-def _summary(candidate: Candidate, problem: Problem) -> str:
+def _other(option: Candidate | Impossible, chosen: Candidate) -> tuple[str, list[str]]:
+    """A row for a mode that was not taken."""
+    if isinstance(option, Impossible):
+        return _WORDS[option.mode], [f"impossible: {option.reason}"]
+    ratio = option.cost.seconds / chosen.cost.seconds
+    compared = f"{ratio:,.0f}x slower" if ratio >= 10 else f"{ratio:.1f}x slower" if ratio >= 1.05 else "about as fast"
+    return _WORDS[option.mode], [_count(option), *_costs(option), compared]
+
+
+def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """Rows with their cells in columns; a row of one cell may run on."""
+    cells = [row for _, row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        f"  {name:<11} {'  '.join(f'{cell:<{width}}' for cell, width in zip(row, widths or [0], strict=False))}".rstrip()
+        if len(row) > 1
+        else f"  {name:<11} {row[0]}"
+        for name, row in rows
+    ]
+
+
+def _passes(candidate: Candidate, problem: Problem) -> str:
     many = f" of {problem.batch} examples" if problem.batch else ""
-    text = f"{_WORDS[candidate.mode]}, {_passes(candidate)}{many}"
-    if candidate.chunk_size < candidate.seeds[-1].passes:
-        text += f", {candidate.chunk_size} at a time"
-    text += f"  {_costs(candidate)}  about {_duration(candidate.cost.seconds)}"
-    return text + (f"\n  {'':11} {candidate.note}" if candidate.note else "")
+    chunked = f", {candidate.chunk_size} at a time" if candidate.chunk_size < candidate.seeds[-1].passes else ""
+    return f"{_WORDS[candidate.mode]}, {_count(candidate)}{many}{chunked}"
 
 
-def _passes(candidate: Candidate) -> str:
-    return f"{candidate.passes} pass{'' if candidate.passes == 1 else 'es'}"
+def _count(candidate: Candidate) -> str:
+    return f"{candidate.passes:,} pass{'' if candidate.passes == 1 else 'es'}"
 
 
-def _costs(candidate: Candidate) -> str:
+def _costs(candidate: Candidate) -> list[str]:
     cost = candidate.cost
-    return f"{_amount(cost.flops)}FLOP  peak {human_bytes(cost.peak_bytes)}"
+    return [f"{_amount(cost.flops)}FLOP", f"peak {human_bytes(cost.peak_bytes)}"]
 
 
 def _amount(count: float) -> str:
     for unit in ("", "k", "M", "G", "T"):
-        if count < 1000 or unit == "T":
+        if count < 999.5 or unit == "T":
             return f"{count:.3g} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds * 1e6:.2g} us" if seconds < 1e-3 else f"{seconds * 1e3:.2g} ms" if seconds < 1 else f"{seconds:.2g} s"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= 0.9995 * size or unit == "us":
+            return f"{seconds / size:.0f} {unit}" if seconds >= 9.5 * size else f"{seconds / size:.1f} {unit}"
+    raise AssertionError("unreachable")
 
 
 def title_of(name: str, where: str, ins: Sequence[Any], outs: Sequence[Any], what: str) -> str:
@@ -224,4 +251,4 @@ def title_of(name: str, where: str, ins: Sequence[Any], outs: Sequence[Any], wha
         shown = [describe(aval) for aval in avals[:3]] + (["..."] if len(avals) > 3 else [])
         return ", ".join(shown) if len(avals) <= 3 else f"{len(avals)} arrays ({', '.join(shown)})"
 
-    return f"{what} of {name} ({where}): {side(ins)} -> {side(outs)}"
+    return f"{what} of {name}{f' ({where})' if where else ''}: {side(ins)} -> {side(outs)}"

@@ -8,7 +8,7 @@ whose examples never mix) one pass seeds every element along it at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._layout import varying_axes
+from ._layout import zeros_like
+
+LinearMap = Callable[..., Sequence[Any]]
 
 # Up to this many chunks are written out one after the other; more run in a loop.
 UNROLLED_CHUNKS = 16
@@ -48,6 +50,27 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Passes first, ..., first + total - 1: those of some neighbouring seeded arrays.
+
+    Attributes:
+        leaves: the seeded arrays.
+        first: number of the first pass.
+        total: how many passes there are.
+        width: how many are made at once.
+    """
+
+    leaves: tuple[int, ...]
+    first: int
+    total: int
+    width: int
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.total // self.width)
+
+
+@dataclass(frozen=True)
 class Seeds:
     """The passes through a linear map: what is seeded, and how what comes back fills the blocks of J.
 
@@ -55,7 +78,7 @@ class Seeds:
         seeded: the side on which seeds are put.
         landed: the side on which results arrive.
         forward: whether the seeded side is the input: its axes are then the last ones of a block.
-        width: passes run at once.
+        width: passes made at once.
         vmapped: whether several passes can run as one (every primitive has a batching rule).
         looped: whether chunks run in a loop, which bounds memory, or are written out.
     """
@@ -71,27 +94,24 @@ class Seeds:
     def passes(self) -> int:
         return self.seeded.size
 
-    def tangents(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
-        """Basis vectors start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array.
+    def runs(self) -> list[Run]:
+        """Seeded arrays packed into runs of at most `width` passes; a larger array is a run of its own."""
+        sizes, offsets = self.seeded.sizes, (0, *accumulate(self.seeded.sizes))
+        packs: list[list[int]] = []
+        for k, size in enumerate(sizes):
+            if not size:
+                continue
+            if packs and sum(sizes[j] for j in packs[-1]) + size <= self.width:
+                packs[-1].append(k)
+            else:
+                packs.append([k])
+        totals = [sum(sizes[k] for k in pack) for pack in packs]
+        return [
+            Run(tuple(pack), offsets[pack[0]], total, min(self.width, total))
+            for pack, total in zip(packs, totals, strict=True)
+        ]
 
-        Args:
-            start: number of the first pass; may be traced.
-            width: how many.
-            like: arrays whose varying axes (under shard_map) the seeds take over.
-        """
-        offsets = (0, *accumulate(self.seeded.sizes))
-        made = []
-        for k, (aval, shape) in enumerate(zip(self.seeded.avals, self.seeded.shapes, strict=True)):
-            columns = jnp.arange(self.seeded.sizes[k])
-            rows = jnp.arange(width) + (start - offsets[k])
-            ones = (rows[:, None] == columns[None, :]).astype(aval.dtype).reshape(width, *shape)
-            tied = self.seeded.tied[k]
-            if tied is not None:
-                ones = jnp.broadcast_to(jnp.expand_dims(ones, tied + 1), (width, *aval.shape))
-            made.append(ones + jnp.zeros_like(like[k]))
-        return made
-
-    def run(self, linear: Callable[..., Sequence[Any]], like: Sequence[Any]) -> list[list[Any]]:
+    def sweep(self, linear: LinearMap, like: Sequence[Any]) -> list[list[Any]]:
         """Make every pass.
 
         Args:
@@ -102,71 +122,87 @@ class Seeds:
             `blocks[s][r]`, for seeded array s and landed array r: of shape (tied axis, out, in), the axes of the
             seeded array still flat.
         """
-        many = jax.vmap(linear) if self.vmapped else _one_by_one(linear)
-        blocks: list[list[Any] | None] = [None] * len(self.seeded.avals)
-        for leaves in self._groups():
-            for leaf, row in zip(leaves, self._run_group(leaves, many, linear, like), strict=True):
-                blocks[leaf] = row
-        return [self._empty() if row is None else row for row in blocks]
+        results = [
+            self._loop(run, linear, like) if self.looped and run.chunks > 1 else self._unrolled(run, linear, like)
+            for run in self.runs()
+        ]
+        return self.blocks(results)
 
-    def _groups(self) -> Iterator[list[int]]:
-        """Seeded arrays packed into runs of at most `width` passes; a larger array is a run of its own."""
-        group: list[int] = []
-        for k, size in enumerate(self.seeded.sizes):
-            if group and sum(self.seeded.sizes[j] for j in group) + size > self.width:
-                yield group
-                group = []
-            if size:
-                group.append(k)
-        if group:
-            yield group
+    def blocks(self, results: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        """`blocks[s][r]` from what each run returned."""
+        rows: dict[int, list[Any]] = {}
+        for run, landed in zip(self.runs(), results, strict=True):
+            ends = list(accumulate(self.seeded.sizes[k] for k in run.leaves))[:-1]
+            parts = [jnp.split(x, ends, axis) if ends else [x] for x, axis in zip(landed, self._axes, strict=True)]
+            rows.update((leaf, [part[k] for part in parts]) for k, leaf in enumerate(run.leaves))
+        return [rows[k] if k in rows else self._empty() for k in range(len(self.seeded.avals))]
 
-    def _run_group(
-        self, leaves: list[int], many: Callable[..., Any], one: Callable[..., Any], like: Sequence[Any]
-    ) -> list[list[Any]]:
-        first = sum(self.seeded.sizes[: leaves[0]])
-        total = sum(self.seeded.sizes[k] for k in leaves)
-
-        def chunk(start: Any, width: int) -> list[Any]:
-            seeds = self.tangents(first + start, width, like)
-            if width == 1:
-                results = [r[None] for r in one(*(s[0] for s in seeds))]
-            else:
-                results = many(*seeds)
-            return [self._turned(r, tied) for r, tied in zip(results, self.landed.tied, strict=True)]
-
-        if total <= self.width:
-            results = chunk(0, total)
-        elif self.looped:
-            results = self._loop(chunk, total)
+    def piece(self, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        """Passes start, ..., start + width - 1 of a run: an array for each landed one, in the order of a block."""
+        seeds = self._basis(run.first + start, width, like)
+        if width == 1:
+            results = [result[None] for result in linear(*(seed[0] for seed in seeds))]
+        elif self.vmapped:
+            results = jax.vmap(linear)(*seeds)
         else:
-            pieces = [chunk(start, min(self.width, total - start)) for start in range(0, total, self.width)]
-            axes = [self._axis(tied) for tied in self.landed.tied]
-            results = [jnp.concatenate(parts, axis) for *parts, axis in zip(*pieces, axes, strict=True)]
-        return self._split(results, leaves)
+            results = jax.lax.map(lambda seed: tuple(linear(*seed)), tuple(seeds))
+        return [self._turned(result, tied) for result, tied in zip(results, self.landed.tied, strict=True)]
 
-    def _loop(self, chunk: Callable[[Any, int], list[Any]], total: int) -> list[Any]:
-        """Chunks written into J one after the other; the last one overlaps its neighbour where widths do not divide."""
-        width, axes = self.width, [self._axis(tied) for tied in self.landed.tied]
+    def step(self, run: Run, k: Any, buffers: Sequence[Any], linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        """Chunk k of a run written into `buffers`; the last one overlaps its neighbour where widths do not divide."""
+        start = jnp.minimum(k * run.width, run.total - run.width)
+        return [
+            jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis % buffer.ndim)
+            for buffer, part, axis in zip(
+                buffers, self.piece(run, start, run.width, linear, like), self._axes, strict=True
+            )
+        ]
 
-        def buffer(piece: Any, axis: int) -> Any:
-            shape = list(piece.shape)
-            shape[axis] = total
-            return zeros_like(piece, tuple(shape))  # under shard_map a loop's carry must vary as its result does
+    def buffers(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        """Zeros for what a run returns."""
+        made = []
+        for part, axis in zip(
+            jax.eval_shape(lambda: self.piece(run, 0, run.width, linear, like)), self._axes, strict=True
+        ):
+            shape = list(part.shape)
+            shape[axis] = run.total
+            made.append(zeros_like(part, tuple(shape)))  # under shard_map a loop's carry must vary as its result does
+        return made
 
-        def step(k: Any, buffers: list[Any]) -> list[Any]:
-            start = jnp.minimum(k * width, total - width)
-            return [
-                jax.lax.dynamic_update_slice_in_dim(buffer, piece, start, axis % buffer.ndim)
-                for buffer, piece, axis in zip(buffers, chunk(start, width), axes, strict=True)
-            ]
+    def _loop(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        def body(k: Any, buffers: list[Any]) -> list[Any]:
+            return self.step(run, k, buffers, linear, like)
 
-        pieces = jax.eval_shape(lambda: chunk(0, width))
-        return jax.lax.fori_loop(0, -(-total // width), step, [*map(buffer, pieces, axes)])
+        return jax.lax.fori_loop(0, run.chunks, body, self.buffers(run, linear, like))
 
-    def _axis(self, tied: int | None) -> int:
-        """Where the axis of passes stands in a block."""
-        return -1 if self.forward else int(tied is not None)
+    def _unrolled(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        pieces = [
+            self.piece(run, start, min(run.width, run.total - start), linear, like)
+            for start in range(0, run.total, run.width)
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        return [jnp.concatenate(parts, axis) for *parts, axis in zip(*pieces, self._axes, strict=True)]
+
+    def _basis(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
+        """Basis vectors start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array."""
+        made, offset = [], 0
+        for aval, shape, size, tied, x in zip(
+            self.seeded.avals, self.seeded.shapes, self.seeded.sizes, self.seeded.tied, like, strict=True
+        ):
+            rows = jnp.arange(width) + (start - offset)
+            ones = (rows[:, None] == jnp.arange(size)[None, :]).astype(aval.dtype).reshape(width, *shape)
+            if tied is not None:
+                ones = jnp.broadcast_to(jnp.expand_dims(ones, tied + 1), (width, *aval.shape))
+            # The zero takes over x's varying axes under shard_map.
+            made.append(ones + jnp.zeros_like(x))
+            offset += size
+        return made
+
+    @property
+    def _axes(self) -> list[int]:
+        """Where the axis of passes stands in the block of each landed array."""
+        return [-1 if self.forward else int(tied is not None) for tied in self.landed.tied]
 
     def _turned(self, result: Any, tied: int | None) -> Any:
         """A result (passes, ...) with its axes in the order of a block: tied, out, in."""
@@ -175,16 +211,6 @@ class Seeds:
             return jnp.moveaxis(result, 1, -1) if self.forward else result
         return jnp.moveaxis(result, 0, -1) if self.forward else result
 
-    def _split(self, results: list[Any], leaves: list[int]) -> list[list[Any]]:
-        """The results of a run, cut into one row of blocks for each seeded array of it."""
-        if len(leaves) == 1:
-            return [results]
-        ends = list(accumulate(self.seeded.sizes[k] for k in leaves))
-        parts = [
-            jnp.split(r, ends[:-1], self._axis(tied)) for r, tied in zip(results, self.landed.tied, strict=True)
-        ]
-        return [list(row) for row in zip(*parts, strict=True)]
-
     def _empty(self) -> list[Any]:
         """Blocks of a seeded array without elements."""
         blocks = []
@@ -192,19 +218,3 @@ class Seeds:
             batch = () if tied is None else (aval.shape[tied],)
             blocks.append(jnp.zeros((*batch, *shape, 0) if self.forward else (*batch, 0, *shape), aval.dtype))
         return blocks
-
-
-def zeros_like(aval: Any, shape: tuple[int, ...] | None = None) -> Any:
-    """Zeros of an abstract value, varying over the same mesh axes."""
-    zeros = jnp.zeros(aval.shape if shape is None else shape, aval.dtype)
-    varying = varying_axes(aval)
-    return jax.lax.pcast(zeros, tuple(sorted(varying)), to="varying") if varying else zeros
-
-
-def _one_by_one(linear: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
-    """`vmap` for what cannot be vmapped: a loop over single passes."""
-
-    def many(*seeds: Any) -> list[Any]:
-        return list(jax.lax.map(lambda seed: tuple(linear(*seed)), seeds))
-
-    return many

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import jax
@@ -25,9 +26,20 @@ def source_line(equation: Any) -> str:
     traceback = equation.source_info.traceback
     for frame in traceback.frames if traceback else ():
         name = frame.file_name
-        if not (name.startswith((_HERE, _JAX, "<frozen")) or any(library in name for library in _LIBRARIES)):
+        if not _in_library(name):
             return f"{os.path.basename(name)}:{frame.line_num}"
-    return "unknown line"
+    code = _backward_code(equation)  # a custom rule that only library code called
+    return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code else "unknown line"
+
+
+def _in_library(file: str) -> bool:
+    return file.startswith((_HERE, _JAX, "<frozen")) or any(library in file for library in _LIBRARIES)
+
+
+def _backward_code(equation: Any) -> CodeType | None:
+    """The user's backward rule of a custom_vjp function, where it is theirs and has a name."""
+    code = getattr(getattr(equation.params.get("bwd"), "f", None), "__code__", None)
+    return None if code is None or _in_library(code.co_filename) else code
 
 
 @dataclass(frozen=True)
@@ -86,14 +98,10 @@ def _failure(equation: Any, active: set[Any], mode: str) -> Exception | None:
     run, seeds = (push, tangents) if mode == "fwd" else (pull, results)
     try:
         # Lowered, too: custom_lin can be traced and fails only here.
-        jax.jit(run).lower([_shape(v) for v in constants], [_shape(v) for v in seeds])
+        jax.jit(run).lower([v.aval for v in constants], [v.aval for v in seeds])
     except Exception as error:
         return error
     return None
-
-
-def _shape(variable: Any) -> Any:
-    return jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype)
 
 
 def _explain(equation: Any, mode: str, error: Exception) -> Obstruction:
@@ -117,8 +125,8 @@ def _culprits(equation: Any, mode: str) -> Iterator[Any]:
 def _words(equation: Any) -> str:
     name = equation.primitive.name
     if name == "custom_lin":
-        rule = getattr(equation.params.get("bwd"), "__name__", "") or ""
-        return f"a custom_vjp function (backward rule {rule})" if rule and rule != "<lambda>" else "a custom_vjp function"
+        code = _backward_code(equation)
+        return f"a custom_vjp function (backward rule {code.co_name})" if code and code.co_name != "<lambda>" else "a custom_vjp function"
     return {"while": "lax.while_loop", "scan": "lax.scan", "cond": "lax.cond", "remat2": "jax.checkpoint"}.get(name, name)
 
 

@@ -111,10 +111,22 @@ def _inline(program: Program, names: dict[Any, Any]) -> tuple[list[Any], list[An
 
 
 def _renamed(equation: Any, operands: Sequence[Any], outs: Sequence[Any]) -> Any:
+    params = {name: _with_names(value) for name, value in equation.params.items()}
     return jex.new_jaxpr_eqn(
-        list(operands), list(outs), equation.primitive, equation.params, equation.effects, equation.source_info,
-        equation.ctx,
-    )  # fmt: skip
+        list(operands), list(outs), equation.primitive, params, equation.effects, equation.source_info, equation.ctx
+    )
+
+
+def _with_names(param: Any) -> Any:
+    """A body whose arguments have names: JAX 0.10 fails to differentiate a while loop (again) that has none."""
+    jaxpr = getattr(param, "jaxpr", None)
+    if not isinstance(param, jex.ClosedJaxpr) or jaxpr is None or jaxpr is param:
+        return param
+    info = jaxpr.debug_info
+    if info.arg_names is not None:
+        return param
+    named = info._replace(arg_names=("",) * len(jaxpr.invars))
+    return param.replace(jaxpr=jaxpr.replace(debug_info=named))
 
 
 def _constants(equation: Any) -> list[Any]:

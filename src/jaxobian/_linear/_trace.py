@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 
-from .._layout import abstract, varying_axes
-from ._program import Program, inlined, is_variable, program_of
+from .._layout import abstract, varying_axes, zeros_like
+from ._program import Program, inlined, is_variable, program_of, walk
 
 @dataclass(frozen=True, eq=False)
 class LinearProgram:
@@ -97,14 +97,23 @@ def trace(
         return (*ys, *aux)
 
     function, constants, _ = program_of(flat, *avals)
-    n_out, n_operands = counts[-1], len(constants) + n_extra
+    if any(e.primitive.name == "while" for e in walk(function.equations)):
+        function = inlined(function)  # which names the arguments of loops
+    n_out = counts[-1]
     check(function.out_avals[:n_out])
-    primal, linear = linearize(function, n_operands, n_out)
-    return LinearProgram(function, primal, linear, (*constants, *extras), n_out, len(xs))
+    hoisted, function, primal, linear = linearize(function, len(constants) + n_extra, n_out)
+    return LinearProgram(function, primal, linear, (*hoisted, *constants, *extras), n_out, len(xs))
 
 
-def linearize(function: Program, n_operands: int, n_out: int) -> tuple[Program, Program]:
-    """The primal and the linear program of `function`, differentiated in all but its first `n_operands` inputs."""
+def linearize(
+    function: Program, n_operands: int, n_out: int
+) -> tuple[tuple[Any, ...], Program, Program, Program]:
+    """The primal and the linear program of `function`, differentiated in all but its first `n_operands` inputs.
+
+    Returns:
+        Constants that came to light on the way (a jit's, an output's), then three programs that take them as further
+        first inputs: the function, the primal program, and the linear program.
+    """
     n_in = len(function.inputs) - n_operands
 
     def linearized(*leaves: Any) -> tuple[Any, ...]:
@@ -115,28 +124,38 @@ def linearize(function: Program, n_operands: int, n_out: int) -> tuple[Program, 
         return jax.linearize(differentiated, *leaves[n_operands:], has_aux=True)
 
     traced, constants, tree = program_of(linearized, *function.in_avals)
-    assert not constants, "the function's constants are its operands"
     # jax.linearize returns the linear function as a pytree whose leaves are the residuals.
-    ys, push, aux = jax.tree.unflatten(tree, traced.out_avals)
+    _, push, aux = jax.tree.unflatten(tree, traced.out_avals)
     residuals, push_tree = jax.tree.flatten(push)
-    n_before = len(jax.tree.leaves(ys))
-    outputs = traced.outputs
-    y_vars, r_vars, aux_vars = (
-        outputs[:n_before], outputs[n_before : n_before + len(residuals)], outputs[n_before + len(residuals) :],
-    )  # fmt: skip
+    n_residuals, n_aux = len(residuals), len(jax.tree.leaves(aux))
+
+    zero: set[int] = set()
 
     def linear(*leaves: Any) -> Any:
-        return jax.tree.unflatten(push_tree, leaves[: len(residuals)])(*leaves[len(residuals) :])
+        outs = jax.tree.unflatten(push_tree, leaves[:n_residuals])(*leaves[n_residuals:])
+        return [zeros_like(abstract(out)) if k in zero else out for k, out in enumerate(outs)]
 
     tangent_avals = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
-    pushed, constants, _ = program_of(linear, *residuals, *tangent_avals)
-    assert not constants, "a linear program's constants are its residuals"
+    pushed, more, _ = program_of(linear, *residuals, *tangent_avals)
+    # A tangent that depends on no tangent is zero; jax.linearize (0.10) hands it over as a value of a trace long ended.
+    zero.update(k for k, v in enumerate(pushed.outputs) if is_variable(v) and v in pushed.inputs[: len(more)])
+    if zero:
+        pushed, more, _ = program_of(linear, *residuals, *tangent_avals)
+    # The linear program's own constants are residuals too, which the primal program hands through.
+    own = pushed.inputs[: len(more)]
+    r_vars = (*own, *traced.outputs[n_out : n_out + n_residuals])
     pushed = inlined(pushed).pruned()
     used = pushed.read()
-    kept = [k for k in range(len(residuals)) if pushed.inputs[k] in used]
-    inputs = (*(pushed.inputs[k] for k in kept), *pushed.inputs[len(residuals) :])
-    primal = replace(traced, outputs=(*y_vars, *aux_vars, *(r_vars[k] for k in kept)))
-    return primal, replace(pushed, inputs=inputs)
+    kept = [k for k in range(len(r_vars)) if pushed.inputs[k] in used]
+    linear_inputs = (*(pushed.inputs[k] for k in kept), *pushed.inputs[len(r_vars) :])
+    outputs = (*traced.outputs[:n_out], *traced.outputs[len(traced.outputs) - n_aux :], *(r_vars[k] for k in kept))
+    hoisted = (*own, *traced.inputs[: len(constants)])
+    return (
+        (*more, *constants),
+        replace(function, inputs=(*hoisted, *function.inputs)),
+        replace(traced, inputs=(*own, *traced.inputs), outputs=outputs),
+        replace(pushed, inputs=linear_inputs),
+    )
 
 
 def pullback(push: Callable[..., Any], in_avals: Sequence[Any]) -> Callable[..., list[Any]]:

@@ -1,7 +1,7 @@
 """Ways to multiply a linear program out: one file a strategy.
 
-Each has `propose(problem) -> Candidate | Impossible` and `build(problem, candidate) -> function`; `_plan` compares
-what they propose.
+Each has `propose(problem) -> Candidate | Impossible`, and for its candidates `prepare(...)`, which computes what the
+passes read, and `linear(...)`, one pass. `_plan` compares what they propose.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 
 from .._cost import Cost, Machine, PassWork, Work, nbytes, pass_work
 from .._layout import block_dtype, is_complex
-from .._linear import LinearProgram, batched, program_of
+from .._linear import LinearProgram, active_variables, batched, is_variable, obstructions, program_of
 from .._seeds import UNROLLED_CHUNKS, Seeds, Side
 
 # Chunks are taken for speed alone only where they are predicted to win clearly.
 CLEAR_WIN = 1.3
+# A host loop runs its steps on several threads, and each thread's allocator keeps the temporaries of one.
+LOOP_STEPS_HELD = 4
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Problem:
         holomorphic: complex to complex, C-linear.
         chunk_size: passes at once, where the user says so.
         budget: bytes that may be allocated.
+        bounded: whether the budget is the user's word, which even their chunk_size must obey.
         machine: constants of the device.
     """
 
@@ -39,13 +42,14 @@ class Problem:
     holomorphic: bool
     chunk_size: int | None
     budget: int
+    bounded: bool
     machine: Machine
 
     @property
     def batch(self) -> int | None:
         """Examples along the tied axis."""
-        aval, tied = self.inputs.avals[0], self.inputs.tied[0]
-        return None if tied is None else aval.shape[tied]
+        pairs = zip(self.inputs.avals, self.inputs.tied, strict=True)
+        return next((aval.shape[tied] for aval, tied in pairs if tied is not None), None)
 
     @property
     def jacobian_bytes(self) -> int:
@@ -61,7 +65,7 @@ class Problem:
         """What the linear program reads besides its seeds, arguments and closed-over arrays not counted."""
         given = {*self.program.primal.inputs}
         residuals = self.program.primal.outputs[len(self.program.function.outputs) :]
-        return sum(nbytes(v.aval) for v in dict.fromkeys(residuals) if v not in given)
+        return sum(nbytes(v.aval) for v in dict.fromkeys(filter(is_variable, residuals)) if v not in given)
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,13 @@ class Impossible:
     reason: str
 
 
-Blocks = list[list[Any]]
-Built = Callable[[Sequence[Any], Sequence[Any], Sequence[Any], Sequence[Any]], Blocks]
+@dataclass(frozen=True)
+class Values:
+    """What evaluating the primal program leaves for the passes."""
+
+    operands: Sequence[Any]
+    xs: Sequence[Any]
+    residuals: Sequence[Any]
 
 
 def complex_reason(problem: Problem, mode: str) -> str | None:
@@ -114,6 +123,13 @@ def complex_reason(problem: Problem, mode: str) -> str | None:
         word = "forward" if mode == "fwd" else "reverse"
         return f"{word} mode needs real {name}; for a holomorphic function pass holomorphic=True"
     return None
+
+
+def forbidden_reason(problem: Problem, mode: str, error: Exception | None = None) -> str | None:
+    """The equations that forbid `mode`, in the user's words; the error itself where none does alone."""
+    linear, tangents = problem.program.linear, problem.program.tangents
+    found = obstructions(linear, active_variables(linear, tangents), mode)
+    return "; ".join(dict.fromkeys(str(o) for _, o in found)) or (str(error) if error else None)
 
 
 @dataclass(frozen=True)
@@ -132,7 +148,7 @@ class Sweep:
         chunk = self.work.chunk(width)
         cached = width * self.work.intermediates <= machine.cache_bytes
         chunk = chunk if not cached else chunk.with_bytes(chunk.bytes * machine.cached)
-        return self.chunks(width) * machine.time(chunk)
+        return self.chunks(width) * machine.time(chunk) + machine.pages(width * self.work.intermediates)
 
     def total(self, width: int) -> Work:
         return self.work.fixed * self.chunks(width) + self.work.each * self.passes
@@ -171,10 +187,12 @@ def choose_width(problem: Problem, sweep: Sweep, held: int) -> tuple[int, bool]:
     if not sweep.vmapped:
         return 1, passes > UNROLLED_CHUNKS
     if problem.chunk_size is not None:
-        width = min(problem.chunk_size, passes)
+        width = min(problem.chunk_size, passes, max(1, fits) if problem.bounded else passes)
     else:
         width = max(1, min(fits, _fastest_width(problem, sweep)))
     unrolled = sweep.chunks(width) <= UNROLLED_CHUNKS and passes <= fits
+    if problem.chunk_size is None and not unrolled and width < passes:
+        width = max(1, min(width, fits // LOOP_STEPS_HELD))
     return width, width < passes and not unrolled
 
 

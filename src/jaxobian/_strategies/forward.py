@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 
-from .._linear import active_variables, obstructions
-from . import Blocks, Built, Candidate, Impossible, Problem, candidate, complex_reason, count_passes
+from .._seeds import LinearMap
+from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_passes, forbidden_reason
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -24,12 +24,11 @@ def propose(problem: Problem) -> Candidate | Impossible:
     try:
         sweep = count_passes(program.push, program.residual_avals, program.in_avals, problem.inputs.size)
     except Exception as error:
-        found = obstructions(program.linear, active_variables(program.linear, program.tangents), "fwd")
-        return Impossible("fwd", "; ".join(str(o) for _, o in found) or str(error))
-    if not sweep.vmapped:
-        found = obstructions(program.linear, active_variables(program.linear, program.tangents), "fwd")
-        if found:
-            return Impossible("fwd", "; ".join(str(o) for _, o in found))
+        return Impossible("fwd", forbidden_reason(problem, "fwd", error) or "")
+    # custom_lin can be traced one pass at a time, and fails only where it is compiled.
+    forbidden = None if sweep.vmapped else forbidden_reason(problem, "fwd")
+    if forbidden:
+        return Impossible("fwd", forbidden)
     linear = candidate(problem, "fwd", sweep, held=problem.jacobian_bytes + problem.residual_bytes)
     passes = linear.cost.peak_bytes - problem.jacobian_bytes - problem.residual_bytes
     if problem.residual_bytes > max(passes, problem.jacobian_bytes) or linear.cost.peak_bytes > problem.budget:
@@ -44,9 +43,8 @@ def _recomputing(problem: Problem, passes: int) -> Candidate | None:
         sweep = count_passes(_jvp(problem), program.function.in_avals, program.in_avals, passes)
     except Exception:
         return None
-    return candidate(
-        problem, "fwd", sweep, held=problem.jacobian_bytes, variant="jvp", note="recomputes residuals instead of storing them"
-    )
+    note = "recomputes residuals instead of storing them"
+    return candidate(problem, "fwd", sweep, held=problem.jacobian_bytes, variant="jvp", note=note)
 
 
 def _jvp(problem: Problem) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]]:
@@ -62,15 +60,12 @@ def _jvp(problem: Problem) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]
     return push
 
 
-def build(problem: Problem, candidate: Candidate) -> Built:
-    """A function from operands, x, y and residuals to the blocks of J."""
-    program, (seeds,) = problem.program, candidate.seeds
+def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
+    """What the passes read: the residuals, or where those are computed anew the arguments."""
+    return [*values.operands, *values.xs] if candidate.variant == "jvp" else values.residuals
 
-    def blocks(operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Blocks:
-        if candidate.variant == "jvp":
-            by_input = seeds.run(lambda *t: _jvp(problem)([*operands, *xs], t), xs)
-        else:
-            by_input = seeds.run(lambda *t: program.push(residuals, t), xs)
-        return [list(row) for row in zip(*by_input, strict=True)]
 
-    return blocks
+def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
+    """One pass: a tangent of x to the tangents of y."""
+    push = _jvp(problem) if candidate.variant == "jvp" else problem.program.push
+    return lambda *tangents: push(held, tangents)

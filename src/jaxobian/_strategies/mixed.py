@@ -19,10 +19,10 @@ import jax.numpy as jnp
 
 from .._cost import Cost, Work
 from .._graph import OTHER, Segment, segments
-from .._layout import is_complex
+from .._layout import is_complex, zeros_like
 from .._linear import active_variables, is_variable, obstructions, pullback
-from .._seeds import Seeds, Side, zeros_like
-from . import Blocks, Built, Candidate, Impossible, Problem, choose_width, complex_reason, count_passes
+from .._seeds import LinearMap, Seeds, Side
+from . import Candidate, Impossible, Problem, Values, choose_width, complex_reason, count_passes
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -35,13 +35,13 @@ def propose(problem: Problem) -> Candidate | Impossible:
     forbidden = {mode: {id(equation) for equation, _ in found[mode]} for mode in OTHER}
     if forbidden["fwd"] & forbidden["rev"]:
         words = [f"{o} and {r.why}" for e, o in found["fwd"] for f, r in found["rev"] if e is f]
-        return Impossible("mixed", "; ".join(words))
+        return Impossible("mixed", "; ".join(dict.fromkeys(words)))
     offers = []
     for first in OTHER:
         cut = segments(program, forbidden, first)
         offers += [_sweep(problem, cut, sweep) for sweep in OTHER if complex_reason(problem, sweep) is None]
     if not offers:
-        return Impossible("mixed", "; ".join(complex_reason(problem, mode) or "" for mode in OTHER))
+        return Impossible("mixed", "complex to complex needs holomorphic=True")
     return min(offers, key=lambda offer: offer.cost.seconds)
 
 
@@ -74,7 +74,7 @@ def _sweep(problem: Problem, cut: Sequence[Segment], sweep: str) -> Candidate:
 
     def run(state: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
         residuals, matrices = state
-        return _composed(problem, chain, residuals, dict(zip(local, matrices, strict=True)), seeds)
+        return list(_composed(problem, chain, residuals, dict(zip(local, matrices, strict=True)))(*seeds))
 
     forward = sweep == "fwd"
     seeded, landed = (problem.inputs, problem.outputs) if forward else (problem.outputs, problem.inputs)
@@ -118,27 +118,22 @@ def _segment_map(problem: Problem, segment: Segment, residuals: Sequence[Any]) -
     return push if segment.mode == "fwd" else pullback(push, _real(problem, segment.inputs).avals)
 
 
-def build(problem: Problem, candidate: Candidate) -> Built:
-    """A function from operands, x, y and residuals to the blocks of J."""
-    chain, last = candidate.variant, candidate.seeds[-1]
+def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
+    """What the passes read: the residuals, and the segments that are matrices."""
+    chain, residuals = candidate.variant, values.residuals
+    return residuals, {k: _matrix(problem, chain.segments[k], seeds, residuals) for k, seeds in chain.local.items()}
 
-    def blocks(operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Blocks:
-        matrices = {k: _matrix(problem, chain.segments[k], seeds, residuals) for k, seeds in chain.local.items()}
 
-        def push(*tangents: Any) -> list[Any]:
-            return _composed_forward(problem, chain, residuals, matrices, tangents)
-
-        if chain.sweep == "rev":
-            return last.run(pullback(push, problem.program.in_avals), ys)
-        return [list(row) for row in zip(*last.run(push, xs), strict=True)]
-
-    return blocks
+def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
+    """One pass of the sweep through all segments."""
+    residuals, matrices = held
+    return _composed(problem, candidate.variant, residuals, matrices)
 
 
 def _matrix(problem: Problem, segment: Segment, seeds: Seeds, residuals: Sequence[Any]) -> list[list[Any]]:
     """A segment's local Jacobian: blocks[o][i], each of shape (out, in) with both flat."""
     like = [zeros_like(aval) for aval in seeds.seeded.avals]
-    rows = seeds.run(_segment_map(problem, segment, residuals), like)
+    rows = seeds.sweep(_segment_map(problem, segment, residuals), like)
     if seeds.forward:
         rows = [list(row) for row in zip(*rows, strict=True)]
     outs, ins = (seeds.landed, seeds.seeded) if seeds.forward else (seeds.seeded, seeds.landed)
@@ -156,43 +151,38 @@ def _matrix_avals(seeds: Seeds) -> list[list[Any]]:
     ]
 
 
-def _composed(
-    problem: Problem, chain: Chain, residuals: Sequence[Any], matrices: dict[int, Any], seeds: Sequence[Any]
-) -> list[Any]:
-    """One pass of the sweep."""
+def _composed(problem: Problem, chain: Chain, residuals: Sequence[Any], matrices: dict[int, Any]) -> LinearMap:
+    """The linear map of all segments, those that are matrices by products, in the mode of the sweep."""
 
     def push(*tangents: Any) -> list[Any]:
-        return _composed_forward(problem, chain, residuals, matrices, tangents)
+        known = dict(zip(problem.program.tangents, tangents, strict=True))
+        for k, segment in enumerate(chain.segments):
+            given = [known[v] for v in segment.inputs]
+            if k in matrices:
+                results = _multiplied(problem, segment, matrices[k], given)
+            else:
+                results = segment.push(residuals, given)
+            known.update(zip(segment.outputs, results, strict=True))
+        return [_read(v, known) for v in problem.program.linear.outputs]
 
-    return push(*seeds) if chain.sweep == "fwd" else pullback(push, problem.program.in_avals)(*seeds)
+    return push if chain.sweep == "fwd" else pullback(push, problem.program.in_avals)
 
 
-def _composed_forward(
-    problem: Problem, chain: Chain, residuals: Sequence[Any], matrices: dict[int, Any], tangents: Sequence[Any]
-) -> list[Any]:
-    """A tangent through all segments, those that are matrices by products."""
-    program = problem.program
-    known = dict(zip(program.tangents, tangents, strict=True))
-    for k, segment in enumerate(chain.segments):
-        given = [known[v] for v in segment.inputs]
-        if k in matrices:
-            flat = [part.reshape(-1) for part in _parts(problem, given)]
-            shapes = [aval.shape for aval in _real(problem, segment.outputs).avals]
-            products = [
-                sum(jnp.dot(block, t) for block, t in zip(row, flat, strict=True)) for row in matrices[k]
-            ]
-            parts = [p.reshape(shape) for p, shape in zip(products, shapes, strict=True)]
-            results = _join(problem, parts, segment.outputs)
-        else:
-            results = segment.push(residuals, given)
-        known.update(zip(segment.outputs, results, strict=True))
-    return [_read(v, known) for v in program.linear.outputs]
+def _multiplied(problem: Problem, segment: Segment, matrix: list[list[Any]], given: Sequence[Any]) -> list[Any]:
+    """A segment's local Jacobian times a tangent."""
+    flat = [part.reshape(-1) for part in _parts(problem, given)]
+    products = []
+    for row, aval in zip(matrix, _real(problem, segment.outputs).avals, strict=True):
+        # Each product in the dtype that the segment itself would return, also where users run strict promotion.
+        terms = [jnp.dot(block.astype(t.dtype), t).astype(aval.dtype) for block, t in zip(row, flat, strict=True)]
+        products.append(sum(terms[1:], terms[0]).reshape(aval.shape))
+    return _join(problem, products, segment.outputs)
 
 
 def _read(atom: Any, known: dict[Any, Any]) -> Any:
     if is_variable(atom) and atom in known:
         return known[atom]
-    return jnp.zeros(atom.aval.shape, atom.aval.dtype)  # an output that no tangent reaches
+    return zeros_like(atom.aval)  # an output that no tangent reaches
 
 
 # A segment of a real program may begin or end at complex variables; a map between those need not be C-linear, so that
@@ -219,4 +209,6 @@ def _parts(problem: Problem, values: Sequence[Any]) -> list[Any]:
 
 def _join(problem: Problem, parts: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
     rest = iter(parts)
-    return [next(rest) + 1j * next(rest) if _splits(problem, v.aval) else next(rest) for v in variables]
+    return [
+        jax.lax.complex(next(rest), next(rest)) if _splits(problem, v.aval) else next(rest) for v in variables
+    ]

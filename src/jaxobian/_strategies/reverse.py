@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .._linear import active_variables, obstructions, pullback
-from . import Blocks, Built, Candidate, Impossible, Problem, candidate, complex_reason, count_passes
+from .._linear import pullback
+from .._seeds import LinearMap
+from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_passes, forbidden_reason
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -22,17 +23,16 @@ def propose(problem: Problem) -> Candidate | Impossible:
     try:
         sweep = count_passes(pull, program.residual_avals, program.out_avals, problem.outputs.size)
     except Exception as error:
-        found = obstructions(program.linear, active_variables(program.linear, program.tangents), "rev")
-        return Impossible("rev", "; ".join(str(o) for _, o in found) or str(error))
+        return Impossible("rev", forbidden_reason(problem, "rev", error) or "")
     held = problem.jacobian_bytes + problem.residual_bytes
     return candidate(problem, "rev", sweep, held=held)
 
 
-def build(problem: Problem, candidate: Candidate) -> Built:
-    """A function from operands, x, y and residuals to the blocks of J."""
-    program, (seeds,) = problem.program, candidate.seeds
+def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
+    """What the passes read: the residuals."""
+    return values.residuals
 
-    def blocks(operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Blocks:
-        return seeds.run(pullback(lambda *t: program.push(residuals, t), program.in_avals), ys)
 
-    return blocks
+def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
+    """One pass: a cotangent of y to the cotangents of x."""
+    return pullback(lambda *t: problem.program.push(held, t), problem.program.in_avals)

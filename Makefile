@@ -1,0 +1,80 @@
+# Every target makes the environment it needs, once, and again when pyproject.toml has changed.
+#
+#   make test                                       with python3, in .venv
+#   PYTHON=/path/to/python3.12 make test            with another interpreter, in .venv-3.12
+#   JAX="jax==0.10.0 jaxlib==0.10.0" make test      with this JAX, in .venv-jax0.10.0
+
+PYTHON ?= python3
+JAX ?=
+WORKERS ?= 2
+N ?= 2000
+
+ifeq ($(PYTHON),python3)
+  SUFFIX :=
+else
+  SUFFIX := -$(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+endif
+ifneq ($(strip $(JAX)),)
+  ifeq ($(findstring ==,$(firstword $(JAX))),)
+    $(error JAX="$(JAX)" must begin with an exact version, such as JAX="jax==0.10.0 jaxlib==0.10.0")
+  endif
+  SUFFIX := $(SUFFIX)-$(subst ==,,$(firstword $(JAX)))
+endif
+VENV := .venv$(SUFFIX)
+RUN := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test fuzz lint notebooks bench calibrate clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo 'Elsewhere than in .venv: PYTHON=/path/to/python3.12 make test, JAX="jax==0.10.0 jaxlib==0.10.0" make test'
+
+demo: $(VENV)/.has-demo ## Train LeNet-5 on real digits, explain its Jacobians, draw lenet_jacobian.png
+	$(RUN) -m jaxobian.demo
+
+test: $(VENV)/.has-dev ## Run the tests and the doctests, on WORKERS=2 processes
+	$(RUN) -m pytest -n $(WORKERS)
+
+fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs with jax.jacrev
+	JAXOBIAN_FUZZ=$(N) $(RUN) -m pytest tests/test_fuzz.py
+
+lint: $(VENV)/.has-dev ## Check style, types, and who imports whom
+	$(RUN) -m ruff check .
+	$(RUN) -m pyright --pythonpath $(RUN)
+	$(VENV)/bin/lint-imports
+
+notebooks: $(VENV)/.has-dev ## Execute the notebooks, storing nothing
+	$(RUN) -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+bench: $(VENV)/.has-bench ## Time jaxobian beside jacfwd, jacrev and its peers
+	$(RUN) benchmarks/run.py
+
+calibrate: $(VENV)/.has-dev ## Measure the cost model's constants on this machine and rewrite them
+	$(RUN) benchmarks/calibrate.py
+
+clean: ## Remove every environment and cache
+	rm -rf .venv .venv-* build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# An environment knows the folder that it was made for: a copied or moved one would test the code of the other folder.
+ifneq ($(shell cat "$(VENV)/.made-in" 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/.made-in
+endif
+
+$(VENV)/.made-in:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'jaxobian needs Python 3.11 or newer; PYTHON=$(PYTHON) is older, or does not run.' >&2; \
+	  echo 'Name another: PYTHON=/path/to/python3.12 make $(MAKECMDGOALS)' >&2; exit 1; }
+	@test ! -e $@ || rm -rf $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
+	@echo '$(CURDIR)' > $@
+
+$(VENV)/.has-%: pyproject.toml $(VENV)/.made-in
+	@echo "installing jaxobian[$*] $(JAX) in $(VENV), which takes a minute or two the first time"
+	@$(RUN) -m pip install -qq --disable-pip-version-check --editable '.[$*]' $(JAX)
+	@touch $@
+
+$(VENV)/.has-bench: $(VENV)/.has-dev

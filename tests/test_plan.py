@@ -1,0 +1,372 @@
+"""Plans: what they say, that it is true, and that they run what they say."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxobian as jb
+
+X = jnp.array([0.3, -1.2, 2.0])
+TALL = jnp.linspace(-1, 1, 60).reshape(20, 3)
+
+
+def shape(*dims: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(dims, dtype)
+
+
+def dense(x):
+    return jnp.tanh(TALL @ x)
+
+
+# What a plan says -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("fwd", 3), ("rev", 20)])
+def test_attributes(mode: str, passes: int) -> None:
+    plan = jb.jacobian(dense, mode=mode, chunk_size=2).plan(X)
+    assert isinstance(plan, jb.Plan)
+    assert plan.mode == mode
+    assert plan.passes == passes  # whatever the chunking
+    assert plan.chunk_size == 2
+    # A pass through the product alone takes 2 * 3 * 20 operations; the rest is small beside it.
+    assert 120 * passes <= plan.flops <= 3 * 120 * passes
+    assert plan.peak_bytes >= 4 * 3 * 20  # J
+    assert plan.structure == "dense"
+    assert [c.mode for c in plan.candidates] == ["fwd", "rev"]
+    for candidate in plan.candidates:
+        assert candidate.cost.seconds > 0
+        assert candidate.cost.flops > 0
+        assert candidate.passes == {"fwd": 3, "rev": 20}[candidate.mode]
+
+
+def test_passes_do_not_depend_on_the_chunking() -> None:
+    plans = [jb.jacobian(dense, mode="rev", chunk_size=n).plan(X) for n in (None, 1, 3, 7, 50)]
+    assert {plan.passes for plan in plans} == {20}
+    assert [plan.chunk_size for plan in plans[1:]] == [1, 3, 7, 20]
+
+
+def test_a_plan_is_of_the_mode_that_runs() -> None:
+    assert jb.jacobian(lambda x: jnp.tanh(jnp.ones((300, 2)) @ x)).plan(shape(2)).mode == "fwd"
+    assert jb.jacobian(lambda x: jnp.tanh(jnp.ones((2, 300)) @ x)).plan(shape(300)).mode == "rev"
+
+
+def test_an_impossible_candidate_has_its_reason() -> None:
+    plan = jb.jacobian(lambda x: jax.lax.while_loop(lambda c: c[0] < 9, lambda c: c * 2, x)).plan(X)
+    (reverse,) = [c for c in plan.candidates if c.mode == "rev"]
+    assert "while_loop" in reverse.reason
+    assert f"impossible: {reverse.reason}" in str(plan)
+
+
+def test_the_text_names_the_function_its_line_and_its_shapes() -> None:
+    line = dense.__code__.co_firstlineno
+    title, *rest = str(jb.jacobian(dense, mode="fwd").plan(X)).splitlines()
+    assert title == f"jacobian of dense (test_plan.py:{line}): f32[3] -> f32[20]"
+    words = [row.split()[0] for row in rest if row.startswith("  ") and row[2] != " "]
+    assert words == ["structure", "chosen", "reverse"]
+    assert rest[1].split()[1:4] == ["forward,", "3", "passes"]
+
+
+@pytest.mark.parametrize(("verb", "title"), [(jb.jacobian, "jacobian of "), (jb.hessian, "hessian of ")])
+def test_the_text_says_what_it_is_of(verb: Any, title: str) -> None:
+    first = str(verb(dense).plan(X)).splitlines()[0]
+    assert first.startswith(f"{title}dense (test_plan.py:{dense.__code__.co_firstlineno})")
+
+
+def test_the_text_of_a_tree_of_many_arrays_stays_on_its_line() -> None:
+    tree = [jnp.ones(k + 1) for k in range(40)]
+    title = str(jb.jacobian(lambda t: sum(jnp.sum(x) for x in t)).plan(tree)).splitlines()[0]
+    assert "40 arrays" in title
+    assert len(title) < 150
+
+
+def test_the_text_has_passes_chunk_flops_and_memory() -> None:
+    text = str(jb.jacobian(dense, mode="rev", chunk_size=7).plan(X))
+    (chosen,) = [row for row in text.splitlines() if "chosen" in row]
+    for part in ("reverse, 20 passes", "7 at a time", "FLOP", "peak", "about"):
+        assert part in chosen
+    (other,) = [row for row in text.splitlines() if "forward" in row]
+    assert "3 passes" in other
+    assert "FLOP" in other
+
+
+def test_explain_str_and_html() -> None:
+    plan = jb.jacobian(lambda x: x * 2).plan(X)
+    assert str(plan) == plan.explain()
+    page = plan._repr_html_()
+    assert "&lt;lambda&gt;" in page
+    assert "<lambda>" not in page
+
+
+def test_guessed_primitives_are_named() -> None:
+    f = lambda x: jax.lax.ragged_dot(x.reshape(1, 3), jnp.ones((1, 3, 2)), jnp.array([1], jnp.int32))
+    assert "ragged_dot" in str(jb.jacobian(f, mode="fwd").plan(X))
+    assert "guessed" not in str(jb.jacobian(dense).plan(X))
+
+
+# Made from shapes -------------------------------------------------------------------------------------------
+
+
+def test_a_plan_from_shapes_is_the_plan_from_arrays() -> None:
+    f = lambda p, scale, *, shift: jnp.tanh(p["w"] @ p["b"]) * scale + shift
+    arrays = ({"w": TALL, "b": X}, 2.0 * jnp.ones(20)), {"shift": jnp.ones(20)}
+    shapes = jax.tree.map(lambda a: shape(*a.shape), arrays)
+    J = jb.jacobian(f)
+    a, b = J.plan(*arrays[0], **arrays[1]), J.plan(*shapes[0], **shapes[1])
+    assert str(a) == str(b)
+    expected = jax.jacrev(f)(*arrays[0], **arrays[1])
+    for plan in (a, b):
+        got = plan(*arrays[0], **arrays[1])
+        for name in ("w", "b"):
+            np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_planning_runs_nothing() -> None:
+    ran = []
+
+    def f(x):
+        jax.debug.callback(lambda _: ran.append(1), x)
+        return jnp.sin(x)
+
+    plan = jb.jacobian(f).plan(X)
+    jax.effects_barrier()
+    assert not ran
+    np.testing.assert_allclose(plan(X), jnp.diag(jnp.cos(X)), rtol=1e-6)
+    jax.effects_barrier()
+    assert ran
+
+
+def test_a_plan_may_be_made_inside_jit() -> None:
+    @jax.jit
+    def g(x):
+        return jb.jacobian(dense).plan(x)(x)
+
+    np.testing.assert_allclose(g(X), jax.jacrev(dense)(X), rtol=1e-5)
+
+
+# Running one ------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_runs_on_other_values() -> None:
+    f = lambda x, scale, how: getattr(jnp, how)(x) * scale
+    plan = jb.jacobian(f).plan(X, jnp.ones(3), "sin")
+    for scale in (1.0, 2.0, 3.0):
+        # The second argument is not differentiated; its values are new all the same.
+        J = plan(scale * X, scale * jnp.ones(3), "sin")
+        np.testing.assert_allclose(J, jnp.diag(scale * jnp.cos(scale * X)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, lambda p: jax.jit(jax.jit(p))], ids=["jit", "jit of jit"])
+def test_a_plan_is_reused_under_jit(transform: Any) -> None:
+    plan = jb.jacobian(dense).plan(X)
+    np.testing.assert_allclose(transform(plan)(2 * X), jax.jacrev(dense)(2 * X), rtol=1e-5)
+
+
+def test_a_plan_composes() -> None:
+    plan = jb.jacobian(dense).plan(X)
+    batch = jnp.stack([X, 2 * X])
+    np.testing.assert_allclose(jax.vmap(plan)(batch), jax.vmap(jax.jacrev(dense))(batch), rtol=1e-5)
+    g, h = (jax.grad(lambda x, J=J: jnp.sum(J(x) ** 2)) for J in (plan, jax.jacrev(dense)))
+    np.testing.assert_allclose(g(X), h(X), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("planned", "came"),
+    [
+        (2.0, 3.0),
+        (np.float64(2.0), np.float64(3.0)),
+        (np.float32(2.0), np.float32(3.0)),
+        (jnp.float32(2.0), 3.0),
+    ],
+    ids=["Python", "float64", "float32", "array, then Python"],
+)
+def test_a_plan_of_a_scalar_runs_on_other_scalars(planned: Any, came: Any) -> None:
+    np.testing.assert_allclose(jb.jacobian(lambda a: a * a).plan(planned)(came), 6.0)
+
+
+def test_numpy_scalars_that_are_not_differentiated_are_values_too() -> None:
+    plan = jb.jacobian(lambda a, b: a * b).plan(X, np.float64(2.0))
+    np.testing.assert_allclose(plan(X, np.float64(5.0)), 5 * jnp.eye(3))
+
+
+def test_integer_leaves_are_values_too() -> None:
+    f = lambda p: p["w"][p["i"]]
+    J = jb.jacobian(f, allow_int=True)
+    for planned in ({"w": X, "i": jnp.array([0, 1])}, {"w": shape(3), "i": shape(2, dtype=jnp.int32)}):
+        got = J.plan(planned)({"w": X, "i": jnp.array([2, 0])})
+        np.testing.assert_array_equal(got["w"], jnp.eye(3)[jnp.array([2, 0])])
+
+
+OPTIONS: dict[str, tuple[Callable[[], jb.JacobianFunction], tuple[Any, ...]]] = {
+    "argnums": (lambda: jb.jacobian(lambda a, b: a * b[0], (1, 0)), (X, (X, X))),
+    "aux": (lambda: jb.jacobian(lambda a: (a**2, {"s": jnp.sum(a)}), has_aux=True), (X,)),
+    "batch": (lambda: jb.batch_jacobian(lambda a: jnp.sin(a) * a[:, :1]), (TALL,)),
+    "hessian": (lambda: jb.hessian(lambda a: jnp.prod(a) + jnp.sum(jnp.sin(a))), (X,)),
+    "hessian with aux": (lambda: jb.hessian(lambda a: (jnp.prod(a), jnp.sin(a)), has_aux=True), (X,)),
+    "sparse": (lambda: jb.jacobian(lambda a: jnp.sin(a), format="bcoo"), (X,)),
+    "complex": (lambda: jb.jacobian(lambda a: a**2, holomorphic=True), (X + 1j,)),
+    "Python leaves": (lambda: jb.jacobian(lambda p: p["a"] * p["b"]), ({"a": X, "b": 2.0},)),
+    "None": (lambda: jb.jacobian(lambda p: p["a"] * 2.0), ({"a": X, "b": None},)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_running_a_plan_is_calling_the_function(name: str) -> None:
+    make, args = OPTIONS[name]
+    J = make()
+    actual, expected = J.plan(*args)(*args), J(*args)
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), actual, expected)
+
+
+# Refusing other arguments -----------------------------------------------------------------------------------
+
+MISMATCHES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str | None]] = {
+    "shape": (({"w": TALL, "b": jnp.ones(4)}, "sin"), {"s": X}, r"args\[0\]\['b'\].*f32\[3\].*f32\[4\]"),
+    "rank": (({"w": TALL, "b": X[0]}, "sin"), {"s": X}, r"args\[0\]\['b'\].*f32\[3\].*f32\[\]"),
+    "dtype": (({"w": TALL.astype("float16"), "b": X}, "sin"), {"s": X}, r"\['w'\].*f32\[20,3\].*f16\[20,3\]"),
+    "keyword": (({"w": TALL, "b": X}, "sin"), {"s": jnp.arange(3)}, r"kwargs\['s'\].*f32\[3\].*i32\[3\]"),
+    "static value": (({"w": TALL, "b": X}, "cos"), {"s": X}, r"args\[1\].*'sin'.*'cos'"),
+    "missing leaf": (({"w": TALL}, "sin"), {"s": X}, "'b'"),
+    "extra leaf": (({"w": TALL, "b": X, "c": X}, "sin"), {"s": X}, "'c'"),
+    "list instead of dict": (([TALL, X], "sin"), {"s": X}, None),
+    "missing argument": (({"w": TALL, "b": X},), {"s": X}, None),
+    "missing keyword": (({"w": TALL, "b": X}, "sin"), {}, "'s'"),
+    "other keyword": (({"w": TALL, "b": X}, "sin"), {"t": X}, "'t'"),
+    "None for an array": (({"w": TALL, "b": None}, "sin"), {"s": X}, None),
+}
+
+
+@pytest.mark.parametrize("name", MISMATCHES)
+@pytest.mark.parametrize("from_shapes", [False, True])
+def test_other_arguments_are_refused_by_name(name: str, from_shapes: bool) -> None:
+    f = lambda p, how, *, s: getattr(jnp, how)(p["w"] @ (p["b"] * s))
+    args: Any = ({"w": TALL, "b": X}, "sin"), {"s": X}
+    if from_shapes:
+        args = ({"w": shape(20, 3), "b": shape(3)}, "sin"), {"s": shape(3)}
+    plan = jb.jacobian(f).plan(*args[0], **args[1])
+    plan({"w": TALL, "b": X}, "sin", s=X)
+    came, keywords, message = MISMATCHES[name]
+    with pytest.raises(jb.PlanMismatchError, match=message):
+        plan(*came, **keywords)
+    with pytest.raises(TypeError):  # what a JAX user would catch
+        jax.jit(lambda: plan(*came, **keywords))()
+
+
+def test_an_array_for_a_python_number_is_refused_where_the_number_was_static() -> None:
+    plan = jb.jacobian(lambda x, n: x**n if n > 1 else x).plan(X, 2)
+    with pytest.raises(jb.PlanMismatchError, match=r"args\[1\].*2.*3"):
+        plan(X, 3)
+
+
+# Passes that really run -------------------------------------------------------------------------------------
+#
+# Both functions are identities whose derivative writes down every (co)tangent that comes by. The first can
+# only be pushed forward (a callback has no transpose), the second only be pulled back.
+
+
+class Passes:
+    def __init__(self) -> None:
+        self.pushed: list[tuple[float, ...]] = []
+        self.pulled: list[tuple[float, ...]] = []
+        self.forward, self.reverse = self._forward(), self._reverse()
+
+    @staticmethod
+    def _watch(seen: list[tuple[float, ...]], t: Any) -> Any:
+        size = t.size
+
+        def write(batch: Any) -> Any:
+            seen.extend(tuple(row) for row in np.asarray(batch).reshape(-1, size).tolist())
+            return np.asarray(batch)
+
+        return jax.pure_callback(write, jax.ShapeDtypeStruct(t.shape, t.dtype), t, vmap_method="expand_dims")
+
+    def _forward(self) -> Callable[..., Any]:
+        identity = jax.custom_jvp(lambda x: x)
+        identity.defjvp(lambda x, t: (x[0], self._watch(self.pushed, t[0])))
+        return identity
+
+    def _reverse(self) -> Callable[..., Any]:
+        identity = jax.custom_vjp(lambda x: x)
+        identity.defvjp(lambda x: (x, None), lambda _, g: (self._watch(self.pulled, g),))
+        return identity
+
+    @property
+    def number(self) -> int:
+        return len(self.pushed) + len(self.pulled)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, 3, 5])
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+def test_as_many_passes_run_as_the_plan_says(mode: str, chunk_size: int | None) -> None:
+    seen = Passes()
+    watched = seen.forward if mode == "fwd" else seen.reverse
+    # Watched where the passes start: the seeds themselves are seen.
+    f = (lambda x: jnp.sin(watched(x)[:4])) if mode == "fwd" else (lambda x: watched(jnp.sin(x[:4])))
+    x = jnp.linspace(-1, 1, 6)
+    plan = jb.jacobian(f, chunk_size=chunk_size).plan(x)
+    J = plan(x)
+    jax.effects_barrier()
+    assert plan.mode == mode
+    assert seen.number == plan.passes == (6 if mode == "fwd" else 4)
+    seeds = seen.pushed if mode == "fwd" else seen.pulled
+    assert set(seeds) == {tuple(row) for row in np.eye(plan.passes).tolist()}
+    np.testing.assert_allclose(J, jax.jacrev(lambda x: jnp.sin(x[:4]))(x), rtol=1e-6, atol=1e-7)
+
+
+def test_passes_over_several_leaves_and_through_a_call() -> None:
+    seen = Passes()
+    f = lambda p: {"y": seen.reverse(jnp.sin(p["a"])), "z": seen.reverse(p["a"][:2] * p["b"])}
+    point = {"a": X, "b": jnp.ones(2)}
+    J = jb.jacobian(f, chunk_size=2)
+    J(point)
+    jax.effects_barrier()
+    plan = J.plan(point)
+    # Each output passes one of the two watched identities, and zero cotangents come by the other.
+    assert len({row for row in seen.pulled if any(row)}) <= plan.passes == 5
+
+
+def test_many_chunks_run_every_pass_and_hardly_any_twice() -> None:
+    seen = Passes()
+    x = jnp.linspace(-1, 1, 41)
+    jb.jacobian(lambda x: jnp.sin(seen.forward(x)), chunk_size=2)(x)
+    jax.effects_barrier()
+    assert set(seen.pushed) == {tuple(row) for row in np.eye(41).tolist()}
+    assert len(seen.pushed) <= 42  # the last chunk of a loop overlaps its neighbour
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+@pytest.mark.parametrize(
+    "order", ["forward, then reverse", "reverse, then forward", "side by side", "sandwich"]
+)
+def test_mixed_passes_are_those_that_run(order: str, chunk_size: int | None) -> None:
+    seen = Passes()
+    f, twin = {
+        "forward, then reverse": (lambda x: seen.reverse(jnp.sin(seen.forward(x))), jnp.sin),
+        "reverse, then forward": (lambda x: seen.forward(jnp.sin(seen.reverse(x))), jnp.sin),
+        "side by side": (lambda x: seen.reverse(jnp.sin(x)) + seen.forward(x), lambda x: jnp.sin(x) + x),
+        # One sweep runs through both reversed segments; only one of them is watched.
+        "sandwich": (lambda x: seen.reverse(seen.forward(Passes().reverse(jnp.sin(x)))), jnp.sin),
+    }[order]
+    plan = jb.jacobian(f, chunk_size=chunk_size).plan(X)
+    J = plan(X)
+    jax.effects_barrier()
+    assert plan.mode == "mixed"
+    assert "mixed" in str(plan)
+    assert seen.number == plan.passes
+    np.testing.assert_allclose(J, jax.jacrev(twin)(X), rtol=1e-6)
+
+
+def test_a_batch_takes_the_passes_of_one_example() -> None:
+    seen = Passes()
+    batch = jnp.linspace(-1, 1, 60).reshape(20, 3)
+    plan = jb.batch_jacobian(lambda x: seen.forward(jnp.sin(x))).plan(batch)
+    plan(batch)
+    jax.effects_barrier()
+    assert seen.number == plan.passes == 3
