@@ -152,7 +152,8 @@ def test_batch_jacobian_and_hessian_under_transformations() -> None:
     twice = jnp.stack([BATCH, BATCH])
     assert_same(jax.vmap(jb.batch_jacobian(batched))(twice), jnp.stack([expected, expected]))
     energy = lambda x: jnp.sum(jnp.tanh(W @ x)) ** 2
-    assert_same(jax.jit(jax.vmap(jb.hessian(energy)))(BATCH), jax.jit(jax.vmap(jax.hessian(energy)))(BATCH), 1e-4)
+    each = lambda hessian: jax.jit(jax.vmap(hessian(energy)))(BATCH)
+    assert_same(each(jb.hessian), each(jax.hessian), 1e-4)
     slope = lambda hessian: jax.jit(jax.grad(lambda x: jnp.trace(hessian(energy)(x))))(X)
     assert_same(slope(jb.hessian), slope(jax.hessian), 1e-3)
 
@@ -231,7 +232,8 @@ R, V = P(), P("d")
 # A replicated input of a varying output: each device's own derivative, as jacfwd has it, in every mode.
 own = lambda jac: lambda w, x: jac(lambda w: jnp.tanh(x * w))(w)
 check("replicated to varying", own, w, x, specs=(R, V))
-same(sharded(own(jb.jacobian), w, x, specs=(R, V)), jax.jit(lambda: sharded(own(jax.jacfwd), w, x, specs=(R, V)))())
+eager = sharded(own(jb.jacobian), w, x, specs=(R, V))
+same(eager, jax.jit(lambda: sharded(own(jax.jacfwd), w, x, specs=(R, V)))())
 check("a loop of chunks", lambda jac: lambda w, x: jac(lambda w: x[:, :1] * w)(w), wide, x, specs=(R, V))
 check("varying to varying", lambda jac: lambda x: jac(lambda x: jnp.sin(x) * x[::-1])(x), x, specs=V)
 check("replicated to replicated", lambda jac: lambda w: jac(jnp.sin)(w), w, specs=R, out=R)
@@ -261,12 +263,9 @@ print("done", flush=True)
 
 
 def test_several_devices() -> None:
-    env = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(jb.__file__).parents[1]), os.getenv("PYTHONPATH")])),
-    }
+    path = os.pathsep.join(filter(None, [str(Path(jb.__file__).parents[1]), os.getenv("PYTHONPATH")]))
+    devices = "--xla_force_host_platform_device_count=2"
+    env = {**os.environ, "XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     command = [sys.executable, "-W", "error", "-c", SHARDED]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.stdout.endswith("done\n"), done.stdout + done.stderr[-3000:]

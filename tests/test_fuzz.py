@@ -81,21 +81,21 @@ ops(
     constant=lambda a: jnp.arange(3.0),
     flatten=lambda a: a.reshape(-1),
     outer=lambda a: jnp.outer(a.reshape(-1)[:5], a.reshape(-1)[-4:]),
-    two_columns=lambda a: a.reshape(2, -1) if a.size % 2 == 0 and a.size else a.reshape(1, -1),
+    two_columns=lambda a: a.reshape(2, -1) if a.size % 2 == 0 else a.reshape(1, -1),
     nested_jit=lambda a: jax.jit(lambda v: jnp.sin(v) * jax.jit(jnp.cos)(v))(a),
     remat=lambda a: jax.checkpoint(lambda v: jnp.tanh(jnp.sin(v) * v))(a),
     gradient=lambda a: jax.grad(lambda v: jnp.sum(jnp.sin(v) * v**2))(a),
     tangent=lambda a: jax.jvp(jnp.tanh, (a,), (a,))[1],
     softmax=lambda a: jax.nn.softmax(at_least_1d(a)),
     through_complex=lambda a: (jnp.exp(1j * a) ** 2).real,
-    fourier=lambda a: jnp.abs(jnp.fft.fft(at_least_1d(a)) + 3) if a.size else a,
+    fourier=lambda a: jnp.abs(jnp.fft.fft(at_least_1d(a)) + 3),
     fori_loop=lambda a: lax.fori_loop(0, 3, lambda i, v: jnp.sin(v) * (i + 1), a),
     integer_while=lambda a: a * lax.while_loop(lambda i: i < 4, lambda i: i + 1, 0),
     cond=lambda a: lax.cond(jnp.sum(a) > 0.3, jnp.sin, lambda v: v * 2, a),
     switch=lambda a: lax.switch(2, [jnp.sin, jnp.cos, lambda v: v * v], a),
     vmap_inside=lambda a: jax.vmap(lambda row: jnp.sum(row) * row)(at_least_1d(a)),
     loop_map=lambda a: lax.map(lambda row: jnp.sum(row) * row, at_least_1d(a)),
-    best=lambda a: jax.nn.one_hot(jnp.argmax(a), a.size, dtype=a.dtype) * a.reshape(-1) if a.size else a,
+    best=lambda a: jax.nn.one_hot(jnp.argmax(a), a.size, dtype=a.dtype) * a.reshape(-1),
 )
 
 
@@ -106,7 +106,7 @@ def add(rng, a, b):
 
 @op
 def subtract_mean(rng, a, b):
-    return a - jnp.mean(a) if a.size else a
+    return a - jnp.mean(a)
 
 
 @op
@@ -168,8 +168,6 @@ def batched_dot(rng, a, b):
 @op
 def reduction(rng, a, b):
     a = at_least_1d(a)
-    if not a.size:
-        return a
     reduce = [jnp.sum, jnp.mean, jnp.max, jnp.min, jnp.prod, jnp.var, jax.scipy.special.logsumexp][
         rng.integers(7)
     ]
@@ -196,7 +194,7 @@ def transpose(rng, a, b):
 @op
 def split_axis(rng, a, b):
     a = at_least_1d(a)
-    return a.reshape(*a.shape[:-1], 2, -1) if a.shape[-1] % 2 == 0 and a.size else a[..., None]
+    return a.reshape(*a.shape[:-1], 2, -1) if a.shape[-1] % 2 == 0 else a[..., None]
 
 
 @op
@@ -269,7 +267,7 @@ def tile(rng, a, b):
 @op
 def gather(rng, a, b):
     a = at_least_1d(a)
-    return jnp.take(a, rng.integers(0, a.shape[0], int(rng.integers(1, 5))), axis=0) if a.shape[0] else a
+    return jnp.take(a, rng.integers(0, a.shape[0], int(rng.integers(1, 5))), axis=0)
 
 
 @op
@@ -281,7 +279,7 @@ def gather_where_it_says(rng, a, b):
 @op
 def gather_pairs(rng, a, b):
     a = a.reshape(-1)
-    return a[rng.integers(0, a.size, (3, 2))] if a.size else a
+    return a[rng.integers(0, a.size, (3, 2))]
 
 
 @op
@@ -293,7 +291,7 @@ def scatter_add(rng, a, b):
 @op
 def scatter_set(rng, a, b):
     a = at_least_1d(a)
-    return a.at[int(rng.integers(max(a.shape[0], 1)))].set(jnp.sum(b)) if a.shape[0] else a
+    return a.at[int(rng.integers(a.shape[0]))].set(jnp.sum(b))
 
 
 @op
@@ -331,7 +329,7 @@ def scan_with_constant(rng, a, b):
 def associative_scan(rng, a, b):
     a = at_least_1d(a)
     combine = lambda u, v: (u[0] * v[0], u[1] * v[0] + v[1])
-    return lax.associative_scan(combine, (jnp.cos(a), a))[1] if a.shape[0] else a
+    return lax.associative_scan(combine, (jnp.cos(a), a))[1]
 
 
 @op
@@ -384,7 +382,7 @@ _custom_jvp.defjvp(lambda primals, tangents: (primals[0] ** 2, 3 * primals[0] * 
 _custom_vjp = jax.custom_vjp(lambda a: a**2)
 _custom_vjp.defvjp(lambda a: (a**2, a), lambda a, g: (3 * a * g,))
 
-# What JAX cannot push, or cannot pull, comes up less often than the rest.
+# What JAX cannot push, or cannot pull.
 _ONE_WAY = ("custom_vjp", "dynamic_while")
 
 
@@ -412,7 +410,8 @@ class Program:
         for step in self.steps:
             a, b = (values[-1 - i % len(values)] for i in (step.first, step.second))
             word = "custom_jvp" if pushable and step.op == "custom_vjp" else step.op
-            value = OPS[word](np.random.default_rng(step.seed), a, b)
+            # Of an array of no elements there is little to ask, and much that is an error.
+            value = OPS[word](np.random.default_rng(step.seed), a, b) if a.size and b.size else a
             values.append(value if value.size <= MAX_SIZE else value.reshape(-1)[:MAX_SIZE])
         return tuple(values[-1 - i % len(values)] for i in self.outputs)
 
@@ -436,15 +435,24 @@ class Program:
         return jax.jit(jax.jacfwd(lambda *xs: self(*xs, pushable=True), argnums))(*inputs)
 
 
-shapes = st.lists(st.sampled_from([1, 2, 3, 4]), max_size=3).map(tuple)
-words = st.sampled_from([word for word in OPS for _ in range(1 if word in _ONE_WAY else 4)])
-steps = st.builds(Step, words, st.integers(0, 3), st.integers(0, 5), st.integers(0, 9))
-programs = st.builds(
-    Program,
-    st.lists(shapes, min_size=1, max_size=2).map(tuple),
-    st.lists(steps, min_size=3, max_size=9).map(tuple),
-    st.lists(st.sampled_from([0, 0, 1, 3]), min_size=1, max_size=2).map(tuple),
-)
+# What forbids a mode comes up more often than the rest: in about a quarter of the programs.
+WORDS = (*OPS, *_ONE_WAY)
+
+
+def program(seed: int, length: int) -> Program:
+    """The first `length` steps of the random program of that number.
+
+    Hypothesis draws only the two numbers, and shrinks the length: drawing every step by itself, it spent its
+    time on programs such as sin(sin(sin(x))).
+    """
+    rng = np.random.default_rng(seed)
+    shapes = tuple(tuple(map(int, rng.integers(1, 5, rng.integers(4)))) for _ in range(rng.integers(1, 3)))
+    outputs = tuple(map(int, rng.integers(0, 4, rng.integers(1, 3))))
+    draws = [(str(rng.choice(WORDS)), *map(int, rng.geometric([0.7, 0.3]) - 1), i) for i in range(length)]
+    return Program(shapes, tuple(Step(*draw) for draw in draws), (0, *outputs[1:]))
+
+
+programs = st.builds(program, st.integers(0, 2**32 - 1), st.integers(3, 12))
 
 
 # The test ---------------------------------------------------------------------------------------------------

@@ -270,7 +270,7 @@ def test_a_hessian_with_a_dynamic_loop() -> None:
 
 
 def host_sine(vmap_method: str | None) -> Callable[..., Any]:
-    """A sine whose derivative is computed by a callback that sees the tangent: no transpose, maybe no batching."""
+    """A sine whose derivative is a callback that sees the tangent: no transpose, maybe no batching."""
 
     @jax.custom_jvp
     def sine(x):

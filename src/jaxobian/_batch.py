@@ -86,11 +86,14 @@ def output_axes(tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes:
 
 
 def _broadcast(prefix: Any, whole: Any, name: str, what: str) -> list[Any]:
+    """The axis of each leaf of `whole`; None where `prefix` says that there is none."""
+    axes: list[Any] = []
     try:
-        full = jax.tree.broadcast(prefix, whole, is_leaf=_is_none)
+        # A None in the prefix is an axis, a None in the tree itself no leaf.
+        jax.tree.map(lambda axis, part: axes.extend([axis] * len(jax.tree.leaves(part))), prefix, whole, is_leaf=_is_none)
     except ValueError as error:
         raise ValueError(f"{name} must be an int or a tree prefix of {what}; got {prefix!r}.") from error
-    return jax.tree.leaves(full, is_leaf=_is_none)
+    return axes
 
 
 def _axis(axis: Any, leaf: Any, path: str, name: str) -> int:

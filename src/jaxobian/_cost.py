@@ -37,6 +37,7 @@ class Work:
         arithmetic: elementwise operations (a transcendental counts as several).
         solve: flops of factorisations, solves and transforms.
         equations: equations run, each of which takes a dispatch.
+        fresh: bytes of memory that the system has to hand out anew.
     """
 
     dot: float = 0.0
@@ -49,6 +50,7 @@ class Work:
     arithmetic: float = 0.0
     solve: float = 0.0
     equations: float = 0.0
+    fresh: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         return Work(*(a + b for a, b in zip(self.vector(), other.vector(), strict=True)))
@@ -59,9 +61,6 @@ class Work:
     def larger(self, other: Work) -> Work:
         """The dearer of two branches, kind by kind."""
         return Work(*map(max, self.vector(), other.vector()))
-
-    def with_bytes(self, amount: float) -> Work:
-        return replace(self, bytes=amount)
 
     def vector(self) -> tuple[float, ...]:
         return tuple(getattr(self, field.name) for field in fields(self))
@@ -83,8 +82,8 @@ class Machine:
     measured: str
     cache_bytes: float  # intermediates of a chunk up to this size stay in the cache,
     cached: float  # where a byte costs this fraction of what it costs in memory
-    arena_bytes: float  # temporaries up to this size are reused from call to call;
-    fresh: float  # beyond it the system hands out new pages: seconds a byte
+    arena_bytes: float  # temporaries up to this size are reused from call to call; beyond it memory is fresh
+    loop_slowdown: float  # XLA runs a loop's body on one core of a CPU: matrix products take this much longer
     prefers_forward: bool  # within 10 %: on CPU residuals' tanh and sin get fused into every reverse row
 
     def time(self, work: Work) -> float:
@@ -92,9 +91,9 @@ class Machine:
         return sum(self.seconds[kind] * amount for kind, amount in zip(KINDS, work.vector(), strict=True))
 
 
-    def pages(self, temporaries: float) -> float:
-        """Predicted seconds for getting that many bytes of temporaries from the system."""
-        return self.fresh * temporaries if temporaries > self.arena_bytes else 0.0
+    def fresh(self, allocated: float) -> Work:
+        """The work of getting memory for temporaries or results of that size, in bytes."""
+        return Work(fresh=allocated if allocated > self.arena_bytes else 0.0)
 
 
 @cache
@@ -110,14 +109,14 @@ class Cost:
     """What a candidate is predicted to take.
 
     Attributes:
+        work: operations of the primal program and of all passes, by kind.
         flops: arithmetic of all passes.
-        bytes: memory traffic of all passes.
         peak_bytes: all that is allocated while J is computed, J included.
         seconds: predicted time.
     """
 
+    work: Work
     flops: float
-    bytes: float
     peak_bytes: int
     seconds: float
 

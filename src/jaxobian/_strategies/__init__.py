@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from .._cost import Cost, Machine, PassWork, Work, nbytes, pass_work
+from .._cost import Cost, Machine, PassWork, Work, count, nbytes, pass_work
 from .._layout import block_dtype, is_complex
 from .._linear import LinearProgram, active_variables, batched, is_variable, obstructions, program_of
 from .._seeds import UNROLLED_CHUNKS, Seeds, Side
@@ -59,6 +60,11 @@ class Problem:
             for inp, in_size in zip(self.inputs.avals, self.inputs.sizes, strict=True):
                 total += out_size * in_size * block_dtype(out, inp).itemsize
         return total * (self.batch or 1)
+
+    @cached_property
+    def primal_work(self) -> Work:
+        """Evaluating y and the residuals."""
+        return count(self.program.primal)
 
     @property
     def residual_bytes(self) -> int:
@@ -134,7 +140,7 @@ def forbidden_reason(problem: Problem, mode: str, error: Exception | None = None
 
 @dataclass(frozen=True)
 class Sweep:
-    """One segment's passes, counted: how its time and memory depend on the number run at once."""
+    """One segment's passes, counted: how their work and memory depend on how they are chunked."""
 
     work: PassWork
     passes: int
@@ -143,15 +149,31 @@ class Sweep:
     def chunks(self, width: int) -> int:
         return max(1, math.ceil(self.passes / width))
 
-    def seconds(self, width: int, machine: Machine) -> float:
-        """Predicted time of all passes, `width` at once."""
+    def total(self, chunking: Chunking, problem: Problem) -> Work:
+        """The work of all passes."""
+        width, machine = chunking.width, problem.machine
+        temporaries = width * self.work.intermediates
         chunk = self.work.chunk(width)
-        cached = width * self.work.intermediates <= machine.cache_bytes
-        chunk = chunk if not cached else chunk.with_bytes(chunk.bytes * machine.cached)
-        return self.chunks(width) * machine.time(chunk) + machine.pages(width * self.work.intermediates)
+        if temporaries <= machine.cache_bytes:
+            chunk = replace(chunk, bytes=chunk.bytes * machine.cached)
+        if chunking.looped:
+            slowed = machine.loop_slowdown
+            chunk = replace(chunk, dot=chunk.dot * slowed, conv=chunk.conv * slowed)
+        elif width > 1:
+            # Outside a loop XLA may fuse the elementwise equations that make residuals into every pass.
+            chunk += Work(arithmetic=problem.primal_work.arithmetic * width)
+        return chunk * self.chunks(width) + machine.fresh(temporaries)
 
-    def total(self, width: int) -> Work:
-        return self.work.fixed * self.chunks(width) + self.work.each * self.passes
+    def seconds(self, chunking: Chunking, problem: Problem) -> float:
+        return problem.machine.time(self.total(chunking, problem))
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How many passes run at once, and whether chunks run in a loop or are written out one after the other."""
+
+    width: int
+    looped: bool
 
 
 def count_passes(run: Callable[..., Any], residuals: Sequence[Any], seeds: Sequence[Any], passes: int) -> Sweep:
@@ -170,47 +192,55 @@ def count_passes(run: Callable[..., Any], residuals: Sequence[Any], seeds: Seque
     return Sweep(pass_work(program, program.inputs[len(program.inputs) - len(seeds) :], width), passes, vmapped)
 
 
-def choose_width(problem: Problem, sweep: Sweep, held: int) -> tuple[int, bool]:
-    """How many passes run at once, and whether chunks run in a loop.
+def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
+    """How the passes are chunked: as the user says, else as is fastest, within the budget.
 
     Args:
         problem: the problem, with its budget and chunk_size.
         sweep: the passes, counted.
         held: bytes allocated whatever the width.
-
-    Returns:
-        The width; True where chunks are to run in a loop, which bounds memory.
     """
     passes = max(1, sweep.passes)
-    room = max(0, problem.budget - held)
-    fits = passes if sweep.work.intermediates == 0 else int(room // sweep.work.intermediates)
     if not sweep.vmapped:
-        return 1, passes > UNROLLED_CHUNKS
+        return Chunking(1, passes > 1)
+    room = max(0, problem.budget - held)
+    fits = passes if sweep.work.intermediates == 0 else max(1, int(room // sweep.work.intermediates))
     if problem.chunk_size is not None:
-        width = min(problem.chunk_size, passes, max(1, fits) if problem.bounded else passes)
-    else:
-        width = max(1, min(fits, _fastest_width(problem, sweep)))
-    unrolled = sweep.chunks(width) <= UNROLLED_CHUNKS and passes <= fits
-    if problem.chunk_size is None and not unrolled and width < passes:
-        width = max(1, min(width, fits // LOOP_STEPS_HELD))
-    return width, width < passes and not unrolled
+        width = min(problem.chunk_size, passes, fits if problem.bounded else passes)
+        options = [Chunking(width, True), Chunking(width, False)] if width < passes else [Chunking(passes, False)]
+        return min(filter(_allowed(sweep, fits), options), key=lambda option: sweep.seconds(option, problem))
+    widths = {2**k for k in range(passes.bit_length()) if 2**k < passes}
+    options = [Chunking(min(w, max(1, fits // LOOP_STEPS_HELD)), True) for w in widths]
+    options += [Chunking(w, False) for w in widths]
+    best = min(filter(_allowed(sweep, fits), options), key=lambda o: sweep.seconds(o, problem), default=None)
+    once = Chunking(passes, False)
+    if best is None or (passes <= fits and sweep.seconds(once, problem) <= CLEAR_WIN * sweep.seconds(best, problem)):
+        return once
+    return best
 
 
-def _fastest_width(problem: Problem, sweep: Sweep) -> int:
-    passes = max(1, sweep.passes)
-    widths = {passes, *(2**k for k in range(3, passes.bit_length()))}
-    best = min(widths, key=lambda width: sweep.seconds(width, problem.machine))
-    once = sweep.seconds(passes, problem.machine)
-    return best if once > CLEAR_WIN * sweep.seconds(best, problem.machine) else passes
+def _allowed(sweep: Sweep, fits: int) -> Callable[[Chunking], bool]:
+    """Chunks are written out only where all fit at once, for nothing else bounds memory, and only a few of them."""
+
+    def allowed(chunking: Chunking) -> bool:
+        return chunking.looped or (sweep.passes <= fits and sweep.chunks(chunking.width) <= UNROLLED_CHUNKS)
+
+    return allowed
 
 
 def candidate(problem: Problem, mode: str, sweep: Sweep, *, held: int, variant: Any = None, note: str = "") -> Candidate:
     """A candidate of one segment, forward or reverse."""
-    width, looped = choose_width(problem, sweep, held)
+    chunking = choose_chunks(problem, sweep, held)
     forward = mode == "fwd"
     seeded, landed = (problem.inputs, problem.outputs) if forward else (problem.outputs, problem.inputs)
-    seeds = Seeds(seeded, landed, forward, width, sweep.vmapped, looped)
-    total = sweep.total(width)
-    peak = held + math.ceil(min(width, max(1, sweep.passes)) * sweep.work.intermediates)
-    seconds = sweep.seconds(width, problem.machine) + problem.machine.time(Work(bytes=float(problem.jacobian_bytes)))
-    return Candidate(mode, (seeds,), Cost(total.flops, total.bytes, peak, seconds), variant, note)
+    seeds = Seeds(seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped)
+    peak = held + math.ceil(chunking.width * sweep.work.intermediates)
+    return Candidate(mode, (seeds,), cost_of(problem, [(sweep, chunking)], peak), variant, note)
+
+
+def cost_of(problem: Problem, sweeps: Sequence[tuple[Sweep, Chunking]], peak: int) -> Cost:
+    """The cost of some sweeps, each with its chunking, with the primal program and the writing of J."""
+    machine, size = problem.machine, problem.jacobian_bytes
+    passes = sum((sweep.total(chunking, problem) for sweep, chunking in sweeps), Work())
+    work = passes + problem.primal_work + Work(bytes=float(size)) + machine.fresh(size)
+    return Cost(work, passes.flops, peak, machine.time(work))

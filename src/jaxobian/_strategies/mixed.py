@@ -17,12 +17,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cost import Cost, Work
 from .._graph import OTHER, Segment, segments
 from .._layout import is_complex, zeros_like
 from .._linear import active_variables, is_variable, obstructions, pullback
 from .._seeds import LinearMap, Seeds, Side
-from . import Candidate, Impossible, Problem, Values, choose_width, complex_reason, count_passes
+from . import (
+    Candidate,
+    Chunking,
+    Impossible,
+    Problem,
+    Sweep,
+    Values,
+    choose_chunks,
+    complex_reason,
+    cost_of,
+    count_passes,
+)
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -56,9 +66,10 @@ class Chain:
 
 def _sweep(problem: Problem, cut: Sequence[Segment], sweep: str) -> Candidate:
     """Price the sweep in mode `sweep`, the segments of the other mode as matrices."""
-    program, machine = problem.program, problem.machine
-    local, total, seconds, held = {}, Work(), 0.0, problem.jacobian_bytes + problem.residual_bytes
-    peak = held
+    program = problem.program
+    local: dict[int, Seeds] = {}
+    sweeps: list[tuple[Sweep, Chunking]] = []
+    peak = held = problem.jacobian_bytes + problem.residual_bytes
     for k, segment in enumerate(cut):
         if segment.mode == sweep:
             continue
@@ -67,8 +78,7 @@ def _sweep(problem: Problem, cut: Sequence[Segment], sweep: str) -> Candidate:
         matrix = 4 * seeds.seeded.size * seeds.landed.size
         peak = max(peak, held + matrix + math.ceil(seeds.width * counted.work.intermediates))
         held += matrix
-        total += counted.total(seeds.width)
-        seconds += counted.seconds(seeds.width, machine)
+        sweeps.append((counted, Chunking(seeds.width, seeds.looped)))
     chain = Chain(tuple(cut), sweep, local)
     shapes = [_matrix_avals(seeds) for seeds in local.values()]
 
@@ -79,12 +89,10 @@ def _sweep(problem: Problem, cut: Sequence[Segment], sweep: str) -> Candidate:
     forward = sweep == "fwd"
     seeded, landed = (problem.inputs, problem.outputs) if forward else (problem.outputs, problem.inputs)
     counted = count_passes(run, [program.residual_avals, shapes], seeded.avals, seeded.size)
-    width, looped = choose_width(problem, counted, held)
-    last = Seeds(seeded, landed, forward, width, counted.vmapped, looped)
-    total += counted.total(width)
-    seconds += counted.seconds(width, machine) + machine.time(Work(bytes=float(problem.jacobian_bytes)))
-    peak = max(peak, held + math.ceil(width * counted.work.intermediates))
-    cost = Cost(total.flops, total.bytes, peak, seconds)
+    chunking = choose_chunks(problem, counted, held)
+    last = Seeds(seeded, landed, forward, chunking.width, counted.vmapped, chunking.looped)
+    peak = max(peak, held + math.ceil(chunking.width * counted.work.intermediates))
+    cost = cost_of(problem, [*sweeps, (counted, chunking)], peak)
     return Candidate("mixed", (*local.values(), last), cost, chain, _note(chain))
 
 
@@ -94,7 +102,7 @@ def _note(chain: Chain) -> str:
     return f"from input to output: {', then '.join(parts)}; swept {words[chain.sweep]}"
 
 
-def _local(problem: Problem, segment: Segment, held: int) -> tuple[Seeds, Any]:
+def _local(problem: Problem, segment: Segment, held: int) -> tuple[Seeds, Sweep]:
     """The passes that make a segment's local Jacobian, and their count."""
     inputs, outputs = (_real(problem, vs) for vs in (segment.inputs, segment.outputs))
     forward = segment.mode == "fwd"
@@ -104,8 +112,8 @@ def _local(problem: Problem, segment: Segment, held: int) -> tuple[Seeds, Any]:
         return _segment_map(problem, segment, residuals)(*seeds)
 
     counted = count_passes(run, problem.program.residual_avals, seeded.avals, seeded.size)
-    width, looped = choose_width(problem, counted, held)
-    return Seeds(seeded, landed, forward, width, counted.vmapped, looped), counted
+    chunking = choose_chunks(problem, counted, held)
+    return Seeds(seeded, landed, forward, chunking.width, counted.vmapped, chunking.looped), counted
 
 
 def _segment_map(problem: Problem, segment: Segment, residuals: Sequence[Any]) -> Any:

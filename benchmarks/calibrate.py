@@ -1,0 +1,152 @@
+"""Measure the cost model's constants on this machine and rewrite them in src/jaxobian/_machines.json.
+
+    python benchmarks/calibrate.py              # measure, fit, say how well it fits, rewrite
+    python benchmarks/calibrate.py --dry-run    # all but the last
+
+Every scenario tagged "bench" is timed in each mode that can compute it, all passes at once and in chunks. Seconds
+are linear in the counted work, so that the constants are a least-squares fit: non-negative, on relative errors, and
+drawn towards the constants there are, which decide where the scenarios do not tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.optimize import nnls
+
+import jaxobian as jb
+from jaxobian._cost import KINDS
+from jaxobian.testing import Scenario, scenarios
+
+MACHINES = Path(jb.__file__).parent / "_machines.json"
+# How much the constants there are weigh, in timings.
+PRIOR_WEIGHT = 1.0
+# Below this, dispatch is all that is measured.
+SHORTEST = 30e-6
+CHUNKS = (None, 32)
+
+
+def median_seconds(run: Any, args: tuple[Any, ...], budget: float = 1.0) -> float:
+    """Median seconds of a warm call."""
+    times, start = [], time.perf_counter()
+    while len(times) < 3 or (len(times) < 50 and time.perf_counter() - start < budget):
+        before = time.perf_counter()
+        jax.block_until_ready(run(*args))
+        times.append(time.perf_counter() - before)
+    return statistics.median(times[1:])
+
+
+def measure(scenario: Scenario) -> list[dict[str, Any]]:
+    """Counted work and measured seconds of a scenario, a row for each mode and chunking."""
+    f, args = scenario.make()
+    verb = jb.batch_jacobian if scenario.batched else jb.jacobian
+    rows = []
+    for mode in ("fwd", "rev"):
+        for chunk_size in CHUNKS:
+            J = verb(f, scenario.argnums, mode=mode, holomorphic=scenario.holomorphic, chunk_size=chunk_size)
+            try:
+                plan = J.plan(*args)
+            except jb.ModeError:
+                break
+            if chunk_size is not None and plan.passes <= 2 * chunk_size:
+                continue
+            if plan.choice.chosen.cost.seconds > 20:
+                continue  # a forced mode that takes minutes
+            chosen = plan.choice.chosen
+            seconds = median_seconds(jax.jit(J).lower(*args).compile(), args)
+            rows.append(
+                {
+                    "name": scenario.name,
+                    "mode": mode,
+                    "chunk_size": plan.chunk_size,
+                    "work": chosen.cost.work.vector(),
+                    "predicted": chosen.cost.seconds,
+                    "seconds": seconds,
+                }
+            )
+    jax.clear_caches()
+    return rows
+
+
+def fit(rows: list[dict[str, Any]], prior: dict[str, float]) -> dict[str, float]:
+    """Seconds a unit of each kind of work: argmin of the squared relative errors, none negative."""
+    known = np.array([prior[kind] for kind in KINDS])
+    active = known > 0
+    scale = known[active]
+    used = [row for row in rows if row["seconds"] > SHORTEST]
+    work = np.array([row["work"] for row in used])[:, active] * scale
+    seconds = np.array([row["seconds"] for row in used])
+    system = np.vstack([work / seconds[:, None], PRIOR_WEIGHT * np.eye(active.sum())])
+    target = np.concatenate([np.ones(len(used)), PRIOR_WEIGHT * np.ones(active.sum())])
+    # Large relative errors are outliers that a linear model cannot mend: weigh them down, once fitted.
+    weights = np.ones(len(target))
+    for _ in range(10):
+        solution, _ = nnls(system * weights[:, None], target * weights)
+        weights = 1 / np.sqrt(np.maximum(np.abs(system @ solution - target), 0.3))
+    found = dict.fromkeys(KINDS, 0.0)
+    found |= {k: float(f"{x:.2e}") for k, x in zip(np.array(KINDS)[active], solution * scale, strict=True)}
+    return found
+
+
+def predicted(row: dict[str, Any], seconds: dict[str, float]) -> float:
+    return sum(seconds[kind] * amount for kind, amount in zip(KINDS, row["work"], strict=True))
+
+
+def report(rows: list[dict[str, Any]], seconds: dict[str, float]) -> str:
+    """How well the constants predict: typical factor of error, and what it would cost to trust them."""
+    used = [row for row in rows if row["seconds"] > SHORTEST]
+    off = [abs(np.log(predicted(row, seconds) / row["seconds"])) for row in used]
+    regrets = []
+    for name in {row["name"] for row in rows}:
+        mine = [row for row in rows if row["name"] == name]
+        chosen = min(mine, key=lambda row: predicted(row, seconds))
+        regrets.append(chosen["seconds"] / min(row["seconds"] for row in mine))
+    return (
+        f"{len(used)} timings; predicted within a factor of {np.exp(np.median(off)):.2f} at the median, "
+        f"{np.exp(np.quantile(off, 0.9)):.2f} at the ninth decile; taking the predicted best costs "
+        f"{statistics.mean(regrets):.3f} of the best on average, {max(regrets):.2f} at worst"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true", help="measure and fit, rewrite nothing")
+    parser.add_argument("--rows", type=Path, help="keep the timings here, or use those there")
+    options = parser.parse_args()
+    if options.rows and options.rows.exists():
+        rows = json.loads(options.rows.read_text())
+    else:
+        rows = []
+        for scenario in scenarios():
+            if "bench" in scenario.tags and "large" not in scenario.tags:
+                rows += measure(scenario)
+                print(f"{scenario.name:28}", *(f"{r['mode']} {r['seconds'] * 1e3:.3g} ms" for r in rows if r["name"] == scenario.name), flush=True)
+    if options.rows:
+        options.rows.write_text(json.dumps(rows))
+
+    platform = jax.devices()[0].platform
+    table = json.loads(MACHINES.read_text())
+    before = table[platform]["seconds"]
+    after = fit(rows, before)
+    print("before:", report(rows, before))
+    print("after: ", report(rows, after))
+    for kind in KINDS:
+        print(f"  {kind:12} {before[kind]:.3g} -> {after[kind]:.3g}")
+    if not options.dry_run:
+        device = jax.devices()[0].device_kind
+        table[platform]["seconds"] = after
+        table[platform]["measured"] = f"benchmarks/calibrate.py, {device}, jax {jax.__version__}, {datetime.date.today()}"
+        MACHINES.write_text(json.dumps(table, indent=2) + "\n")
+        print(f"rewrote {MACHINES.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Seeds: every pass lands in its place. The oracle is a random matrix, whose blocks are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxobian as jb
+from jaxobian._seeds import Seeds, Side
+
+
+def side(*shapes: tuple[int, ...], tied: tuple[int | None, ...] | None = None, dtype: Any = "float32") -> Side:
+    avals = tuple(jax.ShapeDtypeStruct(s, dtype) for s in shapes)
+    return Side(avals, tied or (None,) * len(shapes))
+
+
+def random_map(
+    seeded: Side, landed: Side, *, forward: bool
+) -> tuple[Callable[..., list[Any]], list[list[np.ndarray]]]:
+    """A linear map and its blocks [seeded][landed], each (tied, out, in), the axes of the seeded side flat.
+
+    Every example along a tied axis has a matrix of its own; a map without tied axes has one.
+    """
+    tied_axes = [*zip(seeded.avals, seeded.tied, strict=True), *zip(landed.avals, landed.tied, strict=True)]
+    (batch,) = {aval.shape[tied] for aval, tied in tied_axes if tied is not None} or {1}
+    matrices = np.random.default_rng(0).normal(size=(batch, landed.size, seeded.size)).astype(np.float32)
+
+    def rows(values: Sequence[Any], of: Side) -> Any:
+        """(batch, elements), with the tied axis in front and everything else flat."""
+        parts = []
+        for x, tied, size in zip(values, of.tied, of.sizes, strict=True):
+            x = x[None] if tied is None else jnp.moveaxis(x, tied, 0)
+            parts.append(x.reshape(batch, size))
+        return jnp.concatenate(parts, 1)
+
+    def linear(*values: Any) -> list[Any]:
+        out = jnp.einsum("bij,bj->bi", matrices, rows(values, seeded))
+        pieces = jnp.split(out, list(accumulate(landed.sizes))[:-1], axis=1)
+        made = []
+        for piece, aval, shape, tied in zip(pieces, landed.avals, landed.shapes, landed.tied, strict=True):
+            x = piece.reshape(batch, *shape)
+            made.append(x[0].reshape(aval.shape) if tied is None else jnp.moveaxis(x, 0, tied))
+        return made
+
+    blocks = []
+    columns = np.split(matrices, list(accumulate(seeded.sizes))[:-1], axis=2)
+    for part in columns:
+        row = np.split(part, list(accumulate(landed.sizes))[:-1], axis=1)
+        made = []
+        for block, shape, tied in zip(row, landed.shapes, landed.tied, strict=True):
+            lead = () if tied is None else (batch,)
+            if forward:  # out axes, then the flat in axis
+                made.append(block.reshape(*lead, *shape, part.shape[2]))
+            else:  # the seeded side is the output: its flat axis first
+                made.append(block.swapaxes(1, 2).reshape(*lead, part.shape[2], *shape))
+        blocks.append(made)
+    return linear, blocks
+
+
+SIDES: dict[str, tuple[Side, Side]] = {
+    "vectors": (side((5,)), side((3,))),
+    "scalars": (side(()), side(())),
+    "matrices": (side((2, 3)), side((3, 1))),
+    "several leaves": (side((2,), (), (2, 2)), side((3,), (2,))),
+    "an empty leaf between": (side((2,), (0, 3), (3,)), side((3,), (2, 0))),
+    "all empty": (side((0,)), side((2,))),
+    "tied, in front": (side((4, 5), tied=(0,)), side((4, 3), tied=(0,))),
+    "tied, elsewhere": (side((3, 4, 2), tied=(1,)), side((2, 3, 4), tied=(2,))),
+    "tied leaves": (side((4, 2), (3, 4), (4,), tied=(0, 1, 0)), side((4,), (2, 4), tied=(0, 1))),
+    "no examples": (side((0, 3), tied=(0,)), side((0, 2), tied=(0,))),
+}
+
+
+@pytest.mark.parametrize("forward", [True, False], ids=["forward", "reverse"])
+@pytest.mark.parametrize("looped", [True, False], ids=["looped", "unrolled"])
+@pytest.mark.parametrize("vmapped", [True, False], ids=["vmapped", "one by one"])
+@pytest.mark.parametrize("name", SIDES)
+def test_every_width_gives_the_matrix(name: str, vmapped: bool, looped: bool, forward: bool) -> None:
+    seeded, landed = SIDES[name]
+    linear, expected = random_map(seeded, landed, forward=forward)
+    like = [jnp.ones(a.shape, a.dtype) for a in seeded.avals]
+    widths = (1, 2, 3, 50) if vmapped else (1, 2)
+    for width in widths:
+        seeds = Seeds(seeded, landed, forward, width, vmapped, looped)
+        assert seeds.passes == seeded.size
+        with jax.disable_jit(not looped):  # nothing to compile where nothing loops
+            blocks = seeds.sweep(linear, like)
+        for row, expected_row in zip(blocks, expected, strict=True):
+            for block, expected_block in zip(row, expected_row, strict=True):
+                assert block.shape == expected_block.shape
+                np.testing.assert_allclose(block, expected_block, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 10, 100])
+def test_runs_cover_every_pass_once(width: int) -> None:
+    seeded = side((2,), (0,), (1,), (7,), (2, 2), ())
+    runs = Seeds(seeded, side((1,)), True, width).runs()
+    passes = [p for run in runs for p in range(run.first, run.first + run.total)]
+    assert passes == list(range(seeded.size))
+    assert [k for run in runs for k in run.leaves] == [0, 2, 3, 4, 5]
+    for run in runs:
+        assert run.width <= width
+        assert run.total <= width or len(run.leaves) == 1
+        assert (run.chunks - 1) * run.width < run.total <= run.chunks * run.width
+
+
+def test_small_leaves_share_a_run() -> None:
+    # A model has many small leaves (biases): one run each would waste the width.
+    runs = Seeds(side(*[(3,)] * 10), side((1,)), True, 32).runs()
+    assert [run.total for run in runs] == [30]
+
+
+def test_sides() -> None:
+    s = side((4, 2, 3), (2, 4), tied=(0, 1))
+    assert s.shapes == ((2, 3), (2,))
+    assert s.sizes == (6, 2)
+    assert s.size == 8
+    assert side((), (0, 3)).sizes == (1, 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.complex64])
+def test_seeds_have_the_dtype_of_what_they_seed(dtype: Any) -> None:
+    seeded = side((3,), dtype=dtype)
+    seen = []
+
+    def linear(x: Any) -> list[Any]:
+        seen.append(x.dtype)
+        return [x]
+
+    ((block,),) = Seeds(seeded, seeded, True, 2).sweep(linear, [jnp.ones(3, dtype)])
+    assert set(seen) == {jnp.dtype(dtype)}
+    np.testing.assert_array_equal(block, np.eye(3))
+
+
+def test_what_is_seeded_may_be_infinite() -> None:
+    # Seeds take over the varying axes of what they are like, never its values.
+    seeded = side((3,))
+    like = [jnp.array([jnp.inf, jnp.nan, 0.0])]
+    ((block,),) = Seeds(seeded, seeded, True, 3).sweep(lambda x: [x], like)
+    np.testing.assert_array_equal(block, np.eye(3))
+
+
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+def test_long_loops_over_packed_leaves(mode: str) -> None:
+    # Outside a trace long loops run on the host, step by step, into donated buffers.
+    tree = {"a": jnp.ones(2), "b": jnp.ones(2), "c": jnp.linspace(0, 1, 70)}
+    f = lambda p: {"u": p["a"] * 2, "v": p["b"] * p["a"], "w": jnp.sin(p["c"]) * p["a"][0]}
+    J = jb.jacobian(f, mode=mode, chunk_size=4)
+    for _ in range(2):
+        actual, expected = J(tree), jax.jacrev(f)(tree)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), actual, expected)
+
+
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+def test_long_loops_leave_arguments_and_values_alone(mode: str) -> None:
+    # Buffers are donated; what the caller holds is not.
+    w, x = jnp.eye(60) * 2, jnp.linspace(0, 1, 60)
+    J = jb.jacobian(lambda x: (w @ x, x), mode=mode, chunk_size=2)
+    for _ in range(2):
+        (y, same), (A, B) = J.with_value(x)
+        np.testing.assert_array_equal(A, w)
+        np.testing.assert_array_equal(B, jnp.eye(60))
+    np.testing.assert_allclose(y, 2 * x)
+    np.testing.assert_array_equal(same, x)
+
+
+@pytest.mark.parametrize("mode", ["fwd", "rev"])
+@pytest.mark.parametrize(("inp", "out"), [(jnp.float16, jnp.float32), (jnp.float32, jnp.float16)])
+def test_long_loops_in_two_precisions(inp: Any, out: Any, mode: str) -> None:
+    x = jnp.linspace(0, 1, 40, dtype=inp)
+    f = lambda x: (x * x).astype(out)
+    J = jb.jacobian(f, mode=mode, chunk_size=2)(x)
+    assert J.dtype == jnp.float32
+    np.testing.assert_allclose(J, 2 * np.diag(x).astype(np.float32), rtol=1e-3)
