@@ -87,10 +87,10 @@ def fit(rows: list[dict[str, Any]], prior: dict[str, float]) -> dict[str, float]
     system = np.vstack([work / seconds[:, None], PRIOR_WEIGHT * np.eye(active.sum())])
     target = np.concatenate([np.ones(len(used)), PRIOR_WEIGHT * np.ones(active.sum())])
     # Large relative errors are outliers that a linear model cannot mend: weigh them down, once fitted.
-    weights = np.ones(len(target))
+    solution, _ = nnls(system, target)
     for _ in range(10):
-        solution, _ = nnls(system * weights[:, None], target * weights)
         weights = 1 / np.sqrt(np.maximum(np.abs(system @ solution - target), 0.3))
+        solution, _ = nnls(system * weights[:, None], target * weights)
     found = dict.fromkeys(KINDS, 0.0)
     found |= {k: float(f"{x:.2e}") for k, x in zip(np.array(KINDS)[active], solution * scale, strict=True)}
     return found
@@ -128,7 +128,11 @@ def main() -> None:
         for scenario in scenarios():
             if "bench" in scenario.tags and "large" not in scenario.tags:
                 rows += measure(scenario)
-                print(f"{scenario.name:28}", *(f"{r['mode']} {r['seconds'] * 1e3:.3g} ms" for r in rows if r["name"] == scenario.name), flush=True)
+                print(
+                    f"{scenario.name:28}",
+                    *(f"{r['mode']} {r['seconds'] * 1e3:.3g} ms" for r in rows if r["name"] == scenario.name),
+                    flush=True,
+                )
     if options.rows:
         options.rows.write_text(json.dumps(rows))
 
@@ -143,7 +147,9 @@ def main() -> None:
     if not options.dry_run:
         device = jax.devices()[0].device_kind
         table[platform]["seconds"] = after
-        table[platform]["measured"] = f"benchmarks/calibrate.py, {device}, jax {jax.__version__}, {datetime.date.today()}"
+        table[platform]["measured"] = (
+            f"benchmarks/calibrate.py, {device}, jax {jax.__version__}, {datetime.date.today()}"
+        )
         MACHINES.write_text(json.dumps(table, indent=2) + "\n")
         print(f"rewrote {MACHINES.name}")
 

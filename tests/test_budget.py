@@ -121,7 +121,7 @@ def test_inside_a_container_the_root_is_the_container_s_own(tmp_path: Path) -> N
 @pytest.mark.parametrize("limit", ["max", "9223372036854771712", str(2**62), "", "nonsense"])
 def test_absurd_limits_mean_none(tmp_path: Path, limit: str) -> None:
     write(tmp_path / "fs/user/job", memory__max=limit, memory__current="400", memory__stat="inactive_file 0")
-    files = {"memory__limit_in_bytes": limit, "memory__usage_in_bytes": "4", "memory__stat": "inactive_file 0"}
+    files = {"memory__limit_in_bytes": limit, "memory__usage_in_bytes": "4", "memory__stat": "cache 0"}
     write(tmp_path / "fs/memory/job", **files)
     assert rooms(tmp_path, V2) == []
     assert rooms(tmp_path, V1) == []
@@ -234,6 +234,14 @@ def test_the_default_only_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_budget, "free_bytes", lambda: J_BYTES - 1)
     with pytest.raises(jb.MemoryBudgetError, match=r"14\.4 kB.*free memory"):
         jb.jacobian(chain).plan(SHAPE)
+
+
+def test_the_default_does_not_overrule_a_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_budget, "free_bytes", lambda: J_BYTES + 100)
+    for mode in ("fwd", "rev"):
+        for width in (N, N + 1, 7):
+            plan = jb.jacobian(chain, mode=mode, chunk_size=width).plan(SHAPE)
+            assert plan.chunk_size == min(width, N)
 
 
 def test_predicted_memory_counts_residuals_but_not_arguments() -> None:

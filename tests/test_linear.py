@@ -1,4 +1,4 @@
-"""Linear programs: they are the derivative, they are flat, they know their lines, and when two are the same."""
+"""Linear programs: they are the derivative, flat, know their lines, and when two of them are the same."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def names(program: Program) -> list[str]:
     return [e.primitive.name for e in program.equations]
 
 
-# The derivative ---------------------------------------------------------------------------------------------------
+# The derivative ---------------------------------------------------------------------------------------------
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "elementwise": (lambda x: jnp.sin(x) * x, (X,)),
@@ -62,7 +62,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "jit twice": (lambda x: jax.jit(jnp.sinh)(jax.jit(jnp.sinh)(x)), (X,)),
     "solve": (lambda x: jnp.linalg.solve(jnp.eye(3) * 3 + jnp.outer(x, x), x), (X,)),
     "sort": (lambda x: jnp.sort(x) * x, (X,)),
-    "NumPy constant in jit": (jax.jit(lambda x: x * np.array([1.0, 2.0, 3.0], np.float32)), (X,)),
+    "NumPy constant in jit": (jax.jit(lambda x: jnp.sin(x) * np.array([1, 2, 3], np.float32)), (X,)),
     "complex inside": (lambda x: jnp.abs(jnp.fft.fft(x)) ** 2, (X,)),
 }
 
@@ -120,7 +120,7 @@ def test_closed_over_arrays_are_operands() -> None:
     assert not isinstance(program.without_values().operands[0], jax.Array)
 
 
-# Flat, pruned, with its lines -------------------------------------------------------------------------------------
+# Flat, pruned, with its lines -------------------------------------------------------------------------------
 
 
 def test_nested_jits_are_written_out() -> None:
@@ -157,7 +157,8 @@ def test_pruning_keeps_effects() -> None:
 
 
 def test_walking_goes_into_bodies() -> None:
-    f = lambda x: jax.lax.scan(lambda c, _: (jax.lax.cond(c[0] > 0, jnp.sin, jnp.cos, c), None), x, None, 2)[0]
+    body = lambda c, _: (jax.lax.cond(c[0] > 0, jnp.sin, jnp.cos, c), None)
+    f = lambda x: jax.lax.scan(body, x, None, 2)[0]
     program, _, _ = program_of(f, X)
     assert {"scan", "cond", "sin", "cos"} <= {e.primitive.name for e in walk(program.equations)}
 
@@ -186,8 +187,8 @@ def lines(x):
 
 def test_every_equation_knows_the_user_s_line() -> None:
     source, first = inspect.getsourcelines(lines)
-    at = {m: f"test_linear.py:{first + k}" for m in ("product", "body", "loop") for k, row in enumerate(source)
-          if f"# the {m}" in row}  # fmt: skip
+    row = lambda mark: next(k for k, text in enumerate(source) if f"# the {mark}" in text)
+    at = {mark: f"test_linear.py:{first + row(mark)}" for mark in ("product", "body", "loop")}
     program = traced(lines, X)
     found: dict[str, set[str]] = {}
     for equation in walk(program.linear.equations):
@@ -198,23 +199,24 @@ def test_every_equation_knows_the_user_s_line() -> None:
 
 
 def test_the_user_s_line_is_never_a_library_s() -> None:
-    program = traced(lambda x: jax.nn.softmax(jnp.linalg.norm(x) * x), X)
-    assert {source_line(e).split(":")[0] for e in program.linear.equations} == {"test_linear.py"}
+    program = traced(lambda x: jnp.linalg.norm(x) * jnp.tanh(x), X)
+    # JAX keeps traces of its own functions, with the line that called them first: maybe another test's.
+    assert all(source_line(e).startswith("test_") for e in program.linear.equations)
 
 
-# What an equation forbids -----------------------------------------------------------------------------------------
+# What an equation forbids -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "modes"), [(n, ()) for n in FUNCTIONS])
-def test_ordinary_equations_forbid_nothing(name: str, modes: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_ordinary_equations_forbid_nothing(name: str) -> None:
     f, xs = FUNCTIONS[name]
     program = traced(f, *xs)
     active = active_variables(program.linear, program.tangents)
     for mode in ("fwd", "rev"):
-        assert obstructions(program.linear, active, mode) == list(modes)
+        assert obstructions(program.linear, active, mode) == []
 
 
-# When two programs are the same -----------------------------------------------------------------------------------
+# When two programs are the same -----------------------------------------------------------------------------
 
 
 def key(f: Callable[..., Any], *xs: Any) -> Any:
@@ -303,8 +305,8 @@ def test_programs_that_are_not(name: str) -> None:
     assert key(f) != key(g)
     # And so nothing that was kept for the one is run for the other.
     for h in (f, g, f):
-        actual, expected = jb.jacobian(h)(X), None
-        expected = jax.jacfwd(h)(X) if "while" in str(jax.make_jaxpr(h)(X)) else jax.jacrev(h)(X)
+        oracle = jax.jacfwd if name == "literals deep inside" else jax.jacrev
+        actual, expected = jb.jacobian(h)(X), oracle(h)(X)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-6), actual, expected)
 
 
@@ -326,7 +328,7 @@ def test_callbacks_are_told_apart_by_what_they_call() -> None:
         np.testing.assert_allclose(J, np.diag(g(np.asarray(X))), rtol=1e-6)
 
 
-# Traced or not ----------------------------------------------------------------------------------------------------
+# Traced or not ----------------------------------------------------------------------------------------------
 
 
 def test_concrete_values() -> None:

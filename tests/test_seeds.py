@@ -15,7 +15,7 @@ import jaxobian as jb
 from jaxobian._seeds import Seeds, Side
 
 
-def side(*shapes: tuple[int, ...], tied: tuple[int | None, ...] | None = None, dtype: Any = "float32") -> Side:
+def side(*shapes: tuple[int, ...], tied: tuple[int | None, ...] = (), dtype: Any = "float32") -> Side:
     avals = tuple(jax.ShapeDtypeStruct(s, dtype) for s in shapes)
     return Side(avals, tied or (None,) * len(shapes))
 

@@ -1,10 +1,10 @@
 """jaxobian: Jacobians in JAX, in the mode that is right for your function.
 
-    >>> import jax.numpy as jnp
-    >>> import jaxobian as jb
-    >>> J = jb.jacobian(jnp.sin)(jnp.zeros(2))
-    >>> J.shape
-    (2, 2)
+>>> import jax.numpy as jnp
+>>> import jaxobian as jb
+>>> J = jb.jacobian(jnp.sin)(jnp.zeros(2))
+>>> J.shape
+(2, 2)
 """
 
 from ._api import JacobianFunction as JacobianFunction

@@ -25,7 +25,6 @@ from ._layout import (
     Rest,
     abstract,
     as_array,
-    block_dtype,
     check_argnums,
     check_outputs,
     describe,
@@ -36,7 +35,7 @@ from ._layout import (
 )
 from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace
 from ._plan import MODES, Choice, Plan, choose, make_plan, title_of
-from ._run import compiled, executable
+from ._run import Executable, compiled, executable
 from ._seeds import Side
 
 FORMATS = ("dense", "bcoo")
@@ -319,9 +318,7 @@ class HessianFunction(JacobianFunction):
     _what = "hessian"
 
     def __init__(self, f: Callable[..., Any], options: Options):
-        inner = JacobianFunction(
-            f, replace(options, mode="auto", prefer_reverse=True, format="dense", chunk_size=None)
-        )
+        inner = JacobianFunction(f, replace(options, mode="auto", prefer_reverse=True, format="dense", chunk_size=None))
 
         @functools.wraps(f)
         def gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -394,7 +391,12 @@ class Traced:
 
     @classmethod
     def of(
-        cls, f: Callable[..., Any], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any], as_plan: bool = False
+        cls,
+        f: Callable[..., Any],
+        options: Options,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        as_plan: bool = False,
     ) -> Traced:
         """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
         arguments = take_apart(args, options.argnums, holomorphic=options.holomorphic, allow_int=options.allow_int)
@@ -443,9 +445,7 @@ class Traced:
             platform=jax.devices()[0].platform,
         )
 
-    def deliver(
-        self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options
-    ) -> tuple[Any, Any, Any]:
+    def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
         """y, aux and J in the user's trees."""
         if options.format == "bcoo":
             blocks = [[_bcoo(block) for block in row] for row in blocks]
@@ -517,8 +517,8 @@ class Returned:
 def _output(leaf: Any, path: str) -> Any:
     if not is_arraylike(leaf):
         raise TypeError(
-            f"the output{' ' + path if path else ''} is of type {type(leaf).__name__}: expected arrays. Return it beside "
-            "the output and pass has_aux=True."
+            f"the output{' ' + path if path else ''} is of type {type(leaf).__name__}: expected arrays. Return it "
+            "beside the output and pass has_aux=True."
         )
     return as_array(leaf)
 
@@ -526,12 +526,19 @@ def _output(leaf: Any, path: str) -> Any:
 # Running ----------------------------------------------------------------------------------------------------------
 
 
-_kept: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
+_kept: OrderedDict[Hashable, Executable] = OrderedDict()
 
 
-def _compiled(traced: Traced, options: Options, value: bool) -> Callable[..., Any]:
+def _compiled(traced: Traced, options: Options, value: bool) -> Executable:
     """The compiled function for a trace; one that computes the same from the same kinds of arrays is used again."""
-    asked = (options.mode, options.prefer_reverse, options.holomorphic, options.chunk_size, str(options.memory_budget), value)
+    asked = (
+        options.mode,
+        options.prefer_reverse,
+        options.holomorphic,
+        options.chunk_size,
+        str(options.memory_budget),
+        value,
+    )
     key = (identity(traced.program), traced.inputs.tied, traced.outputs.tied, asked, jax.devices()[0])
     found = _kept.get(key)
     if found is None:
@@ -553,7 +560,7 @@ class _PlannedRun:
     options: Options
     kwargs: dict[str, Any]
     result: Callable[[Any, Any], Any]
-    _jitted: list[Any] = field(default_factory=list)
+    _jitted: list[Executable] = field(default_factory=list)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         _compare(self.traced.arguments, self.kwargs, args, kwargs)

@@ -32,8 +32,8 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], dict[
     if isinstance(in_axes, tuple | list):
         if len(in_axes) != len(arguments.args):
             raise ValueError(
-                f"in_axes has {len(in_axes)} entries for {len(arguments.args)} positional arguments: expected one each, "
-                "or a single int."
+                f"in_axes has {len(in_axes)} entries for {len(arguments.args)} positional arguments: expected one "
+                "each, or a single int."
             )
         prefix = tuple(in_axes[p] for p in arguments.positions)
     else:
@@ -78,9 +78,10 @@ def output_axes(tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes:
         found.append(_axis(axis, aval, name, "out_axes"))
         if aval.shape[found[-1]] != size:
             raise ValueError(
-                f"{name} is {describe(aval)} and has {aval.shape[found[-1]]} entries along axis {axis}, but the batch has "
-                f"{size} examples. f must map a batch to a batch; say with out_axes where its outputs carry the batch. "
-                "For the Jacobian of one example, pass a batch of one: batch_jacobian(f)(x[None])[0]."
+                f"{name} is {describe(aval)} and has {aval.shape[found[-1]]} entries along axis {axis}, "
+                f"but the batch has {size} examples. f must map a batch to a batch; say with out_axes "
+                "where its outputs carry the batch. For the Jacobian of one example, pass a batch of one: "
+                "batch_jacobian(f)(x[None])[0]."
             )
     return tuple(found)
 
@@ -90,7 +91,9 @@ def _broadcast(prefix: Any, whole: Any, name: str, what: str) -> list[Any]:
     axes: list[Any] = []
     try:
         # A None in the prefix is an axis, a None in the tree itself no leaf.
-        jax.tree.map(lambda axis, part: axes.extend([axis] * len(jax.tree.leaves(part))), prefix, whole, is_leaf=_is_none)
+        jax.tree.map(
+            lambda axis, part: axes.extend([axis] * len(jax.tree.leaves(part))), prefix, whole, is_leaf=_is_none
+        )
     except ValueError as error:
         raise ValueError(f"{name} must be an int or a tree prefix of {what}; got {prefix!r}.") from error
     return axes

@@ -47,7 +47,9 @@ def parse_bytes(value: int | float | str) -> int:
     else:
         number = float(value)
     if not 0 < number < float("inf"):
-        raise ValueError(f'memory_budget must be a positive number of bytes or text such as "4GB" or "4GiB"; got {value!r}')
+        raise ValueError(
+            f'memory_budget must be a positive number of bytes or text such as "4GB" or "4GiB"; got {value!r}'
+        )
     return int(number)
 
 
@@ -107,8 +109,15 @@ def _room(folder: Path, limit_name: str, usage_name: str) -> list[int]:
     try:
         limit = int((folder / limit_name).read_text())
         usage = int((folder / usage_name).read_text())
-        reclaimable = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
     except (OSError, ValueError):
         return []
-    cache = int(reclaimable.group(1)) if reclaimable else 0
-    return [] if limit >= _ABSURD else [max(0, limit - usage + cache)]
+    return [] if limit >= _ABSURD else [max(0, limit - usage + _reclaimable(folder / "memory.stat"))]
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Bytes of cached files, which give way."""
+    try:
+        found = re.search(r"^inactive_file (\d+)$", statistics.read_text(), re.MULTILINE)
+    except OSError:
+        return 0  # the limit holds all the same
+    return int(found.group(1)) if found else 0

@@ -90,7 +90,6 @@ class Machine:
         """Predicted seconds for `work`."""
         return sum(self.seconds[kind] * amount for kind, amount in zip(KINDS, work.vector(), strict=True))
 
-
     def fresh(self, allocated: float) -> Work:
         """The work of getting memory for temporaries or results of that size, in bytes."""
         return Work(fresh=allocated if allocated > self.arena_bytes else 0.0)
@@ -189,8 +188,10 @@ def pass_work(program: Program, seeds: Sequence[Any], width: int) -> PassWork:
             active.update(equation.outvars)
             each += replace(work, bytes=work.bytes + moved, equations=0.0)
             alive += sum(nbytes(v.aval) for v in stored) + _inside(equation)
-            read = 0 if _is_elementwise(equation) else sum(
-                nbytes(v.aval) for v in equation.invars if is_variable(v) and v not in active
+            read = (
+                0
+                if _is_elementwise(equation)
+                else sum(nbytes(v.aval) for v in equation.invars if is_variable(v) and v not in active)
             )
             fixed += Work(bytes=float(read), equations=work.equations)
         else:
@@ -326,7 +327,8 @@ _RULES: dict[str, Callable[[Any], Work]] = {
     "select_and_scatter_add": lambda e: _window(e) + Work(scatter=float(_size(e.invars[0]))),
     **dict.fromkeys(["scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter-min", "scatter-max"], _scatter),
     **dict.fromkeys(
-        ["reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "select_and_gather_add"], _window
+        ["reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "select_and_gather_add"],
+        _window,
     ),
     **dict.fromkeys(_REDUCTIONS, lambda e: Work(reduce=float(_size(e.invars[0])))),
     **dict.fromkeys(_CUMULATIVE, lambda e: Work(reduce=4.0 * _size(e.invars[0]))),

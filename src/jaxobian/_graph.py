@@ -58,7 +58,9 @@ def segments(program: LinearProgram, forbidden: dict[str, set[int]], first: str)
             members.append([])
         members[number].append(equation)
     constants = [e for e in linear.equations if not any(v in active for v in e.outvars)]
-    made = [_segment(program, modes[k % 2], k, equations, constants, members, stage) for k, equations in enumerate(members)]
+    made = [
+        _segment(program, modes[k % 2], k, equations, constants, members, stage) for k, equations in enumerate(members)
+    ]
     return [segment for segment in made if segment.outputs]
 
 

@@ -260,10 +260,7 @@ class Layout:
         arguments = self.arguments
         rows = []
         for i, row in enumerate(blocks):
-            leaves = [
-                inert_block(i, k) if slot is None else row[slot]
-                for k, slot in enumerate(arguments.slots)
-            ]
+            leaves = [inert_block(i, k) if slot is None else row[slot] for k, slot in enumerate(arguments.slots)]
             trees = jax.tree.unflatten(arguments.tree, leaves)
             rows.append(trees[0] if self.bare else trees)
         return jax.tree.unflatten(self.out_tree, rows)

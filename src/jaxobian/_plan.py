@@ -62,14 +62,23 @@ def choose(
     """Let each strategy propose, and take the fastest that is possible.
 
     Args:
+        program: the traced and linearised function.
+        inputs: the side of x, with its batch axes.
+        outputs: the side of y.
         mode: "auto" or a forced mode.
         prefer_reverse: take reverse where it is possible, whatever it costs.
+        holomorphic: complex to complex, C-linear.
+        chunk_size: passes at once, where the user says so.
+        budget: bytes that may be allocated.
+        platform: of the device: "cpu", "gpu" or "tpu".
 
     Raises:
         ModeError: the mode, or every mode, is impossible.
         MemoryBudgetError: J, or an explicit budget less J, cannot hold one pass.
     """
-    problem = Problem(program, inputs, outputs, holomorphic, chunk_size, budget.limit, budget.explicit, machine(platform))
+    problem = Problem(
+        program, inputs, outputs, holomorphic, chunk_size, budget.limit, budget.explicit, machine(platform)
+    )
     if problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
     proposals: list[Candidate | Impossible] = [forward.propose(problem), reverse.propose(problem)]
@@ -82,7 +91,8 @@ def choose(
             raise ModeError(f"{_WORDS[mode]} mode is impossible here: {forced.reason}." + _instead(possible, mode))
         possible = [forced]
     if not possible:
-        raise ModeError("no mode can compute this Jacobian.\n" + "\n".join(f"  {_WORDS[p.mode]:8} {p.reason}" for p in proposals))
+        reasons = "\n".join(f"  {_WORDS[p.mode]:8} {p.reason}" for p in proposals if isinstance(p, Impossible))
+        raise ModeError(f"no mode can compute this Jacobian.\n{reasons}")
     chosen = _fastest(possible, problem, prefer_reverse=prefer_reverse)
     if budget.explicit and chosen.cost.peak_bytes > budget.limit:
         raise MemoryBudgetError(_too_large(problem, budget, chosen.cost.peak_bytes))
@@ -90,7 +100,9 @@ def choose(
 
 
 def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse: bool) -> Candidate:
-    within = [c for c in possible if c.cost.peak_bytes <= problem.budget] or [min(possible, key=lambda c: c.cost.peak_bytes)]
+    within = [c for c in possible if c.cost.peak_bytes <= problem.budget] or [
+        min(possible, key=lambda c: c.cost.peak_bytes)
+    ]
     favourite = "fwd" if problem.machine.prefers_forward else "rev"
 
     def handicapped(candidate: Candidate) -> float:
@@ -103,15 +115,19 @@ def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse:
 
 def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
     size = human_bytes(problem.jacobian_bytes)
-    limit = f"the memory budget of {human_bytes(budget.limit)}" if budget.explicit else f"all free memory ({human_bytes(budget.hard)})"
+    limit = (
+        f"the memory budget of {human_bytes(budget.limit)}"
+        if budget.explicit
+        else f"all free memory ({human_bytes(budget.hard)})"
+    )
     if problem.jacobian_bytes > budget.hard:
         return (
-            f"J alone takes {size}, more than {limit}. Differentiate fewer inputs or outputs at a time, take the Jacobian "
-            "of a batched function with batch_jacobian, or use products with J (jax.jvp, jax.vjp) instead of J."
+            f"J alone takes {size}, more than {limit}. Differentiate fewer inputs or outputs at a time, take the "
+            "Jacobian of a batched function with batch_jacobian, or use products with J (jax.jvp, jax.vjp) instead."
         )
     return (
-        f"J takes {size} and computing it one pass at a time {human_bytes(needed)} altogether, more than {limit}. Raise "
-        f'the budget, for instance memory_budget="{human_bytes(1.1 * needed).replace(" ", "")}".'
+        f"J takes {size} and computing it one pass at a time {human_bytes(needed)} altogether, more than "
+        f'{limit}. Raise the budget, for instance memory_budget="{human_bytes(1.1 * needed).replace(" ", "")}".'
     )
 
 
@@ -206,12 +222,11 @@ def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
     """Rows with their cells in columns; a row of one cell may run on."""
     cells = [row for _, row in rows if len(row) > 1]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        f"  {name:<11} {'  '.join(f'{cell:<{width}}' for cell, width in zip(row, widths or [0], strict=False))}".rstrip()
-        if len(row) > 1
-        else f"  {name:<11} {row[0]}"
-        for name, row in rows
-    ]
+
+    def columns(row: list[str]) -> str:
+        return "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) if row[1:] else row[0]
+
+    return [f"  {name:<11} {columns(row)}".rstrip() for name, row in rows]
 
 
 def _passes(candidate: Candidate, problem: Problem) -> str:

@@ -106,6 +106,9 @@ def _failure(equation: Any, active: set[Any], mode: str) -> Exception | None:
     return None
 
 
+_USERS_WORDS = {"while": "lax.while_loop", "scan": "lax.scan", "cond": "lax.cond", "remat2": "jax.checkpoint"}
+
+
 def _explain(equation: Any, mode: str, error: Exception) -> Obstruction:
     culprits = list(_culprits(equation, mode)) or [equation]
     what = " and ".join(dict.fromkeys(_words(e) for e in culprits))
@@ -125,11 +128,12 @@ def _culprits(equation: Any, mode: str) -> Iterator[Any]:
 
 
 def _words(equation: Any) -> str:
-    name = equation.primitive.name
+    name: str = equation.primitive.name
     if name == "custom_lin":
         code = _backward_code(equation)
-        return f"a custom_vjp function (backward rule {code.co_name})" if code and code.co_name != "<lambda>" else "a custom_vjp function"
-    return {"while": "lax.while_loop", "scan": "lax.scan", "cond": "lax.cond", "remat2": "jax.checkpoint"}.get(name, name)
+        rule = code.co_name if code else "<lambda>"
+        return "a custom_vjp function" + ("" if rule == "<lambda>" else f" (backward rule {rule})")
+    return _USERS_WORDS.get(name, name)
 
 
 def _reason(equation: Any, mode: str, error: Exception) -> str:

@@ -12,6 +12,7 @@ import jax.extend.core as jex
 # Equations that only call another program.
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """A straight line of equations: `inputs` -> `outputs`. Immutable; its variables are JAX's."""

@@ -17,6 +17,7 @@ import jax
 from .._layout import abstract, varying_axes, zeros_like
 from ._program import Program, inlined, is_variable, program_of, walk
 
+
 @dataclass(frozen=True, eq=False)
 class LinearProgram:
     """A function's trace, and its derivative as a linear program.
@@ -105,16 +106,13 @@ def trace(
     return LinearProgram(function, primal, linear, (*hoisted, *constants, *extras), n_out, len(xs))
 
 
-def linearize(
-    function: Program, n_operands: int, n_out: int
-) -> tuple[tuple[Any, ...], Program, Program, Program]:
+def linearize(function: Program, n_operands: int, n_out: int) -> tuple[tuple[Any, ...], Program, Program, Program]:
     """The primal and the linear program of `function`, differentiated in all but its first `n_operands` inputs.
 
     Returns:
         Constants that came to light on the way (a jit's, an output's), then three programs that take them as further
         first inputs: the function, the primal program, and the linear program.
     """
-    n_in = len(function.inputs) - n_operands
 
     def linearized(*leaves: Any) -> tuple[Any, ...]:
         def differentiated(*xs: Any) -> tuple[Any, Any]:
@@ -197,6 +195,4 @@ def cast_varying(xs: Sequence[Any], out_avals: Sequence[Any]) -> tuple[Any, ...]
     missing = [axes - varying_axes(abstract(x)) for x in xs]
     if not any(missing):
         return None
-    return tuple(
-        jax.lax.pcast(x, tuple(sorted(m)), to="varying") if m else x for x, m in zip(xs, missing, strict=True)
-    )
+    return tuple(jax.lax.pcast(x, tuple(sorted(m)), to="varying") if m else x for x, m in zip(xs, missing, strict=True))

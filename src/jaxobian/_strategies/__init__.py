@@ -207,7 +207,9 @@ def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
     fits = passes if sweep.work.intermediates == 0 else max(1, int(room // sweep.work.intermediates))
     if problem.chunk_size is not None:
         width = min(problem.chunk_size, passes, fits if problem.bounded else passes)
-        options = [Chunking(width, True), Chunking(width, False)] if width < passes else [Chunking(passes, False)]
+        if width == passes:
+            return Chunking(passes, False)
+        options = [Chunking(width, True), Chunking(width, False)]
         return min(filter(_allowed(sweep, fits), options), key=lambda option: sweep.seconds(option, problem))
     widths = {2**k for k in range(passes.bit_length()) if 2**k < passes}
     options = [Chunking(min(w, max(1, fits // LOOP_STEPS_HELD)), True) for w in widths]
@@ -228,7 +230,9 @@ def _allowed(sweep: Sweep, fits: int) -> Callable[[Chunking], bool]:
     return allowed
 
 
-def candidate(problem: Problem, mode: str, sweep: Sweep, *, held: int, variant: Any = None, note: str = "") -> Candidate:
+def candidate(
+    problem: Problem, mode: str, sweep: Sweep, *, held: int, variant: Any = None, note: str = ""
+) -> Candidate:
     """A candidate of one segment, forward or reverse."""
     chunking = choose_chunks(problem, sweep, held)
     forward = mode == "fwd"

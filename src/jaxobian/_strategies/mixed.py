@@ -39,7 +39,9 @@ def propose(problem: Problem) -> Candidate | Impossible:
     """The cheaper sweep over the alternating segments, or why an equation forbids them all."""
     program = problem.program
     if problem.batch is not None:
-        return Impossible("mixed", "modes in turn are not yet combined with a batch; use jax.vmap(jaxobian.jacobian(one))")
+        return Impossible(
+            "mixed", "modes in turn are not yet combined with a batch; use jax.vmap(jaxobian.jacobian(one))"
+        )
     active = active_variables(program.linear, program.tangents)
     found = {mode: obstructions(program.linear, active, mode) for mode in OTHER}
     forbidden = {mode: {id(equation) for equation, _ in found[mode]} for mode in OTHER}
@@ -154,8 +156,7 @@ def _matrix(problem: Problem, segment: Segment, seeds: Seeds, residuals: Sequenc
 def _matrix_avals(seeds: Seeds) -> list[list[Any]]:
     outs, ins = (seeds.landed, seeds.seeded) if seeds.forward else (seeds.seeded, seeds.landed)
     return [
-        [jax.ShapeDtypeStruct((n, m), o.dtype) for m in ins.sizes]
-        for o, n in zip(outs.avals, outs.sizes, strict=True)
+        [jax.ShapeDtypeStruct((n, m), o.dtype) for m in ins.sizes] for o, n in zip(outs.avals, outs.sizes, strict=True)
     ]
 
 
@@ -217,6 +218,4 @@ def _parts(problem: Problem, values: Sequence[Any]) -> list[Any]:
 
 def _join(problem: Problem, parts: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
     rest = iter(parts)
-    return [
-        jax.lax.complex(next(rest), next(rest)) if _splits(problem, v.aval) else next(rest) for v in variables
-    ]
+    return [jax.lax.complex(next(rest), next(rest)) if _splits(problem, v.aval) else next(rest) for v in variables]
