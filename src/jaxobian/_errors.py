@@ -18,8 +18,8 @@ class PlanMismatchError(TypeError):
 def human_bytes(count: float) -> str:
     """A number of bytes for people: 31.0 MB.
 
-    >>> human_bytes(128_450_000)
-    '128.5 MB'
+    >>> human_bytes(128_400_000)
+    '128.4 MB'
     """
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(count) < 1000 or unit == "TB":

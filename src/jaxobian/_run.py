@@ -41,7 +41,14 @@ def compiled(choice: Choice, value: bool) -> Executable:
 def _host_loop(choice: Choice, value: bool) -> Executable:
     seeds = choice.seeds
     prepare = _forwarding(choice.prepare)
-    finish = jax.jit(lambda results: _finished(choice, seeds.blocks(results)), donate_argnums=0)
+    # A run of one array becomes its block as it is; one of several is split, which needs new memory.
+    whole = [len(run.leaves) == 1 for run in seeds.runs()]
+
+    def finish(donated: Sequence[Any], others: Sequence[Any]) -> list[list[Any]]:
+        first, second = iter(donated), iter(others)
+        return _finished(choice, seeds.blocks([next(first) if one else next(second) for one in whole]))
+
+    finish_jit = jax.jit(finish, donate_argnums=0)
 
     def start(run: Run, held: Any, like: Sequence[Any]) -> list[Any]:
         return seeds.buffers(run, choice.linear(held), like)
@@ -55,13 +62,13 @@ def _host_loop(choice: Choice, value: bool) -> Executable:
     def run_all(operands: Sequence[Any], xs: Sequence[Any]) -> Results:
         ys, aux, held = prepare(operands, xs)
         like = xs if seeds.forward else ys
-        results = []
-        for run in seeds.runs():
+        results: dict[bool, list[Any]] = {True: [], False: []}
+        for run, one in zip(seeds.runs(), whole, strict=True):
             buffers = start_jit(run, held, like)
             for k in range(run.chunks):
                 buffers = step_jit(run, jnp.asarray(k), buffers, held, like)
-            results.append(buffers)
-        return finish(results), ys if value else [], aux
+            results[one].append(buffers)
+        return finish_jit(results[True], results[False]), ys if value else [], aux
 
     return run_all
 

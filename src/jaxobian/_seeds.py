@@ -70,6 +70,11 @@ class Run:
         return -(-self.total // self.width)
 
 
+def even(total: int, width: int) -> int:
+    """The least width that takes no more chunks than `width` does: the last chunk then overlaps as little as can be."""
+    return -(-total // -(-total // width))
+
+
 @dataclass(frozen=True)
 class Seeds:
     """The passes through a linear map: what is seeded, and how what comes back fills the blocks of J.
@@ -107,7 +112,7 @@ class Seeds:
                 packs.append([k])
         totals = [sum(sizes[k] for k in pack) for pack in packs]
         return [
-            Run(tuple(pack), offsets[pack[0]], total, min(self.width, total))
+            Run(tuple(pack), offsets[pack[0]], total, even(total, self.width))
             for pack, total in zip(packs, totals, strict=True)
         ]
 

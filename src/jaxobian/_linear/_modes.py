@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -13,33 +12,32 @@ import jax
 import jax.numpy as jnp
 
 from ._program import Program, is_variable, program_of, subprograms, walk
+from ._source import in_library, user_frame
 from ._trace import pullback
-
-_HERE = str(Path(__file__).resolve().parent.parent) + os.sep
-_JAX = str(Path(jax.__file__).resolve().parent) + os.sep
-# A path inside an installed library: not the user's own file.
-_LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("jax", "flax", "jaxobian"))
-
 
 def source_line(equation: Any) -> str:
     """Where the user wrote `equation`: `model.py:31`, the first frame outside jax, flax and jaxobian."""
-    traceback = equation.source_info.traceback
-    for frame in traceback.frames if traceback else ():
-        name = frame.file_name
-        if not _in_library(name):
-            return f"{os.path.basename(name)}:{frame.line_num}"
+    frame = user_frame(equation.source_info.traceback)
+    if frame is not None:
+        return f"{os.path.basename(frame.file_name)}:{frame.line_num}"
     code = _backward_code(equation)  # a custom rule that only library code called
     return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code else "unknown line"
 
 
-def _in_library(file: str) -> bool:
-    return file.startswith((_HERE, _JAX, "<frozen")) or any(library in file for library in _LIBRARIES)
-
-
 def _backward_code(equation: Any) -> CodeType | None:
     """The user's backward rule of a custom_vjp function, where it is theirs and has a name."""
-    code = getattr(getattr(equation.params.get("bwd"), "f", None), "__code__", None)
-    return None if code is None or _in_library(code.co_filename) else code
+    return _user_code(getattr(equation.params.get("bwd"), "f", None), depth=4)
+
+
+def _user_code(function: Any, depth: int) -> CodeType | None:
+    """The code of a function of the user's, or of one that JAX's own (vmap's wrapper of a rule, say) closes over."""
+    code = getattr(function, "__code__", None)
+    if code is None or depth == 0:
+        return None
+    if not in_library(code.co_filename):
+        return code
+    inner = (getattr(cell.cell_contents, "f", cell.cell_contents) for cell in function.__closure__ or ())
+    return next(filter(None, (_user_code(value, depth - 1) for value in inner)), None)
 
 
 @dataclass(frozen=True)

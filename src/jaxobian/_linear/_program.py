@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 
+from ._source import user_frame
+
 # Equations that only call another program.
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 
@@ -87,21 +89,24 @@ def program_of(f: Callable[..., Any], *avals: Any) -> tuple[Program, tuple[Any, 
 
 def inlined(program: Program) -> Program:
     """`program` with its nested `jit`s written out, each with variables of its own."""
-    equations, outputs = _inline(program, {})
+    equations, outputs = _inline(program, {}, None)
     return replace(program, equations=tuple(equations), outputs=tuple(outputs))
 
 
-def _inline(program: Program, names: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
+def _inline(program: Program, names: dict[Any, Any], call: Any) -> tuple[list[Any], list[Any]]:
+    """The equations and outputs of `program`, which `call` calls (None: nothing does)."""
+
     def read(atom: Any) -> Any:
         return names.get(atom, atom) if is_variable(atom) else atom
 
     equations = []
     for equation in program.equations:
+        equation = equation if call is None else _called(equation, call)
         operands = [read(v) for v in equation.invars]
         if _can_inline(equation):
             inner = next(subprograms(equation))
             consts = _constants(equation)
-            inner_equations, outs = _inline(inner, dict(zip(inner.inputs, (*consts, *operands), strict=True)))
+            inner_equations, outs = _inline(inner, dict(zip(inner.inputs, (*consts, *operands), strict=True)), equation)
             equations += inner_equations
             names.update(zip(equation.outvars, outs, strict=True))
             continue
@@ -109,6 +114,17 @@ def _inline(program: Program, names: dict[Any, Any]) -> tuple[list[Any], list[An
         names.update(zip(equation.outvars, outs, strict=True))
         equations.append(_renamed(equation, operands, outs))
     return equations, [read(v) for v in program.outputs]
+
+
+def _called(equation: Any, call: Any) -> Any:
+    """An equation of a nested jit; where that is a library's own function, it stands where the user called it.
+
+    JAX keeps the traces of nested jits, so that the frames of callers, if there are any, may be those of another call.
+    """
+    if user_frame(equation.source_info.traceback, within=call.params.get("name")) is not None:
+        return equation
+    where = equation.source_info.replace(traceback=call.source_info.traceback)
+    return equation.replace(source_info=where)
 
 
 def _renamed(equation: Any, operands: Sequence[Any], outs: Sequence[Any]) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from .._cost import Cost, Machine, PassWork, Work, count, nbytes, pass_work
 from .._layout import block_dtype, is_complex
 from .._linear import LinearProgram, active_variables, batched, is_variable, obstructions, program_of
-from .._seeds import UNROLLED_CHUNKS, Seeds, Side
+from .._seeds import UNROLLED_CHUNKS, Seeds, Side, even
 
 # Chunks are taken for speed alone only where they are predicted to win clearly.
 CLEAR_WIN = 1.3
@@ -146,12 +146,17 @@ class Sweep:
     passes: int
     vmapped: bool
 
+    @property
+    def flops(self) -> float:
+        """Arithmetic of all passes, whatever the chunking."""
+        return self.work.chunk(self.passes).flops
+
     def chunks(self, width: int) -> int:
         return max(1, math.ceil(self.passes / width))
 
     def total(self, chunking: Chunking, problem: Problem) -> Work:
         """The work of all passes."""
-        width, machine = chunking.width, problem.machine
+        width, machine = even(max(1, self.passes), chunking.width), problem.machine
         temporaries = width * self.work.intermediates
         chunk = self.work.chunk(width)
         if temporaries <= machine.cache_bytes:
@@ -162,7 +167,7 @@ class Sweep:
         elif width > 1:
             # Outside a loop XLA may fuse the elementwise equations that make residuals into every pass.
             chunk += Work(arithmetic=problem.primal_work.arithmetic * width)
-        return chunk * self.chunks(width) + machine.fresh(temporaries)
+        return chunk * self.chunks(chunking.width) + machine.fresh(temporaries)
 
     def seconds(self, chunking: Chunking, problem: Problem) -> float:
         return problem.machine.time(self.total(chunking, problem))
@@ -246,5 +251,6 @@ def cost_of(problem: Problem, sweeps: Sequence[tuple[Sweep, Chunking]], peak: in
     """The cost of some sweeps, each with its chunking, with the primal program and the writing of J."""
     machine, size = problem.machine, problem.jacobian_bytes
     passes = sum((sweep.total(chunking, problem) for sweep, chunking in sweeps), Work())
+    flops = sum(sweep.flops for sweep, _ in sweeps)
     work = passes + problem.primal_work + Work(bytes=float(size)) + machine.fresh(size)
-    return Cost(work, passes.flops, peak, machine.time(work))
+    return Cost(work, flops, peak, machine.time(work))

@@ -84,7 +84,7 @@ def pooled_features():
     return f, (normal(340),)
 
 
-@scenario("bench", "size_rule_wrong")
+@scenario("bench")
 def elementwise_scan():
     """200 steps of an elementwise map of 180 numbers, and 20 of them once more."""
 
