@@ -28,7 +28,7 @@ from jaxobian.testing import Scenario, scenarios
 
 MACHINES = Path(jb.__file__).parent / "_machines.json"
 # How much the constants there are weigh, in timings.
-PRIOR_WEIGHT = 1.0
+PRIOR_WEIGHT = 4.0
 # Below this, dispatch is all that is measured.
 SHORTEST = 30e-6
 CHUNKS = (None, 32)

@@ -3,7 +3,7 @@
     python benchmarks/run.py                      # all tagged "bench"; writes benchmarks/results/run.json
     python benchmarks/run.py --only lenet5 roe1d  # these alone
     python benchmarks/run.py --quick              # fewer repetitions, for a first look
-    python benchmarks/run.py --render benchmarks/results/run.json  # a result's table, as in the README
+    python benchmarks/run.py --render benchmarks/results/run.json  # a result's table, and into the README with it
 
 All methods of a scenario are compiled, warmed up and timed in turns in one process, so that a slow minute of
 the machine is slow for all of them; times are medians. For batches, JAX's methods are `vmap` of a function of
@@ -31,6 +31,9 @@ import jaxobian as jb
 from jaxobian.testing import Scenario, scenarios
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+# Between these stands the table in the README.
+BEGIN, END = "<!-- benchmarks/results/run.json -->\n", "\n<!-- end -->"
 OURS = "jaxobian"
 # Regret: below SHORT seconds a call, FREE of them are dispatch and do not count.
 SHORT, FREE = 200e-6, 20e-6
@@ -205,6 +208,17 @@ def render(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def table_in(readme: str) -> str:
+    """The table that a README holds."""
+    return readme.partition(BEGIN)[2].partition(END)[0].strip()
+
+
+def write_readme(table: str) -> None:
+    """Put a table into the README in place of the one that is there."""
+    before, _, rest = README.read_text().partition(BEGIN)
+    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+
+
 def milliseconds(t: float | None) -> str:
     """Three digits, or a dash where JAX cannot."""
     if t is None:
@@ -222,12 +236,15 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument(
-        "--render", type=Path, metavar="JSON", help="print the table of a result and do nothing else"
+        "--render", type=Path, metavar="JSON", help="print a result's table; the committed one's goes into the README"
     )
     options = parser.parse_args()
 
     if options.render:
-        print(render(json.loads(options.render.read_text())))
+        table = render(json.loads(options.render.read_text()))
+        print(table)
+        if options.render.resolve() == RESULTS / "run.json":
+            write_readme(table)
         return
     chosen = [s for s in scenarios() if (s.name in options.only if options.only else "bench" in s.tags)]
     unknown = set(options.only or ()) - {s.name for s in chosen}
@@ -249,6 +266,8 @@ def main() -> None:
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        if out == RESULTS / "run.json":
+            write_readme(render(results))
         print(f"\nwrote {out}")
 
 

@@ -18,6 +18,8 @@ import numpy as np
 
 from ._linear import Program, is_variable, subprograms
 
+# Output channels with which a convolution keeps the vector units busy.
+_FULL_WIDTH = 8.0
 # A dynamic while loop runs an unknown number of steps; any guess is the same for both modes.
 ASSUMED_STEPS = 10
 
@@ -29,9 +31,11 @@ class Work:
     Attributes:
         dot: multiply-adds of matrix products, in flops.
         conv: the same of convolutions.
+        idle: flops that a convolution with few output channels could have done beside its own.
         bytes: bytes written and read again where a fused chain of equations ends.
         scatter: elements written at computed positions, one after the other.
         gather: elements read at computed positions.
+        turned: elements written across the order in which they are read, as in a transposition.
         window: elements looked at by pooling windows.
         reduce: elements summed, compared or accumulated.
         arithmetic: elementwise operations (a transcendental counts as several).
@@ -42,9 +46,11 @@ class Work:
 
     dot: float = 0.0
     conv: float = 0.0
+    idle: float = 0.0
     bytes: float = 0.0
     scatter: float = 0.0
     gather: float = 0.0
+    turned: float = 0.0
     window: float = 0.0
     reduce: float = 0.0
     arithmetic: float = 0.0
@@ -89,6 +95,11 @@ class Machine:
     def time(self, work: Work) -> float:
         """Predicted seconds for `work`."""
         return sum(self.seconds[kind] * amount for kind, amount in zip(KINDS, work.vector(), strict=True))
+
+    def traffic(self, temporaries: float) -> float:
+        """What a byte costs where so many bytes are worked on, as a fraction of what it costs in memory."""
+        hits = min(1.0, self.cache_bytes / max(1.0, temporaries))
+        return 1.0 - hits * (1.0 - self.cached)
 
     def fresh(self, allocated: float) -> Work:
         """The work of getting memory for temporaries or results of that size, in bytes."""
@@ -149,7 +160,7 @@ _SOLVES = frozenset(
 
 def count(program: Program) -> Work:
     """Operations of `program`, each equation once, loops with their lengths."""
-    return pass_work(program, program.inputs, 1).chunk(1)
+    return pass_work(program, program.inputs, 1, one_hot=False).chunk(1)
 
 
 @dataclass(frozen=True)
@@ -170,15 +181,18 @@ class PassWork:
         return self.fixed + self.each * width
 
 
-def pass_work(program: Program, seeds: Sequence[Any], width: int) -> PassWork:
+def pass_work(program: Program, seeds: Sequence[Any], width: int, *, one_hot: bool = True) -> PassWork:
     """Count a program that runs `width` passes at once.
 
     Args:
         program: a flat program, for instance a vmapped linear one.
         seeds: those of its inputs that carry the passes.
         width: how many passes they carry.
+        one_hot: whether they are vectors of the standard basis.
     """
     active, fused = set(seeds), _fused(program)
+    # One-hot vectors are computed, not read; so is what a gather takes of them, or of an elementwise function of them.
+    basis, readers = set(seeds if one_hot else ()), _readers(program)
     fixed, each, alive = Work(), Work(), 0.0
     for equation in program.equations:
         stored = [v for v in equation.outvars if v not in fused]
@@ -186,14 +200,21 @@ def pass_work(program: Program, seeds: Sequence[Any], width: int) -> PassWork:
         work = _work(equation)
         if any(is_variable(v) and v in active for v in equation.invars):
             active.update(equation.outvars)
+            read = {v for v in equation.invars if is_variable(v) and v in active}
+            if one_hot and _is_elementwise(equation) and read <= basis:
+                limit = math.inf if equation.primitive.name in _MOVES else 1
+                basis.update(v for v in equation.outvars if len(readers[v]) <= limit)
+            elif equation.primitive.name == "gather" and equation.invars[0] in basis:
+                basis.update(equation.outvars)
+                work = Work(arithmetic=work.gather, equations=work.equations)
             each += replace(work, bytes=work.bytes + moved, equations=0.0)
             alive += sum(nbytes(v.aval) for v in stored) + _inside(equation)
-            read = (
+            given = (
                 0
                 if _is_elementwise(equation)
                 else sum(nbytes(v.aval) for v in equation.invars if is_variable(v) and v not in active)
             )
-            fixed += Work(bytes=float(read), equations=work.equations)
+            fixed += Work(bytes=float(given), equations=work.equations)
         else:
             fixed += replace(work, bytes=work.bytes + moved)
     return PassWork(fixed, each * (1.0 / width), alive / width)
@@ -215,11 +236,7 @@ def _fused(program: Program) -> set[Any]:
     They are made by an elementwise equation and read by a single one that XLA fuses it with; what only moves elements
     about may be read by several.
     """
-    readers: dict[Any, list[Any]] = {v: [] for e in program.equations for v in e.outvars}
-    for equation in program.equations:
-        for v in equation.invars:
-            if is_variable(v) and v in readers:
-                readers[v].append(equation)
+    readers = _readers(program)
     fused = set()
     for equation in program.equations:
         if not _is_elementwise(equation) or equation.primitive.name in ("concatenate", "pad"):
@@ -229,6 +246,33 @@ def _fused(program: Program) -> set[Any]:
             if len(readers[v]) <= limit and all(_fuses(reader) for reader in readers[v]):
                 fused.add(v)
     return fused.difference(v for v in program.outputs if is_variable(v))
+
+
+def _readers(program: Program) -> dict[Any, list[Any]]:
+    """The equations that read each variable that an equation makes."""
+    readers: dict[Any, list[Any]] = {v: [] for e in program.equations for v in e.outvars}
+    for equation in program.equations:
+        for v in equation.invars:
+            if is_variable(v) and v in readers:
+                readers[v].append(equation)
+    return readers
+
+
+def turned(program: Program) -> int:
+    """Elements of outputs that products and convolutions make: to transpose those is a pass over memory of its own.
+
+    The transposition of what an elementwise equation makes is fused into it.
+    """
+    makers = {v: e for e in program.equations for v in e.outvars}
+    total = 0
+    for output in program.outputs:
+        maker = makers.get(output) if is_variable(output) else None
+        while maker is not None and maker.primitive.name in _MOVES:
+            source = maker.invars[0]
+            maker = makers.get(source) if is_variable(source) else None
+        if maker is not None and maker.primitive.name in ("dot_general", "conv_general_dilated"):
+            total += _size(output)
+    return total
 
 
 def _fuses(equation: Any) -> bool:
@@ -268,7 +312,11 @@ def _convolution(equation: Any) -> Work:
     depth = kernel.shape[spec[1]] * math.prod(kernel.shape[d] for d in spec[2:])
     # Between the elements of a dilated operand lie zeros, which are skipped.
     holes = math.prod(params["lhs_dilation"])
-    return Work(conv=2.0 * depth * _size(equation.outvars[0]) / holes)
+    # It runs as a matrix product as wide as there are output channels, and a narrow one takes no less time.
+    flops = 2.0 * depth * _size(equation.outvars[0]) / holes
+    groups = params["feature_group_count"] * params["batch_group_count"]
+    idle = max(0.0, _FULL_WIDTH * groups / max(1, kernel.shape[spec[0]]) - 1)
+    return Work(conv=flops, idle=flops * idle)
 
 
 def _window(equation: Any) -> Work:

@@ -18,7 +18,7 @@ from ._strategies import Candidate, Impossible, Problem, Values, forward, mixed,
 _STRATEGIES = {"fwd": forward, "rev": reverse, "mixed": mixed}
 _WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
 # On CPU a forward pass predicted to take this much longer usually does not.
-_FORWARD_BONUS = 1.1
+_FORWARD_BONUS = 1.05
 
 MODES = ("auto", "fwd", "rev", "mixed", "colored")
 

@@ -15,6 +15,7 @@ from ._program import Program, is_variable, program_of, subprograms, walk
 from ._source import in_library, user_frame
 from ._trace import pullback
 
+
 def source_line(equation: Any) -> str:
     """Where the user wrote `equation`: `model.py:31`, the first frame outside jax, flax and jaxobian."""
     frame = user_frame(equation.source_info.traceback)

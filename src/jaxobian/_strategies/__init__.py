@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from .._cost import Cost, Machine, PassWork, Work, count, nbytes, pass_work
+from .._cost import Cost, Machine, PassWork, Work, count, nbytes, pass_work, turned
 from .._layout import block_dtype, is_complex
 from .._linear import LinearProgram, active_variables, batched, is_variable, obstructions, program_of
 from .._seeds import UNROLLED_CHUNKS, Seeds, Side, even
@@ -145,6 +145,8 @@ class Sweep:
     work: PassWork
     passes: int
     vmapped: bool
+    landed: float  # bytes that a pass brings back
+    turned: float = 0.0  # elements that a forward pass brings back against the order of J
 
     @property
     def flops(self) -> float:
@@ -159,14 +161,16 @@ class Sweep:
         width, machine = even(max(1, self.passes), chunking.width), problem.machine
         temporaries = width * self.work.intermediates
         chunk = self.work.chunk(width)
-        if temporaries <= machine.cache_bytes:
-            chunk = replace(chunk, bytes=chunk.bytes * machine.cached)
+        chunk = replace(chunk, bytes=chunk.bytes * machine.traffic(temporaries))
         if chunking.looped:
             slowed = machine.loop_slowdown
             chunk = replace(chunk, dot=chunk.dot * slowed, conv=chunk.conv * slowed)
         elif width > 1:
             # Outside a loop XLA may fuse the elementwise equations that make residuals into every pass.
             chunk += Work(arithmetic=problem.primal_work.arithmetic * width)
+        if chunking.width < self.passes:
+            chunk += Work(bytes=2.0 * width * self.landed)  # results are copied to their place in J
+        chunk += Work(turned=width * self.turned)  # J's columns come back as rows
         return chunk * self.chunks(chunking.width) + machine.fresh(temporaries)
 
     def seconds(self, chunking: Chunking, problem: Problem) -> float:
@@ -181,7 +185,9 @@ class Chunking:
     looped: bool
 
 
-def count_passes(run: Callable[..., Any], residuals: Sequence[Any], seeds: Sequence[Any], passes: int) -> Sweep:
+def count_passes(
+    run: Callable[..., Any], residuals: Sequence[Any], seeds: Sequence[Any], passes: int, *, forward: bool
+) -> Sweep:
     """Count the passes of `run(residuals, seeds)` on the program that vmapping it gives.
 
     Raises:
@@ -194,7 +200,9 @@ def count_passes(run: Callable[..., Any], residuals: Sequence[Any], seeds: Seque
     except Exception:
         program, _, _ = program_of(run, list(residuals), list(seeds))
         width, vmapped = 1, False
-    return Sweep(pass_work(program, program.inputs[len(program.inputs) - len(seeds) :], width), passes, vmapped)
+    work = pass_work(program, program.inputs[len(program.inputs) - len(seeds) :], width)
+    landed = sum(map(nbytes, program.out_avals)) / width
+    return Sweep(work, passes, vmapped, landed, turned(program) / width if forward else 0.0)
 
 
 def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:

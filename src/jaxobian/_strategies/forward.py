@@ -22,7 +22,7 @@ def propose(problem: Problem) -> Candidate | Impossible:
         return Impossible("fwd", reason)
     program = problem.program
     try:
-        sweep = count_passes(program.push, program.residual_avals, program.in_avals, problem.inputs.size)
+        sweep = count_passes(program.push, program.residual_avals, program.in_avals, problem.inputs.size, forward=True)
     except Exception as error:
         return Impossible("fwd", forbidden_reason(problem, "fwd", error) or "")
     # custom_lin can be traced one pass at a time, and fails only where it is compiled.
@@ -40,7 +40,7 @@ def _recomputing(problem: Problem, passes: int) -> Candidate | None:
     """The build that stores no residuals, where the function allows it."""
     program = problem.program
     try:
-        sweep = count_passes(_jvp(problem), program.function.in_avals, program.in_avals, passes)
+        sweep = count_passes(_jvp(problem), program.function.in_avals, program.in_avals, passes, forward=True)
     except Exception:
         return None
     note = "recomputes residuals instead of storing them"

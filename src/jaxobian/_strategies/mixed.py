@@ -90,7 +90,7 @@ def _sweep(problem: Problem, cut: Sequence[Segment], sweep: str) -> Candidate:
 
     forward = sweep == "fwd"
     seeded, landed = (problem.inputs, problem.outputs) if forward else (problem.outputs, problem.inputs)
-    counted = count_passes(run, [program.residual_avals, shapes], seeded.avals, seeded.size)
+    counted = count_passes(run, [program.residual_avals, shapes], seeded.avals, seeded.size, forward=forward)
     chunking = choose_chunks(problem, counted, held)
     last = Seeds(seeded, landed, forward, chunking.width, counted.vmapped, chunking.looped)
     peak = max(peak, held + math.ceil(chunking.width * counted.work.intermediates))
@@ -113,7 +113,7 @@ def _local(problem: Problem, segment: Segment, held: int) -> tuple[Seeds, Sweep]
     def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
         return _segment_map(problem, segment, residuals)(*seeds)
 
-    counted = count_passes(run, problem.program.residual_avals, seeded.avals, seeded.size)
+    counted = count_passes(run, problem.program.residual_avals, seeded.avals, seeded.size, forward=forward)
     chunking = choose_chunks(problem, counted, held)
     return Seeds(seeded, landed, forward, chunking.width, counted.vmapped, chunking.looped), counted
 

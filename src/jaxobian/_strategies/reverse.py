@@ -21,7 +21,7 @@ def propose(problem: Problem) -> Candidate | Impossible:
         return pullback(lambda *t: program.push(residuals, t), program.in_avals)(*cotangents)
 
     try:
-        sweep = count_passes(pull, program.residual_avals, program.out_avals, problem.outputs.size)
+        sweep = count_passes(pull, program.residual_avals, program.out_avals, problem.outputs.size, forward=False)
     except Exception as error:
         return Impossible("rev", forbidden_reason(problem, "rev", error) or "")
     held = problem.jacobian_bytes + problem.residual_bytes

@@ -1,0 +1,68 @@
+"""The README: its code runs as it stands, prints what it says, and its table is that of the committed result."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import linecache
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def benchmarks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("benchmarks_run", ROOT / "benchmarks" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def words(text: str) -> list[str]:
+    """The text without numbers, their units, and spaces: those depend on the machine."""
+    text = re.sub(r"\d[\d.,]*( [kMGT]?(FLOP|B)\b| [mu]?s\b|x slower)?", "#", text)
+    return text.replace("about as fast", "#").split()
+
+
+def test_the_code_runs_and_prints_what_it_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("flax")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    printed, compared = "", 0
+    for language, text in BLOCKS:
+        if language == "python":
+            linecache.cache["model.py"] = (len(text), None, text.splitlines(keepends=True), "model.py")
+            exec(compile(text, "model.py", "exec"), names)
+            printed = capsys.readouterr().out
+        elif language == "text":
+            assert words(printed) == words(text)
+            compared += 1
+    assert compared == 2
+    assert names["J"].shape == (10, 28, 28, 1)
+    assert names["table"].shape == (784, 10)
+    assert names["JX"].shape == (64, 10, 28, 28, 1)
+    assert names["layer"]["kernel"].shape == (10, 120, 10)
+
+
+def test_files_that_it_names_exist() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_make_targets_that_it_names_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", README):
+        assert f"\n{target}: " in makefile, target
+
+
+def test_the_table_is_that_of_the_committed_result() -> None:
+    run = benchmarks()
+    committed = json.loads((run.RESULTS / "run.json").read_text())
+    assert run.table_in(README) == run.render(committed), "python benchmarks/run.py --render writes it anew"
