@@ -90,7 +90,7 @@ def test_every_width_gives_the_matrix(name: str, vmapped: bool, looped: bool, fo
         seeds = Seeds(seeded, landed, forward, width, vmapped, looped)
         assert seeds.passes == seeded.size
         with jax.disable_jit(not looped):  # nothing to compile where nothing loops
-            blocks = seeds.sweep(linear, like)
+            blocks = seeds.blocks(seeds.sweep(linear, like))
         for row, expected_row in zip(blocks, expected, strict=True):
             for block, expected_block in zip(row, expected_row, strict=True):
                 assert block.shape == expected_block.shape
@@ -133,7 +133,8 @@ def test_seeds_have_the_dtype_of_what_they_seed(dtype: Any) -> None:
         seen.append(x.dtype)
         return [x]
 
-    ((block,),) = Seeds(seeded, seeded, True, 2).sweep(linear, [jnp.ones(3, dtype)])
+    seeds = Seeds(seeded, seeded, True, 2)
+    ((block,),) = seeds.blocks(seeds.sweep(linear, [jnp.ones(3, dtype)]))
     assert set(seen) == {jnp.dtype(dtype)}
     np.testing.assert_array_equal(block, np.eye(3))
 
@@ -142,7 +143,8 @@ def test_what_is_seeded_may_be_infinite() -> None:
     # Seeds take over the varying axes of what they are like, never its values.
     seeded = side((3,))
     like = [jnp.array([jnp.inf, jnp.nan, 0.0])]
-    ((block,),) = Seeds(seeded, seeded, True, 3).sweep(lambda x: [x], like)
+    seeds = Seeds(seeded, seeded, True, 3)
+    ((block,),) = seeds.blocks(seeds.sweep(lambda x: [x], like))
     np.testing.assert_array_equal(block, np.eye(3))
 
 

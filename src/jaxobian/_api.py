@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import sparse
 
 from ._batch import Batch, batch_of, output_axes
 from ._budget import budget, parse_bytes
@@ -308,7 +307,7 @@ class JacobianFunction:
         elif all(map(is_concrete, (*operands, *xs))):
             results = _compiled(traced, self._options, value)(operands, xs)
         else:
-            results = executable(traced.choose(self._options), value)(operands, xs)
+            results = executable(traced.choose(self._options), value, self._options.format)(operands, xs)
         return traced.deliver(*results, self._options)
 
 
@@ -447,8 +446,6 @@ class Traced:
 
     def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
         """y, aux and J in the user's trees."""
-        if options.format == "bcoo":
-            blocks = [[_bcoo(block) for block in row] for row in blocks]
         y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.outputs.avals) else None
         return y, self.aux(aux), self.layout.assemble(blocks, self._inert_block)
 
@@ -462,12 +459,6 @@ class Traced:
         if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # a random key
             return np.zeros(shape, jax.dtypes.float0)
         return jnp.zeros(shape, array.dtype)
-
-
-def _bcoo(block: Any) -> Any:
-    shape = block.shape
-    indices = jnp.indices(shape, dtype=jnp.int32).reshape(len(shape), block.size).T
-    return sparse.BCOO((block.reshape(-1), indices), shape=shape, indices_sorted=True, unique_indices=True)
 
 
 def _sides(
@@ -533,6 +524,7 @@ def _compiled(traced: Traced, options: Options, value: bool) -> Executable:
     """The compiled function for a trace; one that computes the same from the same kinds of arrays is used again."""
     asked = (
         options.mode,
+        options.format,
         options.prefer_reverse,
         options.holomorphic,
         options.chunk_size,
@@ -543,7 +535,7 @@ def _compiled(traced: Traced, options: Options, value: bool) -> Executable:
     found = _kept.get(key)
     if found is None:
         closed = replace(traced, program=traced.program.without_values())
-        found = compiled(closed.choose(options), value)
+        found = compiled(closed.choose(options), value, options.format)
         _kept[key] = found
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
@@ -572,7 +564,7 @@ class _PlannedRun:
         xs = cast_varying(xs, program.out_avals) or xs
         constants = program.operands[: len(program.operands) - len(open_arrays)]
         if not self._jitted:
-            self._jitted.append(compiled(self.choice, value=False))
+            self._jitted.append(compiled(self.choice, False, self.options.format))
         results = self._jitted[0]((*constants, *open_arrays), xs)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)

@@ -14,6 +14,7 @@ from ._layout import describe
 from ._linear import LinearProgram, walk
 from ._seeds import LinearMap, Seeds, Side
 from ._strategies import Candidate, Impossible, Problem, Values, forward, mixed, reverse
+from ._structure import structure
 
 _STRATEGIES = {"fwd": forward, "rev": reverse, "mixed": mixed}
 _WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
@@ -32,9 +33,9 @@ class Choice:
     candidates: tuple[Candidate | Impossible, ...]
 
     @property
-    def seeds(self) -> Seeds:
-        """The passes of the last segment, which fill J."""
-        return self.chosen.seeds[-1]
+    def groups(self) -> tuple[Seeds, ...]:
+        """The passes that fill J."""
+        return self.chosen.groups
 
     def prepare(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], Any]:
         """y, aux, and what the passes read."""
@@ -77,7 +78,15 @@ def choose(
         MemoryBudgetError: J, or an explicit budget less J, cannot hold one pass.
     """
     problem = Problem(
-        program, inputs, outputs, holomorphic, chunk_size, budget.limit, budget.explicit, machine(platform)
+        program,
+        structure(program),
+        inputs,
+        outputs,
+        holomorphic,
+        chunk_size,
+        budget.limit,
+        budget.explicit,
+        machine(platform),
     )
     if problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
@@ -231,7 +240,7 @@ def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
 
 def _passes(candidate: Candidate, problem: Problem) -> str:
     many = f" of {problem.batch} examples" if problem.batch else ""
-    chunked = f", {candidate.chunk_size} at a time" if candidate.chunk_size < candidate.seeds[-1].passes else ""
+    chunked = f", {candidate.chunk_size} at a time" if candidate.chunk_size < max(g.passes for g in candidate.groups) else ""
     return f"{_WORDS[candidate.mode]}, {_count(candidate)}{many}{chunked}"
 
 

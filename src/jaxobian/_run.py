@@ -7,67 +7,74 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import sparse
 
 from ._layout import block_dtype
 from ._plan import Choice
-from ._seeds import UNROLLED_CHUNKS, Run
+from ._seeds import UNROLLED_CHUNKS, Run, Seeds
 
 Results = tuple[list[list[Any]], list[Any], list[Any]]
 Executable = Callable[[Sequence[Any], Sequence[Any]], Results]
 
 
-def executable(choice: Choice, value: bool) -> Executable:
+def executable(choice: Choice, value: bool, format: str = "dense") -> Executable:
     """One traceable function: operands, x -> blocks of J as the user gets them, y where asked for, aux."""
 
     def run(operands: Sequence[Any], xs: Sequence[Any]) -> Results:
         ys, aux, held = choice.prepare(operands, xs)
-        like = xs if choice.seeds.forward else ys
-        return _finished(choice, choice.seeds.sweep(choice.linear(held), like)), ys if value else [], aux
+        linear = choice.linear(held)
+        results = [seeds.sweep(linear, xs if seeds.forward else ys) for seeds in choice.groups]
+        return _finished(choice, results, format), ys if value else [], aux
 
     return run
 
 
-def compiled(choice: Choice, value: bool) -> Executable:
+def compiled(choice: Choice, value: bool, format: str = "dense") -> Executable:
     """The same, compiled; long loops over chunks run on the host.
 
     XLA runs the body of a loop on one core of a CPU. A host loop over one compiled step, into which J is donated, keeps
     them all busy and needs no second J.
     """
-    if max((run.chunks for run in choice.seeds.runs()), default=0) > UNROLLED_CHUNKS and choice.seeds.looped:
-        return _host_loop(choice, value)
-    return jax.jit(executable(choice, value))
+    runs = [run for seeds in choice.groups if seeds.looped for run in seeds.runs()]
+    if max((run.chunks for run in runs), default=0) > UNROLLED_CHUNKS:
+        return _host_loop(choice, value, format)
+    return jax.jit(executable(choice, value, format))
 
 
-def _host_loop(choice: Choice, value: bool) -> Executable:
-    seeds = choice.seeds
+def _host_loop(choice: Choice, value: bool, format: str) -> Executable:
     prepare = _forwarding(choice.prepare)
     # A run of one array becomes its block as it is; one of several is split, which needs new memory.
-    whole = [len(run.leaves) == 1 for run in seeds.runs()]
+    whole = [[len(run.leaves) == 1 for run in seeds.runs()] for seeds in choice.groups]
 
     def finish(donated: Sequence[Any], others: Sequence[Any]) -> list[list[Any]]:
         first, second = iter(donated), iter(others)
-        return _finished(choice, seeds.blocks([next(first) if one else next(second) for one in whole]))
+        results = [[next(first) if one else next(second) for one in ones] for ones in whole]
+        return _finished(choice, results, format)
 
-    finish_jit = jax.jit(finish, donate_argnums=0)
+    # What is spread out or collected into an index has another shape than what it is made of.
+    in_place = format == "dense" and not any(any(seeds.group.cells) for seeds in choice.groups if seeds.group)
+    finish_jit = jax.jit(finish, donate_argnums=0 if in_place else ())
 
-    def start(run: Run, held: Any, like: Sequence[Any]) -> list[Any]:
+    def start(seeds: Seeds, run: Run, held: Any, like: Sequence[Any]) -> list[Any]:
         return seeds.buffers(run, choice.linear(held), like)
 
-    def step(run: Run, k: Any, buffers: list[Any], held: Any, like: Sequence[Any]) -> list[Any]:
+    def step(seeds: Seeds, run: Run, k: Any, buffers: list[Any], held: Any, like: Sequence[Any]) -> list[Any]:
         return seeds.step(run, k, buffers, choice.linear(held), like)
 
-    start_jit = jax.jit(start, static_argnums=0)
-    step_jit = jax.jit(step, static_argnums=0, donate_argnums=2)
+    start_jit = jax.jit(start, static_argnums=(0, 1))
+    step_jit = jax.jit(step, static_argnums=(0, 1), donate_argnums=3)
 
     def run_all(operands: Sequence[Any], xs: Sequence[Any]) -> Results:
         ys, aux, held = prepare(operands, xs)
-        like = xs if seeds.forward else ys
         results: dict[bool, list[Any]] = {True: [], False: []}
-        for run, one in zip(seeds.runs(), whole, strict=True):
-            buffers = start_jit(run, held, like)
-            for k in range(run.chunks):
-                buffers = step_jit(run, jnp.asarray(k), buffers, held, like)
-            results[one].append(buffers)
+        for seeds, ones in zip(choice.groups, whole, strict=True):
+            like = xs if seeds.forward else ys
+            for run, one in zip(seeds.runs(), ones, strict=True):
+                buffers = start_jit(seeds, run, held, like)
+                for k in range(run.chunks):
+                    buffers = step_jit(seeds, run, jnp.asarray(k), buffers, held, like)
+                results[one].append(buffers)
         return finish_jit(results[True], results[False]), ys if value else [], aux
 
     return run_all
@@ -93,17 +100,31 @@ def _forwarding(prepare: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _finished(choice: Choice, rows: list[list[Any]]) -> list[list[Any]]:
-    """blocks[out][in] in their final shape and dtype."""
+def _finished(choice: Choice, results: Sequence[Sequence[Any]], format: str) -> list[list[Any]]:
+    """blocks[out][in] in their final shape, dtype and format, from what the runs of each group returned."""
     problem = choice.problem
     outputs, inputs = problem.outputs, problem.inputs
-    if choice.seeds.forward:
-        rows = [list(row) for row in zip(*rows, strict=True)]
     batch = () if problem.batch is None else (problem.batch,)
-    return [
-        [
-            block.reshape(*batch, *out_shape, *in_shape).astype(block_dtype(out, inp))
-            for block, in_shape, inp in zip(row, inputs.shapes, inputs.avals, strict=True)
-        ]
-        for row, out_shape, out in zip(rows, outputs.shapes, outputs.avals, strict=True)
-    ]
+    found: dict[tuple[int, int], Any] = {}
+    for seeds, landed in zip(choice.groups, results, strict=True):
+        numbers = seeds.group.landed if seeds.group else range(len(seeds.landed.avals))
+        rows = seeds.compressed(landed)
+        for s, row in enumerate(rows):
+            for r, (number, block) in enumerate(zip(numbers, row, strict=True)):
+                out, inp = (number, s) if seeds.forward else (s, number)
+                shape = (*batch, *outputs.shapes[out], *inputs.shapes[inp])
+                block = block.astype(block_dtype(outputs.avals[out], inputs.avals[inp]))
+                if format == "bcoo":
+                    found[out, inp] = _bcoo(seeds, s, r, block, shape)
+                else:
+                    found[out, inp] = seeds.spread(s, r, block).reshape(shape)
+    return [[found[o, i] for i in range(len(inputs.avals))] for o in range(len(outputs.avals))]
+
+
+def _bcoo(seeds: Seeds, s: int, r: int, block: Any, shape: tuple[int, ...]) -> sparse.BCOO:
+    """A block without the zeros that ties know of; it is never formed as a whole."""
+    order, index = seeds.entries(s, r)
+    places = np.unravel_index(index, shape) if shape else ()
+    indices = np.stack(places, -1).astype(np.int32) if shape else np.zeros((len(order), 0), np.int32)
+    data = block.reshape(-1)[order]
+    return sparse.BCOO((data, jnp.asarray(indices)), shape=shape, indices_sorted=True, unique_indices=True)

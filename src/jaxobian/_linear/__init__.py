@@ -6,6 +6,8 @@ from ._modes import batched as batched
 from ._modes import obstructions as obstructions
 from ._modes import source_line as source_line
 from ._program import Program as Program
+from ._program import as_program as as_program
+from ._program import inlined as inlined
 from ._program import is_variable as is_variable
 from ._program import program_of as program_of
 from ._program import subprograms as subprograms
@@ -16,3 +18,4 @@ from ._trace import cast_varying as cast_varying
 from ._trace import is_concrete as is_concrete
 from ._trace import pullback as pullback
 from ._trace import trace as trace
+from ._trace import transposed_equation as transposed_equation

@@ -9,8 +9,8 @@ import jax
 import jax.extend.core as jex
 import numpy as np
 
-from ._program import Program, is_variable
-from ._trace import LinearProgram, pullback
+from ._program import Program, as_program, is_variable
+from ._trace import LinearProgram, transposed_equation
 
 
 class _ById:
@@ -69,35 +69,14 @@ def _params_key(equation: Any) -> Hashable:
 
 
 def _backward_key(equation: Any) -> Hashable:
-    count = equation.params["num_res"]
-    residuals, tangents = equation.invars[:count], equation.invars[count:]
-    inputs = tuple(jex.Var(v.aval) for v in equation.invars)
-    outputs = tuple(jex.Var(v.aval) for v in equation.outvars)
-    alone = Program(
-        inputs,
-        outputs,
-        (
-            jex.new_jaxpr_eqn(
-                list(inputs), list(outputs), equation.primitive, equation.params, equation.effects, None, equation.ctx
-            ),
-        ),
-    )
-    del residuals
-    avals = [v.aval for v in tangents]
-
-    def pull(held: Any, cotangents: Any) -> Any:
-        return pullback(lambda *t: alone(*held, *t), avals)(*cotangents)
-
-    closed = jax.make_jaxpr(pull)([v.aval for v in inputs[:count]], [v.aval for v in outputs])
-    return _value_key(closed)
+    program, constants = transposed_equation(equation, equation.params["num_res"])
+    return _program_key(program), tuple(map(_value_key, constants))
 
 
 def _value_key(value: Any) -> Hashable:
     """A parameter as a key: by value where that is safe, else by identity."""
     if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr):
-        jaxpr = getattr(value, "jaxpr", value)
-        flat = Program((*jaxpr.constvars, *jaxpr.invars), tuple(jaxpr.outvars), tuple(jaxpr.eqns))
-        return _program_key(flat), tuple(_value_key(c) for c in getattr(value, "consts", ()))
+        return _program_key(as_program(value)), tuple(_value_key(c) for c in getattr(value, "consts", ()))
     if isinstance(value, dict):
         return tuple((k, _value_key(v)) for k, v in sorted(value.items(), key=lambda item: str(item[0])))
     if isinstance(value, tuple | list):

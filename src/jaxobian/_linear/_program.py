@@ -60,10 +60,16 @@ def is_variable(atom: Any) -> bool:
     return not isinstance(atom, jex.Literal)
 
 
+def as_program(jaxpr: Any) -> Program:
+    """A jaxpr, closed or not, from an equation's parameters; its constants become first inputs."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    return Program((*jaxpr.constvars, *jaxpr.invars), tuple(jaxpr.outvars), tuple(jaxpr.eqns))
+
+
 def subprograms(equation: Any) -> Iterator[Program]:
     """The programs inside an equation: bodies of loops, branches, rematerialised blocks."""
     for jaxpr in jex.jaxprs_in_params(equation.params):
-        yield Program((*jaxpr.constvars, *jaxpr.invars), tuple(jaxpr.outvars), tuple(jaxpr.eqns))
+        yield as_program(jaxpr)
 
 
 def walk(equations: Sequence[Any]) -> Iterator[Any]:
@@ -83,8 +89,7 @@ def program_of(f: Callable[..., Any], *avals: Any) -> tuple[Program, tuple[Any, 
     # A fresh function each time: JAX keeps traces by the function's identity, and what f closes over may change.
     closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*avals)
     jaxpr = closed.jaxpr
-    flat = Program((*jaxpr.constvars, *jaxpr.invars), tuple(jaxpr.outvars), tuple(jaxpr.eqns))
-    return flat, tuple(closed.consts), jax.tree.structure(shapes)
+    return as_program(jaxpr), tuple(closed.consts), jax.tree.structure(shapes)
 
 
 def inlined(program: Program) -> Program:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 
 from .._layout import abstract, varying_axes, zeros_like
 from ._program import Program, inlined, is_variable, program_of, walk
@@ -163,6 +164,25 @@ def pullback(push: Callable[..., Any], in_avals: Sequence[Any]) -> Callable[...,
         return list(jax.linear_transpose(lambda *t: tuple(push(*t)), *in_avals)(tuple(cotangents)))
 
     return pull
+
+
+def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple[Any, ...]]:
+    """An equation that is linear in all but its first operands, as the program that pulls cotangents back through it.
+
+    Returns:
+        The program: its constants, then residuals, then cotangents of the results -> cotangents of the other
+        operands; and the values of its constants.
+    """
+    inputs = tuple(jex.Var(v.aval) for v in equation.invars)
+    outputs = tuple(jex.Var(v.aval) for v in equation.outvars)
+    alone = Program(inputs, outputs, (equation.replace(invars=list(inputs), outvars=list(outputs)),))
+    residuals, tangents = inputs[:n_residuals], inputs[n_residuals:]
+
+    def pull(held: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        return pullback(lambda *t: alone(*held, *t), [v.aval for v in tangents])(*cotangents)
+
+    program, constants, _ = program_of(pull, [v.aval for v in residuals], [v.aval for v in outputs])
+    return program, constants
 
 
 def active_variables(program: Program, tangents: Sequence[Any]) -> set[Any]:

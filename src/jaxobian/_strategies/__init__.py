@@ -15,7 +15,8 @@ from typing import Any
 from .._cost import Cost, Machine, PassWork, Work, count, nbytes, pass_work, turned
 from .._layout import block_dtype, is_complex
 from .._linear import LinearProgram, active_variables, batched, is_variable, obstructions, program_of
-from .._seeds import UNROLLED_CHUNKS, Seeds, Side, even
+from .._seeds import UNROLLED_CHUNKS, Group, Seeds, Side, even, groups
+from .._structure import Structure
 
 # Chunks are taken for speed alone only where they are predicted to win clearly.
 CLEAR_WIN = 1.3
@@ -29,6 +30,7 @@ class Problem:
 
     Attributes:
         program: the traced and linearised function.
+        structure: its ties.
         inputs, outputs: the two sides of J, with their tied axes.
         holomorphic: complex to complex, C-linear.
         chunk_size: passes at once, where the user says so.
@@ -38,6 +40,7 @@ class Problem:
     """
 
     program: LinearProgram
+    structure: Structure
     inputs: Side
     outputs: Side
     holomorphic: bool
@@ -51,6 +54,15 @@ class Problem:
         """Examples along the tied axis."""
         pairs = zip(self.inputs.avals, self.inputs.tied, strict=True)
         return next((aval.shape[tied] for aval, tied in pairs if tied is not None), None)
+
+    def sides(self, *, forward: bool) -> tuple[Side, Side]:
+        """The side on which seeds are put, and the one on which results land."""
+        return (self.inputs, self.outputs) if forward else (self.outputs, self.inputs)
+
+    def groups(self, *, forward: bool) -> list[Group]:
+        """Which landed arrays share passes, and which elements share one."""
+        seeded, landed = self.sides(forward=forward)
+        return groups(self.structure.relations, seeded, landed, forward=forward)
 
     @property
     def jacobian_bytes(self) -> int:
@@ -80,7 +92,7 @@ class Candidate:
 
     Attributes:
         mode: "fwd", "rev" or "mixed".
-        seeds: the passes that run, one entry a segment.
+        seeds: the passes that run, an entry for each segment, then one for each group that fills J.
         cost: predicted flops, traffic, peak memory and time.
         variant: which of a strategy's builds it is.
         note: what people should know about it.
@@ -91,6 +103,12 @@ class Candidate:
     cost: Cost
     variant: Any = None
     note: str = ""
+    n_groups: int = 1
+
+    @property
+    def groups(self) -> tuple[Seeds, ...]:
+        """The passes that fill J."""
+        return self.seeds[len(self.seeds) - self.n_groups :]
 
     @property
     def passes(self) -> int:
@@ -99,8 +117,8 @@ class Candidate:
 
     @property
     def chunk_size(self) -> int:
-        """Passes run at once, in the last segment."""
-        return self.seeds[-1].width
+        """Passes run at once, of those that fill J."""
+        return max(seeds.width for seeds in self.groups)
 
 
 @dataclass(frozen=True)
@@ -153,6 +171,11 @@ class Sweep:
         """Arithmetic of all passes, whatever the chunking."""
         return self.work.chunk(self.passes).flops
 
+    @property
+    def compressed_bytes(self) -> float:
+        """What all passes bring back, in bytes."""
+        return self.landed * self.passes
+
     def chunks(self, width: int) -> int:
         return max(1, math.ceil(self.passes / width))
 
@@ -196,10 +219,10 @@ def count_passes(
     width = max(1, min(passes, 64))
     try:
         program, _, _ = program_of(batched(run, width), list(residuals), list(seeds))
-        vmapped = True
+        program, vmapped = program.pruned(), True
     except Exception:
         program, _, _ = program_of(run, list(residuals), list(seeds))
-        width, vmapped = 1, False
+        program, width, vmapped = program.pruned(), 1, False
     work = pass_work(program, program.inputs[len(program.inputs) - len(seeds) :], width)
     landed = sum(map(nbytes, program.out_avals)) / width
     return Sweep(work, passes, vmapped, landed, turned(program) / width if forward else 0.0)
@@ -243,16 +266,43 @@ def _allowed(sweep: Sweep, fits: int) -> Callable[[Chunking], bool]:
     return allowed
 
 
+def count_groups(
+    problem: Problem, run: Callable[..., Any], residuals: Sequence[Any], *, forward: bool
+) -> list[tuple[Group, Sweep]]:
+    """Count the passes of each group of landed arrays. Raises what `count_passes` does."""
+    seeded, landed = problem.sides(forward=forward)
+    counted = []
+    for group in problem.groups(forward=forward):
+
+        def part(held: Sequence[Any], seeds: Sequence[Any], group: Group = group) -> list[Any]:
+            results = run(held, seeds)
+            return [results[k] for k in group.landed]
+
+        passes = Seeds(seeded, landed, forward, 1, group=group).passes
+        counted.append((group, count_passes(part, residuals, seeded.avals, passes, forward=forward)))
+    return counted
+
+
 def candidate(
-    problem: Problem, mode: str, sweep: Sweep, *, held: int, variant: Any = None, note: str = ""
+    problem: Problem,
+    mode: str,
+    counted: Sequence[tuple[Group, Sweep]],
+    *,
+    held: int,
+    variant: Any = None,
+    note: str = "",
 ) -> Candidate:
-    """A candidate of one segment, forward or reverse."""
-    chunking = choose_chunks(problem, sweep, held)
+    """A candidate of one segment, forward or reverse; its groups run one after the other."""
     forward = mode == "fwd"
-    seeded, landed = (problem.inputs, problem.outputs) if forward else (problem.outputs, problem.inputs)
-    seeds = Seeds(seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped)
-    peak = held + math.ceil(chunking.width * sweep.work.intermediates)
-    return Candidate(mode, (seeds,), cost_of(problem, [(sweep, chunking)], peak), variant, note)
+    seeded, landed = problem.sides(forward=forward)
+    held += math.ceil(sum(sweep.compressed_bytes for group, sweep in counted if any(group.cells)))
+    made, sweeps, peak = [], [], held
+    for group, sweep in counted:
+        chunking = choose_chunks(problem, sweep, held)
+        made.append(Seeds(seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group))
+        sweeps.append((sweep, chunking))
+        peak = max(peak, held + math.ceil(chunking.width * sweep.work.intermediates))
+    return Candidate(mode, tuple(made), cost_of(problem, sweeps, peak), variant, note, len(made))
 
 
 def cost_of(problem: Problem, sweeps: Sequence[tuple[Sweep, Chunking]], peak: int) -> Cost:

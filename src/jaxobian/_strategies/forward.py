@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from .._seeds import LinearMap
-from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_passes, forbidden_reason
+from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_groups, forbidden_reason
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -22,29 +22,29 @@ def propose(problem: Problem) -> Candidate | Impossible:
         return Impossible("fwd", reason)
     program = problem.program
     try:
-        sweep = count_passes(program.push, program.residual_avals, program.in_avals, problem.inputs.size, forward=True)
+        counted = count_groups(problem, program.push, program.residual_avals, forward=True)
     except Exception as error:
         return Impossible("fwd", forbidden_reason(problem, "fwd", error) or "")
     # custom_lin can be traced one pass at a time, and fails only where it is compiled.
-    forbidden = None if sweep.vmapped else forbidden_reason(problem, "fwd")
+    vmapped = all(sweep.vmapped for _, sweep in counted)
+    forbidden = None if vmapped else forbidden_reason(problem, "fwd")
     if forbidden:
         return Impossible("fwd", forbidden)
-    linear = candidate(problem, "fwd", sweep, held=problem.jacobian_bytes + problem.residual_bytes)
+    linear = candidate(problem, "fwd", counted, held=problem.jacobian_bytes + problem.residual_bytes)
     passes = linear.cost.peak_bytes - problem.jacobian_bytes - problem.residual_bytes
     if problem.residual_bytes > max(passes, problem.jacobian_bytes) or linear.cost.peak_bytes > problem.budget:
-        return _recomputing(problem, sweep.passes) or linear
+        return _recomputing(problem) or linear
     return linear
 
 
-def _recomputing(problem: Problem, passes: int) -> Candidate | None:
+def _recomputing(problem: Problem) -> Candidate | None:
     """The build that stores no residuals, where the function allows it."""
-    program = problem.program
     try:
-        sweep = count_passes(_jvp(problem), program.function.in_avals, program.in_avals, passes, forward=True)
+        counted = count_groups(problem, _jvp(problem), problem.program.function.in_avals, forward=True)
     except Exception:
         return None
     note = "recomputes residuals instead of storing them"
-    return candidate(problem, "fwd", sweep, held=problem.jacobian_bytes, variant="jvp", note=note)
+    return candidate(problem, "fwd", counted, held=problem.jacobian_bytes, variant="jvp", note=note)
 
 
 def _jvp(problem: Problem) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]]:

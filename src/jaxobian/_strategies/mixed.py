@@ -143,7 +143,7 @@ def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
 def _matrix(problem: Problem, segment: Segment, seeds: Seeds, residuals: Sequence[Any]) -> list[list[Any]]:
     """A segment's local Jacobian: blocks[o][i], each of shape (out, in) with both flat."""
     like = [zeros_like(aval) for aval in seeds.seeded.avals]
-    rows = seeds.sweep(_segment_map(problem, segment, residuals), like)
+    rows = seeds.blocks(seeds.sweep(_segment_map(problem, segment, residuals), like))
     if seeds.forward:
         rows = [list(row) for row in zip(*rows, strict=True)]
     outs, ins = (seeds.landed, seeds.seeded) if seeds.forward else (seeds.seeded, seeds.landed)

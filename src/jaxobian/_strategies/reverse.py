@@ -7,7 +7,7 @@ from typing import Any
 
 from .._linear import pullback
 from .._seeds import LinearMap
-from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_passes, forbidden_reason
+from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_groups, forbidden_reason
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -21,11 +21,11 @@ def propose(problem: Problem) -> Candidate | Impossible:
         return pullback(lambda *t: program.push(residuals, t), program.in_avals)(*cotangents)
 
     try:
-        sweep = count_passes(pull, program.residual_avals, program.out_avals, problem.outputs.size, forward=False)
+        counted = count_groups(problem, pull, program.residual_avals, forward=False)
     except Exception as error:
         return Impossible("rev", forbidden_reason(problem, "rev", error) or "")
     held = problem.jacobian_bytes + problem.residual_bytes
-    return candidate(problem, "rev", sweep, held=held)
+    return candidate(problem, "rev", counted, held=held)
 
 
 def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:

@@ -1,0 +1,348 @@
+"""The passes of one group: seeds made chunk by chunk, results put in their place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._layout import zeros_like
+from ._groups import Cell, Group, plain
+from ._side import Side
+
+LinearMap = Callable[..., Sequence[Any]]
+
+# Up to this many chunks are written out one after the other; more run in a loop.
+UNROLLED_CHUNKS = 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """Passes first, ..., first + total - 1: those of some neighbouring seeded arrays.
+
+    Attributes:
+        leaves: the seeded arrays.
+        first: number of the first pass.
+        total: how many passes there are.
+        width: how many are made at once.
+    """
+
+    leaves: tuple[int, ...]
+    first: int
+    total: int
+    width: int
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.total // self.width)
+
+
+def even(total: int, width: int) -> int:
+    """The least width that takes no more chunks than `width` does: the last chunk then overlaps as little as can be."""
+    return -(-total // -(-total // width))
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The passes through a linear map: what is seeded, and how what comes back fills the blocks of J.
+
+    Attributes:
+        seeded: the side on which seeds are put.
+        landed: the side on which results arrive.
+        forward: whether the seeded side is the input: its axes are then the last ones of a block.
+        width: passes made at once.
+        vmapped: whether several passes can run as one (every primitive has a batching rule).
+        looped: whether chunks run in a loop, which bounds memory, or are written out.
+        group: which elements share a pass, and which landed arrays are looked at; by default no tie is known.
+    """
+
+    seeded: Side
+    landed: Side
+    forward: bool
+    width: int
+    vmapped: bool = True
+    looped: bool = False
+    group: Group | None = None
+
+    @cached_property
+    def _group(self) -> Group:
+        return self.group or plain(len(self.seeded.avals), len(self.landed.avals))
+
+    @cached_property
+    def _landed(self) -> Side:
+        """The landed arrays of the group."""
+        return self.landed.only(self._group.landed)
+
+    @cached_property
+    def _splits(self) -> list[Split]:
+        pairs = zip(self.seeded.avals, self.seeded.tied, self._group.cells, strict=True)
+        return [Split.of(aval.shape, batch, cells) for aval, batch, cells in pairs]
+
+    @cached_property
+    def colours(self) -> tuple[int, ...]:
+        """How many passes each seeded array takes: none, if nothing depends on it."""
+        alive = self._group.seeded
+        return tuple(split.colours if s in alive else 0 for s, split in enumerate(self._splits))
+
+    @property
+    def passes(self) -> int:
+        return sum(self.colours)
+
+    def runs(self) -> list[Run]:
+        """Seeded arrays packed into runs of at most `width` passes; a larger array is a run of its own."""
+        sizes, offsets = self.colours, (0, *accumulate(self.colours))
+        packs: list[list[int]] = []
+        for k, size in enumerate(sizes):
+            if not size:
+                continue
+            if packs and sum(sizes[j] for j in packs[-1]) + size <= self.width:
+                packs[-1].append(k)
+            else:
+                packs.append([k])
+        totals = [sum(sizes[k] for k in pack) for pack in packs]
+        return [
+            Run(tuple(pack), offsets[pack[0]], total, even(total, self.width))
+            for pack, total in zip(packs, totals, strict=True)
+        ]
+
+    def sweep(self, linear: LinearMap, like: Sequence[Any]) -> list[list[Any]]:
+        """Make every pass.
+
+        Args:
+            linear: the linear map, from one seed on the seeded side to one result on the landed side.
+            like: arrays like the seeded ones.
+
+        Returns:
+            For each run, the landed arrays of the group, passes on an axis of their own.
+        """
+        return [
+            self._loop(run, linear, like) if self.looped and run.chunks > 1 else self._unrolled(run, linear, like)
+            for run in self.runs()
+        ]
+
+    def blocks(self, results: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        """The blocks of J from what each run returned.
+
+        Returns:
+            `blocks[s][r]`, for seeded array s and the r-th landed array of the group: of shape (batch, out, in), the
+            axes of the seeded array still flat.
+        """
+        return [
+            [self.spread(s, r, block) for r, block in enumerate(row)] for s, row in enumerate(self.compressed(results))
+        ]
+
+    def compressed(self, results: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        """Blocks that have colours in place of the elements of the seeded array."""
+        rows: dict[int, list[Any]] = {}
+        for run, landed in zip(self.runs(), results, strict=True):
+            ends = list(accumulate(self.colours[k] for k in run.leaves))[:-1]
+            parts = [jnp.split(x, ends, axis) if ends else [x] for x, axis in zip(landed, self._axes, strict=True)]
+            rows.update((leaf, [part[k] for part in parts]) for k, leaf in enumerate(run.leaves))
+        return [rows[k] if k in rows else self._empty() for k in range(len(self.seeded.avals))]
+
+    def spread(self, s: int, r: int, block: Any) -> Any:
+        """A compressed block with every element of the seeded array: each in its place, zeros elsewhere."""
+        split, axis = self._splits[s], self._axes[r] % block.ndim
+        before, after = block.shape[:axis], block.shape[axis + 1 :]
+        if block.shape[axis] == 0:
+            return zeros_like(self._landed.avals[r], (*before, split.size, *after))
+        if not split.cells:
+            return block
+        block = block.reshape(*before, *split.free, *after)
+        mask = self._mask(s, r, block.ndim, axis)
+        shape = (*before, *split.all, *after)
+        spread = jnp.broadcast_to(block, shape) if mask is None else jnp.where(mask, block, jnp.zeros((), block.dtype))
+        return spread.reshape(*before, split.size, *after)
+
+    def _mask(self, s: int, r: int, rank: int, first: int) -> Any:
+        """Where the cells of a seeded element are those of the landed one; None where there is no dependence."""
+        split, aval, batch = self._splits[s], self._landed.avals[r], self._landed.tied[r]
+        mask = None
+        for place, cell, landing in zip(split.places, split.cells, self._group.landings[s][r], strict=False):
+            here = jnp.arange(cell.base).reshape(cell.base, *(1,) * (rank - first - place - 1))
+            axis = self._axis_in_block(landing.axis, batch, first, len(split.free))
+            there = jnp.asarray(landing.digits(aval.shape[landing.axis])).reshape(-1, *(1,) * (rank - axis - 1))
+            mask = here == there if mask is None else mask & (here == there)
+        return mask
+
+    def _axis_in_block(self, axis: int, batch: int | None, first: int, width: int) -> int:
+        """Where an axis of a landed array stands in a block whose seeded axes are `width` ones from `first` on."""
+        if axis == batch:
+            return 0
+        own = axis - int(batch is not None and axis > batch) + int(batch is not None)
+        return own if self.forward else own + width
+
+    def entries(self, s: int, r: int) -> tuple[np.ndarray, np.ndarray]:
+        """The elements of the compressed block, as J has them in order, and the index of each in (batch, out, in).
+
+        Returns:
+            Positions in the flat compressed block, and their index in the block as it is spread, sorted.
+        """
+        split, aval, batch = self._splits[s], self._landed.avals[r], self._landed.tied[r]
+        lead = () if batch is None else (aval.shape[batch],)
+        own = tuple(n for a, n in enumerate(aval.shape) if a != batch)
+        shape = (*lead, *own, *split.free) if self.forward else (*lead, *split.free, *own)
+        first = len(lead) + (len(own) if self.forward else 0)
+        index = list(np.indices(shape, np.int64, sparse=True))
+        valid = np.ones((1,) * len(shape), bool)
+        for place, cell, landing in zip(split.places, split.cells, self._group.landings[s][r], strict=False):
+            axis = self._axis_in_block(landing.axis, batch, first, len(split.free))
+            digits = landing.digits(aval.shape[landing.axis]).reshape(-1, *(1,) * (len(shape) - axis - 1))
+            index[first + place] = digits
+            valid = valid & (digits >= 0) & (digits < cell.base)
+        full = (*lead, *own, *split.all) if self.forward else (*lead, *split.all, *own)
+        flat = np.broadcast_to(sum(i * math.prod(full[a + 1 :]) for a, i in enumerate(index)), shape).reshape(-1)
+        at = np.flatnonzero(np.broadcast_to(valid, shape).reshape(-1))
+        order = at[np.argsort(flat[at], kind="stable")]
+        return order, flat[order]
+
+    def piece(self, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        """Passes start, ..., start + width - 1 of a run: an array for each landed one, in the order of a block."""
+        seeds, linear = self._basis(run.first + start, width, like), self._selected(linear)
+        if width == 1:
+            results = [result[None] for result in linear(*(seed[0] for seed in seeds))]
+        elif self.vmapped:
+            results = jax.vmap(linear)(*seeds)
+        else:
+            results = jax.lax.map(lambda seed: tuple(linear(*seed)), tuple(seeds))
+        return [self._turned(result, tied) for result, tied in zip(results, self._landed.tied, strict=True)]
+
+    def _selected(self, linear: LinearMap) -> LinearMap:
+        """The map to the landed arrays of the group alone."""
+
+        def selected(*seeds: Any) -> list[Any]:
+            results = linear(*seeds)
+            return [results[k] for k in self._group.landed]
+
+        return selected
+
+    def step(self, run: Run, k: Any, buffers: Sequence[Any], linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        """Chunk k of a run written into `buffers`; the last one overlaps its neighbour where widths do not divide."""
+        start = jnp.minimum(k * run.width, run.total - run.width)
+        return [
+            jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis % buffer.ndim)
+            for buffer, part, axis in zip(
+                buffers, self.piece(run, start, run.width, linear, like), self._axes, strict=True
+            )
+        ]
+
+    def buffers(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        """Zeros for what a run returns."""
+        made = []
+        for part, axis in zip(
+            jax.eval_shape(lambda: self.piece(run, 0, run.width, linear, like)), self._axes, strict=True
+        ):
+            shape = list(part.shape)
+            shape[axis] = run.total
+            made.append(zeros_like(part, tuple(shape)))  # under shard_map a loop's carry must vary as its result does
+        return made
+
+    def _loop(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        def body(k: Any, buffers: list[Any]) -> list[Any]:
+            return self.step(run, k, buffers, linear, like)
+
+        return jax.lax.fori_loop(0, run.chunks, body, self.buffers(run, linear, like))
+
+    def _unrolled(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        pieces = [
+            self.piece(run, start, min(run.width, run.total - start), linear, like)
+            for start in range(0, run.total, run.width)
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        return [jnp.concatenate(parts, axis) for *parts, axis in zip(*pieces, self._axes, strict=True)]
+
+    def _basis(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
+        """Basis vectors start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array."""
+        made, offset = [], 0
+        pairs = zip(self._splits, self.colours, self.seeded.avals, self.seeded.tied, like, strict=True)
+        for split, colours, aval, tied, x in pairs:
+            rows = jnp.arange(width) + (start - offset)
+            shape = split.free if colours else (0,)
+            ones = (rows[:, None] == jnp.arange(colours)[None, :]).astype(aval.dtype).reshape(width, *shape)
+            if not colours:
+                ones = jnp.zeros((width, *split.shape), aval.dtype)
+            elif split.cells:
+                ones = jnp.broadcast_to(ones, (width, *split.all))
+            ones = ones.reshape(width, *split.shape)
+            if tied is not None:
+                ones = jnp.broadcast_to(jnp.expand_dims(ones, tied + 1), (width, *aval.shape))
+            # The zero takes over x's varying axes under shard_map.
+            made.append(ones + jnp.zeros_like(x))
+            offset += colours
+        return made
+
+    @property
+    def _axes(self) -> list[int]:
+        """Where the axis of passes stands in the block of each landed array."""
+        return [-1 if self.forward else int(tied is not None) for tied in self._landed.tied]
+
+    def _turned(self, result: Any, tied: int | None) -> Any:
+        """A result (passes, ...) with its axes in the order of a block: tied, out, in."""
+        if tied is not None:
+            result = jnp.moveaxis(result, tied + 1, 0)  # tied, passes, ...
+            return jnp.moveaxis(result, 1, -1) if self.forward else result
+        return jnp.moveaxis(result, 0, -1) if self.forward else result
+
+    def _empty(self) -> list[Any]:
+        """Compressed blocks of a seeded array that takes no pass."""
+        blocks = []
+        for aval, shape, tied in zip(self._landed.avals, self._landed.shapes, self._landed.tied, strict=True):
+            batch = () if tied is None else (aval.shape[tied],)
+            blocks.append(zeros_like(aval, (*batch, *shape, 0) if self.forward else (*batch, 0, *shape)))
+        return blocks
+
+
+@dataclass(frozen=True)
+class Split:
+    """A seeded array's axes without its batch, cut into cells, which one pass seeds as a whole, and the rest.
+
+    Attributes:
+        shape: the axes themselves.
+        all: the pieces in order.
+        free: the same with 1 in place of each cell: their product is the number of colours.
+        places: where in `all` each cell stands.
+        cells: the cells.
+    """
+
+    shape: tuple[int, ...]
+    all: tuple[int, ...]
+    free: tuple[int, ...]
+    places: tuple[int, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def colours(self) -> int:
+        return math.prod(self.free)
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], batch: int | None, cells: Sequence[Cell]) -> Split:
+        """Cut the axes of `shape`, all but the one of the batch."""
+        pieces: list[int] = []
+        free: list[int] = []
+        places: list[int] = []
+        for axis, size in enumerate(shape):
+            if axis == batch:
+                continue
+            rest = size
+            for cell in (c for c in cells if c.axis == axis):  # from the top digit down
+                above = rest // (cell.stride * cell.base)
+                pieces += [above, cell.base]
+                free += [above, 1]
+                places.append(len(pieces) - 1)
+                rest = cell.stride
+            pieces.append(rest)
+            free.append(rest)
+        own = tuple(n for axis, n in enumerate(shape) if axis != batch)
+        return cls(own, tuple(pieces), tuple(free), tuple(places), tuple(cells))

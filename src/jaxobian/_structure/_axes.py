@@ -1,0 +1,255 @@
+"""Program -> Structure: relations between its outputs and its inputs, composed equation by equation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._linear import LinearProgram, Program, as_program, inlined, is_variable, subprograms, transposed_equation
+from ._indices import Indices
+from ._rules import RULES, Local
+from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed
+
+# What a variable depends on: number of an input -> relation. An input that is not there does not matter to it.
+Dependence = dict[int, Relation]
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """How the outputs of a linear program depend on its tangents.
+
+    Attributes:
+        relations: for each output, the inputs that it depends on, each with its ties.
+        unknown: the equations that no rule understands; they are taken for dense.
+    """
+
+    program: LinearProgram
+    relations: tuple[Dependence, ...]
+    unknown: tuple[Any, ...]
+    _dependences: Mapping[Any, Dependence]
+
+    def of(self, atom: Any) -> Dependence:
+        """The dependence of any variable of the linear program."""
+        return self._dependences.get(atom, {}) if is_variable(atom) else {}
+
+
+def structure(program: LinearProgram) -> Structure:
+    """Find the ties between every output and every tangent of a linear program."""
+    primal = Indices(program.primal)
+    made = program.primal.outputs[len(program.function.outputs) :]
+    indices = Indices(program.linear, {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)})
+    start = {v: {k: identity(v.aval.shape)} for k, v in enumerate(program.tangents)}
+    unknown: list[Any] = []
+    found = _analysed(program.linear, start, indices, unknown)
+    outputs = tuple(found.get(v, {}) if is_variable(v) else {} for v in program.linear.outputs)
+    return Structure(program, outputs, tuple(unknown), found)
+
+
+def _analysed(
+    program: Program, start: dict[Any, Dependence], indices: Indices, unknown: list[Any]
+) -> dict[Any, Dependence]:
+    """The dependence of every variable that depends on one of `start`."""
+    found = dict(start)
+    for equation in program.equations:
+        operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
+        if not operands:
+            continue
+        local = _local(equation, set(operands), indices, unknown)
+        for out, row in zip(equation.outvars, local, strict=True):
+            total: Dependence = {}
+            for k, dependence in operands.items():
+                if k in row:
+                    _add(total, {j: compose(row[k], relation) for j, relation in dependence.items()})
+            if total:
+                found[out] = total
+    return found
+
+
+def _add(total: Dependence, more: Dependence) -> None:
+    """Add paths to a dependence: what two of them share must hold on both."""
+    for j, relation in more.items():
+        total[j] = join(total[j], relation) if j in total else relation
+
+
+def _local(equation: Any, active: set[int], indices: Indices, unknown: list[Any]) -> Local:
+    """For each output of an equation, the active operands that it depends on, each with its ties."""
+    name = equation.primitive.name
+    rule = RULES.get(name)
+    if rule is not None:
+        rows = rule(equation, indices)
+        if name == "optimization_barrier":
+            return rows
+        return [{k: row.get(k, DENSE) for k in active} for row in rows]
+    inner = _INNER.get(name)
+    rows = inner(equation, active, unknown) if inner is not None else None
+    if rows is None:
+        unknown.append(equation)
+        return [dict.fromkeys(active, DENSE) for _ in equation.outvars]
+    return rows
+
+
+# Equations with programs inside ------------------------------------------------------------------------------------
+
+
+def _inside(program: Program, active: Sequence[int], unknown: list[Any]) -> Local:
+    """The outputs of a program by those of its inputs that are active."""
+    program = inlined(program)
+    start = {program.inputs[k]: {k: identity(program.inputs[k].aval.shape)} for k in active}
+    found = _analysed(program, start, Indices(program), unknown)
+    return [dict(found.get(v, {})) if is_variable(v) else {} for v in program.outputs]
+
+
+def _call(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+    """A program that is run as it stands: a rematerialised block, a function with a rule of its own."""
+    programs = list(subprograms(equation))
+    if len(programs) != 1 or len(programs[0].inputs) != len(equation.invars):
+        return None
+    return _inside(programs[0], sorted(active), unknown)
+
+
+def _cond(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+    """Any of the branches may run: what holds in all of them."""
+    if 0 in active:
+        return None
+    total: Local = [{} for _ in equation.outvars]
+    for branch in subprograms(equation):
+        for sum_, row in zip(total, _inside(branch, [k - 1 for k in sorted(active)], unknown), strict=True):
+            _add(sum_, {k + 1: relation for k, relation in row.items()})
+    return total
+
+
+def _while(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+    """A fixed point over the carry; the condition has no derivative."""
+    params = equation.params
+    n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
+    body = as_program(params["body_jaxpr"])
+    if len(body.inputs) != n_body + len(body.outputs):
+        return None
+    carries = _fixed_point(body, n_body, n_body, [k - n_cond for k in sorted(active) if k >= n_cond], unknown)
+    return [{k + n_cond: relation for k, relation in carry.items()} for carry in carries.rows]
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """After any number of steps: carries by what the loop was given; and one step's outputs."""
+
+    rows: Local
+    step: Local
+
+
+def _fixed_point(body: Program, first_carry: int, n_consts: int, active: Sequence[int], unknown: list[Any]) -> _Loop:
+    """Carries after any number of steps, by the body's inputs (of which inputs `first_carry`... are the carry).
+
+    A carry starts as what it is given, and each step composes the body with it: ties are only ever lost, so that
+    this ends.
+    """
+    n_carry = min(len(body.outputs), len(body.inputs) - first_carry)
+    alive = set(active)
+    noted: list[Any] = []
+    while True:  # a carry becomes active where the body writes something active to it
+        step = _inside(body, sorted(alive), noted)
+        more = {first_carry + c for c in range(n_carry) if step[c]} - alive
+        if not more:
+            break
+        alive |= more
+        noted = []
+    unknown += noted
+    given = set(active)
+    rows: Local = [
+        {first_carry + c: identity(body.inputs[first_carry + c].aval.shape)} if first_carry + c in given else {}
+        for c in range(n_carry)
+    ]
+    while True:
+        new = [dict(row) for row in rows]
+        for c in range(n_carry):
+            _add(new[c], _after(step[c], rows, first_carry, n_carry, given))
+        if new == rows:
+            return _Loop(rows, step)
+        rows = new
+
+
+def _after(row: Dependence, carries: Local, first_carry: int, n_carry: int, given: set[int]) -> Dependence:
+    """One step after `carries`."""
+    total: Dependence = {}
+    for k, relation in row.items():
+        if first_carry <= k < first_carry + n_carry:
+            _add(total, {j: compose(relation, inner) for j, inner in carries[k - first_carry].items()})
+        elif k in given:
+            _add(total, {k: relation})
+    return total
+
+
+def _scan(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+    """A fixed point over the carry; slices of xs and ys have an axis less, along which steps follow each other."""
+    (body,) = subprograms(equation)
+    ranks = [len(v.aval.shape) for v in equation.invars]
+    if len(body.inputs) != len(ranks) or len(body.outputs) != len(equation.outvars):
+        return None
+    sliced = {k for k, v in enumerate(body.inputs) if len(v.aval.shape) + 1 == ranks[k]}
+    stacked = [o for o, v in enumerate(body.outputs) if len(v.aval.shape) + 1 == len(equation.outvars[o].aval.shape)]
+    n_carry = len(body.outputs) - len(stacked)
+    first_carry = len(body.inputs) - len(sliced) - n_carry
+    loop = _fixed_point(body, first_carry, first_carry, sorted(active), unknown)
+    local: Local = [{k: shifted(r, 0, 1) if k in sliced else r for k, r in row.items()} for row in loop.rows[:n_carry]]
+    for o in stacked:
+        through = {k: r for k, r in loop.step[o].items() if first_carry <= k < first_carry + n_carry}
+        direct = {k: r for k, r in loop.step[o].items() if k not in through and k in active}
+        row: Dependence = {}
+        for k, relation in direct.items():
+            # Step by step: y[t] by x[t].
+            lifted = shifted(relation, 1, 1) | {line(0, 0)} if k in sliced else shifted(relation, 1, 0)
+            _add(row, {k: lifted})
+        before = _after(through, loop.rows, first_carry, n_carry, active)
+        _add(row, {k: shifted(r, 1, 1 if k in sliced else 0) for k, r in before.items()})
+        local.append(row)
+    return local
+
+
+def _custom_lin(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+    """Can only be pulled back: the program that does so, read from its results to its seeds."""
+    count = equation.params["num_res"]
+    if any(k < count for k in active):
+        return None
+    pulled, _ = transposed_equation(equation, count)
+    rows = _from_results(pulled, len(equation.outvars), unknown)
+    return [{k: row[k - count] for k in active if k - count in row} for row in rows]
+
+
+def _from_results(pulled: Program, n_results: int, unknown: list[Any]) -> Local:
+    """A linear map by the program of its transpose, whose last inputs are the map's results."""
+    first = len(pulled.inputs) - n_results
+    local: Local = [{} for _ in range(n_results)]
+    for k, row in enumerate(_inside(pulled, range(first, len(pulled.inputs)), unknown)):
+        for seed, relation in row.items():
+            local[seed - first][k] = transposed(relation)
+    return local
+
+
+def _linear_solve(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+    """What its own solver does to the right-hand sides, and that of its transpose does to cotangents."""
+    n_constants = sum(equation.params["const_lengths"])
+    solvers = equation.params["jaxprs"]
+    if any(k < n_constants for k in active):
+        return None
+    n_sides = len(equation.invars) - n_constants
+    program = as_program(solvers.solve)
+    first = len(program.inputs) - n_sides
+    rows = _inside(program, [first + k - n_constants for k in sorted(active)], unknown)
+    local: Local = [{k - first + n_constants: relation for k, relation in row.items()} for row in rows]
+    if solvers.transpose_solve is not None:
+        back = _from_results(as_program(solvers.transpose_solve), n_sides, unknown)
+        for row, more in zip(local, back, strict=True):
+            _add(row, {k + n_constants: relation for k, relation in more.items() if k + n_constants in active})
+    return local
+
+
+_INNER = {
+    **dict.fromkeys(["jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"], _call),
+    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call"], _call),
+    "cond": _cond,
+    "while": _while,
+    "scan": _scan,
+    "custom_lin": _custom_lin,
+    "custom_linear_solve": _linear_solve,
+}

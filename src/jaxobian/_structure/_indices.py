@@ -1,0 +1,77 @@
+"""What is known of index arrays: those that a program computes from no argument can be evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._linear import Program, is_variable
+
+# Constants larger than this are not looked at: planning must not grow with the sizes of arrays.
+_LARGEST = 1_000_000
+
+
+class Indices:
+    """Looks up what the variables of a program hold, as far as that does not depend on its inputs."""
+
+    def __init__(self, program: Program, sources: Mapping[Any, tuple[Indices, Any]] | None = None):
+        self._makers = {v: e for e in program.equations for v in e.outvars}
+        self._sources = sources or {}  # inputs of the program that another program makes
+        self._known: dict[Any, np.ndarray | None] = {}
+
+    def own_position(self, atom: Any, column: int) -> int | None:
+        """The axis along which index vectors' entry `column` is its own position: 0, 1, 2, ...
+
+        None where there is none, or none that is known.
+        """
+        value = self._constant(atom)
+        if value is not None:
+            entries = value[..., column]
+            for axis, n in enumerate(entries.shape):
+                position = np.arange(n).reshape(n, *(1,) * (entries.ndim - axis - 1))
+                if n > 1 and np.array_equal(entries, np.broadcast_to(position, entries.shape)):
+                    return axis
+            return None
+        if atom in self._sources:
+            outer, there = self._sources[atom]
+            return outer.own_position(there, column)
+        maker = self._makers.get(atom)
+        if maker is None:
+            return None
+        if maker.primitive.name == "convert_element_type":
+            return self.own_position(maker.invars[0], column)
+        if maker.primitive.name == "concatenate" and maker.params["dimension"] == len(atom.aval.shape) - 1:
+            for piece in maker.invars:
+                if column < piece.aval.shape[-1]:
+                    return self.own_position(piece, column)
+                column -= piece.aval.shape[-1]
+        return None
+
+    def _constant(self, atom: Any) -> np.ndarray | None:
+        """The value of an atom that depends on no input of a program."""
+        if not is_variable(atom):
+            return np.asarray(atom.val)
+        if atom not in self._known:
+            self._known[atom] = self._evaluated(atom)
+        return self._known[atom]
+
+    def _evaluated(self, atom: Any) -> np.ndarray | None:
+        if atom in self._sources:
+            outer, there = self._sources[atom]
+            return outer._constant(there)
+        maker = self._makers.get(atom)
+        if maker is None or maker.effects or any(math.prod(v.aval.shape) > _LARGEST for v in maker.outvars):
+            return None
+        operands = {v: self._constant(v) for v in maker.invars if is_variable(v)}
+        if any(value is None for value in operands.values()):
+            return None
+        try:
+            with jax.ensure_compile_time_eval():
+                (value,) = Program(tuple(operands), (atom,), (maker,))(*operands.values())
+            return np.asarray(value)
+        except Exception:
+            return None  # what cannot be evaluated here is not known

@@ -1,0 +1,379 @@
+"""What each primitive does to axes: a table of primitives over a few kinds.
+
+A rule says, for each output of an equation and each operand, which ties there are between their axes. What it leaves
+out is dense; a primitive without a rule is dense in all its operands, and the plan says so by name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from ._indices import Indices
+from ._ties import DENSE, Relation, Tie, digit, line, transposed
+
+# For each output: operand -> its relation; an operand that is not there is dense.
+Local = list[dict[int, Relation]]
+Shape = tuple[int, ...]
+
+
+def _shape(atom: Any) -> Shape:
+    return tuple(getattr(atom.aval, "shape", ()))
+
+
+def _ties(ties: Sequence[Tie | None]) -> Relation:
+    return frozenset(tie for tie in ties if tie is not None)
+
+
+def _axes(out: Shape, operand: Shape, pairs: Sequence[tuple[int, int]]) -> Relation:
+    """Axes of the output that are axes of the operand. Axes of size 1 carry no tie."""
+    return _ties([line(o, i) for o, i in pairs if out[o] == operand[i] > 1])
+
+
+# Kinds ------------------------------------------------------------------------------------------------------------
+
+
+def _same(out: Shape, operand: Shape) -> Relation:
+    """Axis by axis, where sizes agree: an operand may have rank 0, or axes of size 1, and be broadcast silently."""
+    if len(out) != len(operand):
+        return DENSE
+    return _axes(out, operand, [(a, a) for a in range(len(out))])
+
+
+def _each(equation: Any, relation: Callable[[Shape, Shape], Relation]) -> Local:
+    """One relation for every output and operand, by their shapes."""
+    operands = [_shape(v) for v in equation.invars]
+    return [{k: relation(_shape(out), operand) for k, operand in enumerate(operands)} for out in equation.outvars]
+
+
+def elementwise(equation: Any, indices: Indices) -> Local:
+    """y[i] = g(x1[i], x2[i], ...)."""
+    return _each(equation, _same)
+
+
+def except_axes(axes: Callable[[Any], Sequence[int]]) -> Callable[[Any, Indices], Local]:
+    """Elementwise but along some axes, where all mix: cumulative sums, sorts, transforms."""
+
+    def rule(equation: Any, indices: Indices) -> Local:
+        mixed = set(axes(equation))
+
+        def relation(out: Shape, operand: Shape) -> Relation:
+            return frozenset(tie for tie in _same(out, operand) if tie.out not in mixed)
+
+        return _each(equation, relation)
+
+    return rule
+
+
+def leading_axes(last: int) -> Callable[[Any, Indices], Local]:
+    """All axes but the last few: matrix factorisations of a batch."""
+
+    def rule(equation: Any, indices: Indices) -> Local:
+        local = []
+        for out in equation.outvars:
+            row = {}
+            for k, v in enumerate(equation.invars):
+                leading = len(_shape(v)) - last
+                row[k] = _axes(_shape(out), _shape(v), [(a, a) for a in range(min(leading, len(_shape(out))))])
+            local.append(row)
+        return local
+
+    return rule
+
+
+def passed_on(equation: Any, indices: Indices) -> Local:
+    """Output k is operand k."""
+    return [{k: _same(_shape(v), _shape(v))} for k, v in enumerate(equation.invars)]
+
+
+def broadcast_in_dim(equation: Any, indices: Indices) -> Local:
+    """y[.., i, ..] = x[i]."""
+    out, operand = _shape(equation.outvars[0]), _shape(equation.invars[0])
+    return [{0: _axes(out, operand, [(int(o), k) for k, o in enumerate(equation.params["broadcast_dimensions"])])}]
+
+
+def transpose(equation: Any, indices: Indices) -> Local:
+    """y[i_p0, i_p1, ...] = x[i_0, i_1, ...]."""
+    out, operand = _shape(equation.outvars[0]), _shape(equation.invars[0])
+    return [{0: _axes(out, operand, [(o, int(i)) for o, i in enumerate(equation.params["permutation"])])}]
+
+
+def reshape(equation: Any, indices: Indices) -> Local:
+    """Axes kept, merged or split: digits of the position in row-major order."""
+    if equation.primitive.name == "reshape" and equation.params.get("dimensions") is not None:
+        return [{0: DENSE}]
+    return [{0: reshaped(_shape(equation.outvars[0]), _shape(equation.invars[0]))}]
+
+
+def reshaped(out: Shape, operand: Shape) -> Relation:
+    """Digits that axes of both shapes have in common."""
+    strides = [[math.prod(shape[a + 1 :]) for a in range(len(shape))] for shape in (out, operand)]
+    found = []
+    for o, (m, q) in enumerate(zip(out, strides[0], strict=True)):
+        for i, (n, s) in enumerate(zip(operand, strides[1], strict=True)):
+            if min(m, n) <= 1:
+                continue
+            low, high = max(q, s), min(q * m, s * n)
+            if low >= high or low % q or low % s or high % low or (q * m) % high or (s * n) % high:
+                continue
+            # The digit on top of both axes needs no mod.
+            base = 0 if high == q * m == s * n else high // low
+            found.append(digit(o, low // q, i, low // s, base))
+    return _ties(found)
+
+
+def reduction(equation: Any, indices: Indices) -> Local:
+    """The axes that are left."""
+    reduced = {int(a) for a in equation.params.get("axes", equation.params.get("dimensions", ()))}
+    local = []
+    for out in equation.outvars:
+        row = {}
+        for k, v in enumerate(equation.invars):
+            left = [a for a in range(len(_shape(v))) if a not in reduced]
+            if len(left) == len(_shape(out)):
+                row[k] = _axes(_shape(out), _shape(v), list(enumerate(left)))
+        local.append(row)
+    return local
+
+
+def dot_general(equation: Any, indices: Indices) -> Local:
+    """y[batch, left, right] = sum over the contracted axes."""
+    contract, batch = equation.params["dimension_numbers"]
+    out, row, free_before = _shape(equation.outvars[0]), {}, len(batch[0])
+    for k in (0, 1):
+        operand = _shape(equation.invars[k])
+        free = [a for a in range(len(operand)) if a not in contract[k] and a not in batch[k]]
+        pairs = [(o, int(a)) for o, a in enumerate(batch[k])] + [(free_before + o, a) for o, a in enumerate(free)]
+        row[k] = _axes(out, operand, pairs)
+        free_before += len(free)
+    return [row]
+
+
+def convolution(equation: Any, indices: Indices) -> Local:
+    """Batch; output channels of the kernel; groups; space where a window looks at a single place."""
+    params, out = equation.params, _shape(equation.outvars[0])
+    lhs, rhs = (_shape(v) for v in equation.invars)
+    (lhs_batch, lhs_feature, *lhs_space), (rhs_out, _, *rhs_space), (out_batch, out_feature, *out_space) = (
+        params["dimension_numbers"].lhs_spec,
+        params["dimension_numbers"].rhs_spec,
+        params["dimension_numbers"].out_spec,
+    )
+    groups, batches = params["feature_group_count"], params["batch_group_count"]
+    left: list[Tie | None] = []
+    if batches == 1:
+        left += _axes(out, lhs, [(out_batch, lhs_batch)])
+    else:
+        each = lhs[lhs_batch] // batches
+        left.append(digit(out_batch, 1, lhs_batch, 1, each))
+        left.append(digit(out_feature, out[out_feature] // batches, lhs_batch, each, 0))
+    if groups > 1:
+        left.append(digit(out_feature, out[out_feature] // groups, lhs_feature, lhs[lhs_feature] // groups, 0))
+    for axis, (o, i, w) in enumerate(zip(out_space, lhs_space, rhs_space, strict=True)):
+        alone = rhs[w] == params["window_strides"][axis] == params["lhs_dilation"][axis] == 1
+        if alone and tuple(params["padding"][axis]) == (0, 0):
+            left += _axes(out, lhs, [(o, i)])
+    return [{0: _ties(left), 1: _axes(out, rhs, [(out_feature, rhs_out)])}]
+
+
+def windows(dilations: Sequence[str] = ("base_dilation", "window_dilation")) -> Callable[[Any, Indices], Local]:
+    """Axes along which a window looks at a single place."""
+
+    def rule(equation: Any, indices: Indices) -> Local:
+        params = equation.params
+        rank = len(_shape(equation.outvars[0]))
+        ones = (1,) * rank
+        sizes, strides = params["window_dimensions"], params["window_strides"]
+        free = [
+            a
+            for a in range(rank)
+            if sizes[a] == strides[a] == 1
+            and tuple(params["padding"][a]) == (0, 0)
+            and all(params.get(name, ones)[a] == 1 for name in dilations)
+        ]
+        pairs = [(a, a) for a in free]
+        return _each(equation, lambda out, operand: _axes(out, operand, pairs) if len(operand) == rank else DENSE)
+
+    return rule
+
+
+def taken(out_axis: int, in_axis: int, start: int, stride: int) -> Tie | None:
+    """y[i] = x[start + stride i] along an axis."""
+    if stride == 1:
+        return line(out_axis, in_axis, -start)
+    skipped = start // stride  # floor(k / stride) = i + skipped
+    return digit(out_axis, 1, in_axis, stride, skipped)
+
+
+def _slice(equation: Any, indices: Indices) -> Local:
+    starts, strides = equation.params["start_indices"], equation.params["strides"]
+    operand = _shape(equation.invars[0])
+    steps = strides or (1,) * len(operand)
+    return [{0: _ties([taken(a, a, starts[a], steps[a]) for a, n in enumerate(operand) if n > 1])}]
+
+
+def pad(equation: Any, indices: Indices) -> Local:
+    """y[low + (interior + 1) k] = x[k]: a slice, read from its result to its operand."""
+    operand, found = _shape(equation.invars[0]), []
+    for a, (low, _, interior) in enumerate(equation.params["padding_config"]):
+        if operand[a] > 1 and (low >= 0 or interior == 0):
+            found.append(taken(a, a, low, interior + 1))
+    return [{0: transposed(_ties(found))}]
+
+
+def concatenate(equation: Any, indices: Indices) -> Local:
+    """y[offset + k] = x[k] along one axis, the others kept."""
+    out, axis = _shape(equation.outvars[0]), equation.params["dimension"]
+    sizes = [_shape(v)[axis] for v in equation.invars]
+    row = {}
+    for k, (v, offset) in enumerate(zip(equation.invars, accumulate([0, *sizes[:-1]]), strict=True)):
+        others = _axes(out, _shape(v), [(a, a) for a in range(len(out)) if a != axis])
+        row[k] = others | (_ties([line(axis, axis, offset)]) if sizes[k] > 1 else DENSE)
+    return [row]
+
+
+def split(equation: Any, indices: Indices) -> Local:
+    """y_j[i] = x[offset_j + i] along one axis."""
+    operand, axis = _shape(equation.invars[0]), equation.params["axis"]
+    sizes = [_shape(v)[axis] for v in equation.outvars]
+    local = []
+    for out, offset in zip(equation.outvars, accumulate([0, *sizes[:-1]]), strict=True):
+        others = _axes(_shape(out), operand, [(a, a) for a in range(len(operand)) if a != axis])
+        local.append({0: others | (_ties([line(axis, axis, -offset)]) if operand[axis] > 1 else DENSE)})
+    return local
+
+
+def rev(equation: Any, indices: Indices) -> Local:
+    """y[i] = x[n - 1 - i] along some axes."""
+    operand, reversed_axes = _shape(equation.invars[0]), equation.params["dimensions"]
+    ties = [line(a, a, n - 1, -1) if a in reversed_axes else line(a, a) for a, n in enumerate(operand) if n > 1]
+    return [{0: _ties(ties)}]
+
+
+def gather(equation: Any, indices: Indices) -> Local:
+    """Axes that are taken whole, batching axes, and axes whose index is the position itself."""
+    numbers = equation.params["dimension_numbers"]
+    sizes = equation.params["slice_sizes"]
+    out, operand = _shape(equation.outvars[0]), _shape(equation.invars[0])
+    hidden = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    pairs = _windowed(numbers.offset_dims, hidden, len(operand))
+    whole = [(o, i) for o, i in pairs if sizes[i] == operand[i]]
+    batch = [a for a in range(len(out)) if a not in numbers.offset_dims]
+    ties = [*_axes(out, operand, whole)]
+    ties += [
+        line(batch[b], int(i))
+        for i, b in zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True)
+        if operand[i] > 1
+    ]
+    for column, i in enumerate(numbers.start_index_map):
+        axis = indices.own_position(equation.invars[1], column) if sizes[i] == 1 else None
+        if axis is not None and i in numbers.collapsed_slice_dims and operand[i] >= out[batch[axis]] > 1:
+            ties.append(line(batch[axis], int(i)))
+    return [{0: _ties(ties)}]
+
+
+def scatter(equation: Any, indices: Indices) -> Local:
+    """What is scattered into keeps its place; updates go to axes as in the gather that transposes it."""
+    numbers = equation.params["dimension_numbers"]
+    out, updates = _shape(equation.outvars[0]), _shape(equation.invars[2])
+    hidden = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    whole = [(o, u) for u, o in _windowed(numbers.update_window_dims, hidden, len(out)) if updates[u] == out[o]]
+    batch = [a for a in range(len(updates)) if a not in numbers.update_window_dims]
+    ties = [*_axes(out, updates, whole)]
+    ties += [
+        line(int(o), batch[b])
+        for o, b in zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims, strict=True)
+        if out[o] > 1
+    ]
+    for column, o in enumerate(numbers.scatter_dims_to_operand_dims):
+        axis = indices.own_position(equation.invars[1], column) if o in numbers.inserted_window_dims else None
+        if axis is not None and out[o] >= updates[batch[axis]] > 1:
+            ties.append(line(int(o), batch[axis]))
+    return [{0: _same(out, _shape(equation.invars[0])), 2: _ties(ties)}]
+
+
+def _windowed(shown: Sequence[int], hidden: Sequence[int], rank: int) -> list[tuple[int, int]]:
+    """Pairs of an axis that shows a window and the axis that it is a window of."""
+    return [(int(s), a) for s, a in zip(shown, [a for a in range(rank) if a not in hidden], strict=True)]
+
+
+def dynamic_slice(equation: Any, indices: Indices) -> Local:
+    """Axes that are taken whole start at 0: JAX clamps."""
+    out, operand = _shape(equation.outvars[0]), _shape(equation.invars[0])
+    return [{0: _same(out, operand)}]
+
+
+def dynamic_update_slice(equation: Any, indices: Indices) -> Local:
+    """What is written into keeps its place; the update its axes that are written whole."""
+    out = _shape(equation.outvars[0])
+    return [{0: _same(out, out), 1: _same(out, _shape(equation.invars[1]))}]
+
+
+def triangular_solve(equation: Any, indices: Indices) -> Local:
+    """Batch axes; and each right-hand side for itself."""
+    out, left_side = _shape(equation.outvars[0]), equation.params["left_side"]
+    rank = len(out)
+    batch = [(a, a) for a in range(rank - 2)]
+    free = rank - 1 if left_side else rank - 2
+    return [{0: _axes(out, _shape(equation.invars[0]), batch), 1: _axes(out, out, [*batch, (free, free)])}]
+
+
+def tridiagonal_solve(equation: Any, indices: Indices) -> Local:
+    """Batch axes; and each right-hand side for itself."""
+    out = _shape(equation.outvars[0])
+    rank = len(out)
+    batch = [(a, a) for a in range(rank - 2)]
+    row = {k: _axes(out, _shape(equation.invars[k]), batch) for k in range(3)}
+    return [row | {3: _axes(out, out, [*batch, (rank - 1, rank - 1)])}]
+
+
+# The table --------------------------------------------------------------------------------------------------------
+
+_ELEMENTWISE = (
+    "add add_any sub mul div rem pow atan2 max min nextafter neg sign abs floor ceil round exp exp2 expm1 log log1p "
+    "tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc erf_inv lgamma digamma igamma "
+    "igammac igamma_grad_a polygamma zeta bessel_i0e bessel_i1e regularized_incomplete_beta random_gamma_grad cbrt "
+    "rsqrt sqrt square integer_pow real imag complex conj select_n clamp and or not xor eq ne lt le gt ge is_finite "
+    "convert_element_type reduce_precision copy copy_p stop_gradient pvary pcast mul_by_scalar"
+).split()
+_REDUCTIONS = "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin reduce".split()
+_CUMULATIVE = "cumsum cumprod cummax cummin cumlogsumexp".split()
+_SCATTERS = "scatter scatter-add scatter_add scatter-sub scatter_sub scatter-mul scatter_mul".split()
+_WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min select_and_gather_add".split()
+_FACTORISATIONS = "cholesky lu qr geqrf householder_product eigh eig svd schur".split()
+
+
+def _fft_axes(equation: Any) -> Sequence[int]:
+    rank = len(_shape(equation.invars[0]))
+    return range(rank - len(equation.params["fft_lengths"]), rank)
+
+
+RULES: dict[str, Callable[[Any, Indices], Local]] = {
+    **dict.fromkeys(_ELEMENTWISE, elementwise),
+    **dict.fromkeys(_REDUCTIONS, reduction),
+    **dict.fromkeys(_CUMULATIVE, except_axes(lambda e: [e.params["axis"]])),
+    **dict.fromkeys(_SCATTERS, scatter),
+    **dict.fromkeys(_WINDOWS, windows()),
+    **dict.fromkeys(_FACTORISATIONS, leading_axes(2)),
+    "select_and_scatter_add": windows(()),
+    "optimization_barrier": passed_on,
+    "broadcast_in_dim": broadcast_in_dim,
+    "transpose": transpose,
+    **dict.fromkeys(["reshape", "squeeze"], reshape),
+    "dot_general": dot_general,
+    "conv_general_dilated": convolution,
+    "slice": _slice,
+    "pad": pad,
+    "concatenate": concatenate,
+    "split": split,
+    "rev": rev,
+    "gather": gather,
+    "dynamic_slice": dynamic_slice,
+    "dynamic_update_slice": dynamic_update_slice,
+    "sort": except_axes(lambda e: [e.params["dimension"]]),
+    "top_k": except_axes(lambda e: [e.params.get("axis", -1) % len(_shape(e.invars[0]))]),
+    "fft": except_axes(_fft_axes),
+    "triangular_solve": triangular_solve,
+    "tridiagonal_solve": tridiagonal_solve,
+}
