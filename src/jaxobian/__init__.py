@@ -12,6 +12,7 @@ from ._api import batch_jacobian as batch_jacobian
 from ._api import hessian as hessian
 from ._api import jacobian as jacobian
 from ._api import value_and_jacobian as value_and_jacobian
+from ._errors import BatchCouplingError as BatchCouplingError
 from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError
 from ._errors import PlanMismatchError as PlanMismatchError

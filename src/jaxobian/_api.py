@@ -16,6 +16,7 @@ import numpy as np
 
 from ._batch import Batch, batch_of, output_axes
 from ._budget import budget, parse_bytes
+from ._coupling import Names, check_examples
 from ._errors import PlanMismatchError
 from ._layout import (
     Argnums,
@@ -36,6 +37,7 @@ from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace
 from ._plan import MODES, Choice, Plan, choose, make_plan, title_of
 from ._run import Executable, compiled, executable
 from ._seeds import Side
+from ._structure import structure
 
 FORMATS = ("dense", "bcoo")
 # Compiled functions kept between eager calls; the one unused for longest goes first.
@@ -55,6 +57,7 @@ class Options:
     chunk_size: int | None = None
     memory_budget: int | float | str | None = None
     batch: Batch | None = None
+    independent: bool = False
     prefer_reverse: bool = False
 
     def __post_init__(self) -> None:
@@ -167,6 +170,7 @@ def batch_jacobian(
     format: str = "dense",
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
+    independent: bool = False,
 ) -> JacobianFunction:
     """The Jacobian of every example of a batch, for a function that maps a batch to a batch.
 
@@ -187,12 +191,16 @@ def batch_jacobian(
         format: as for `jacobian`.
         chunk_size: as for `jacobian`.
         memory_budget: as for `jacobian`.
+        independent: your word that no example influences another, where that cannot be proved. If it is wrong, so is
+            J: each block is then the sum over the batch.
 
     Returns:
         A function as `jacobian` returns it, with leaves of shape `(B, *out, *in)` for B examples.
 
     Raises:
         ValueError: an argument or an output has no such batch axis, or batch sizes differ.
+        BatchCouplingError: on a call, where examples influence each other, or that they do not could not be proved;
+            it names the operation and its line.
 
     Example:
         >>> import jax.numpy as jnp
@@ -202,7 +210,8 @@ def batch_jacobian(
         (64, 2, 3)
     """
     options = Options(
-        argnums, mode, has_aux, holomorphic, allow_int, format, chunk_size, memory_budget, Batch(in_axes, out_axes)
+        argnums, mode, has_aux, holomorphic, allow_int, format, chunk_size, memory_budget, Batch(in_axes, out_axes),
+        independent,
     )
     return JacobianFunction(f, options)
 
@@ -292,10 +301,10 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
         if not traced.xs:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
-        choice = traced.choose(self._options)
+        choice = traced.choose(self._options, traced.values)
         run = _PlannedRun(traced, choice, self._options, kwargs, self._result)
         title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
-        return make_plan(title, traced.structure, choice, run)
+        return make_plan(title, choice, run, on_word=self._options.independent)
 
     def _compute(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool) -> tuple[Any, Any, Any]:
         """y where asked for, aux, J."""
@@ -387,6 +396,7 @@ class Traced:
     outputs: Side
     inert_axes: dict[int, int]
     aux: Any
+    names: Names
 
     @classmethod
     def of(
@@ -421,19 +431,17 @@ class Traced:
             program = trace(flat, xs, open_arrays, check)
         result = returned[-1]
         inputs, outputs, inert_axes = _sides(arguments, program, result, options)
+        names = Names(arguments.paths, result.paths)
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
-        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux)
+        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux, names)
 
-    @property
-    def structure(self) -> str:
-        if self.inputs.tied and self.inputs.tied[0] is not None:
-            batch = self.inputs.avals[0].shape[self.inputs.tied[0]]
-            return f"{batch} examples that do not mix (on your word)"
-        return "dense"
-
-    def choose(self, options: Options) -> Choice:
+    def choose(self, options: Options, values: tuple[Sequence[Any], Sequence[Any]] | None = None) -> Choice:
+        """The choice for this call; `values` of operands and inputs make the error about a batch more certain."""
+        ties = structure(self.program)
+        if options.batch is not None and not options.independent:
+            check_examples(ties, self.inputs, self.outputs, self.names, values)
         return choose(
-            self.program,
+            ties,
             self.inputs,
             self.outputs,
             mode=options.mode,
@@ -443,6 +451,13 @@ class Traced:
             budget=budget(options.memory_budget),
             platform=jax.devices()[0].platform,
         )
+
+    @property
+    def values(self) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        """Operands and inputs, where all of them have values now."""
+        arrays = (*self.program.operands, *self.xs)
+        known = all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays)
+        return (self.program.operands, self.xs) if known else None
 
     def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
         """y, aux and J in the user's trees."""
@@ -527,6 +542,7 @@ def _compiled(traced: Traced, options: Options, value: bool) -> Executable:
         options.format,
         options.prefer_reverse,
         options.holomorphic,
+        options.independent,
         options.chunk_size,
         str(options.memory_budget),
         value,
@@ -535,7 +551,7 @@ def _compiled(traced: Traced, options: Options, value: bool) -> Executable:
     found = _kept.get(key)
     if found is None:
         closed = replace(traced, program=traced.program.without_values())
-        found = compiled(closed.choose(options), value, options.format)
+        found = compiled(closed.choose(options, traced.values), value, options.format)
         _kept[key] = found
         while len(_kept) > KEPT:
             _kept.popitem(last=False)

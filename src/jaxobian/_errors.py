@@ -11,6 +11,10 @@ class MemoryBudgetError(MemoryError):
     """The Jacobian itself, plus one pass, is larger than the memory budget."""
 
 
+class BatchCouplingError(ValueError):
+    """The examples of a batch influence each other, or were not proved not to."""
+
+
 class PlanMismatchError(TypeError):
     """A plan was called with arguments other than those it was made for."""
 

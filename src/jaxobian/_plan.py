@@ -11,10 +11,10 @@ from ._budget import Budget
 from ._cost import machine, not_understood
 from ._errors import MemoryBudgetError, ModeError, human_bytes
 from ._layout import describe
-from ._linear import LinearProgram, walk
+from ._linear import walk
 from ._seeds import LinearMap, Seeds, Side
 from ._strategies import Candidate, Impossible, Problem, Values, forward, mixed, reverse
-from ._structure import structure
+from ._structure import Line, Structure
 
 _STRATEGIES = {"fwd": forward, "rev": reverse, "mixed": mixed}
 _WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
@@ -49,7 +49,7 @@ class Choice:
 
 
 def choose(
-    program: LinearProgram,
+    ties: Structure,
     inputs: Side,
     outputs: Side,
     *,
@@ -63,7 +63,7 @@ def choose(
     """Let each strategy propose, and take the fastest that is possible.
 
     Args:
-        program: the traced and linearised function.
+        ties: the traced and linearised function, with its ties.
         inputs: the side of x, with its batch axes.
         outputs: the side of y.
         mode: "auto" or a forced mode.
@@ -78,8 +78,8 @@ def choose(
         MemoryBudgetError: J, or an explicit budget less J, cannot hold one pass.
     """
     problem = Problem(
-        program,
-        structure(program),
+        ties.program,
+        ties,
         inputs,
         outputs,
         holomorphic,
@@ -195,9 +195,9 @@ class Plan:
         return f"<pre>{html.escape(self.explain())}</pre>"
 
 
-def make_plan(title: str, structure: str, choice: Choice, run: Callable[..., Any]) -> Plan:
+def make_plan(title: str, choice: Choice, run: Callable[..., Any], *, on_word: bool) -> Plan:
     """A plan that shows `choice` and runs it."""
-    chosen = choice.chosen
+    chosen, structure = choice.chosen, describe_structure(choice.problem, on_word=on_word)
     return Plan(
         chosen.mode, chosen.passes, chosen.cost.flops, chosen.cost.peak_bytes, chosen.chunk_size, structure,
         choice.candidates, title, choice, run,
@@ -207,15 +207,58 @@ def make_plan(title: str, structure: str, choice: Choice, run: Callable[..., Any
 def explain(title: str, structure: str, choice: Choice) -> str:
     """`str(plan)`."""
     chosen, problem = choice.chosen, choice.problem
-    rows = [("structure", [f"{structure}, {human_bytes(problem.jacobian_bytes)}"])]
+    rows = [("structure", [structure])]
     rows.append(("chosen", [_passes(chosen, problem), *_costs(chosen), f"about {_duration(chosen.cost.seconds)}"]))
     notes = [("", [note]) for note in (chosen.note,) if note]
     others = [_other(option, chosen) for option in choice.candidates if option is not chosen]
+    opaque = dict.fromkeys(e.primitive.name for e in problem.structure.unknown)
+    if opaque:
+        notes.append(("opaque", [f"taken for dense, for want of a rule: {', '.join(opaque)}"]))
     guessed = not_understood(list(walk(problem.program.linear.equations)))
     if guessed:
         notes.append(("guessed", [f"the cost of {', '.join(guessed)}"]))
     table = _aligned([rows[1], *others])
     return "\n".join([title, *_aligned(rows[:1]), table[0], *_aligned(notes[:1]), *table[1:], *_aligned(notes[1:])])
+
+
+def describe_structure(problem: Problem, *, on_word: bool) -> str:
+    """What is known of J's structure, and its size."""
+    size = human_bytes(problem.jacobian_bytes)
+    if problem.batch is not None:
+        pairs = [(o, i) for o in problem.outputs.shapes for i in problem.inputs.shapes]
+        (out, inp), batch = pairs[0], problem.batch
+        shape = ",".join(map(str, (batch, *out, *inp)))
+        shown = f"J is block-diagonal, [{shape}], " if len(pairs) == 1 else "J is block-diagonal, "
+        word = " (on your word)" if on_word else ""
+        axis = problem.inputs.tied[0]
+        whole = human_bytes(problem.jacobian_bytes * batch)
+        return f"{batch} independent examples along axis {axis}{word}: {shown}{size} (dense {whole})"
+    diagonal = _diagonal_axes(problem)
+    if not diagonal:
+        shared = [g for c in (True, False) for g in problem.groups(forward=c) if any(g.cells)]
+        return f"{'partly diagonal' if shared else 'dense'}, {size}"
+    rank = max(len(aval.shape) for aval in problem.inputs.avals)
+    axes = sorted({axis for axis, _ in diagonal})
+    if len(axes) == rank and all(a.shape == problem.inputs.avals[0].shape for a in problem.outputs.avals):
+        return f"diagonal, {size}"
+    axis, n = min(diagonal)
+    words = f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
+    return f"block-diagonal along {words}, {size}: batch_jacobian along axis {axis} would return {n}x less"
+
+
+def _diagonal_axes(problem: Problem) -> set[tuple[int, int]]:
+    """Axes of every input, with their sizes, that are tied to the axis of the same number of every output."""
+    found: set[tuple[int, int]] | None = None
+    for out, dependence in zip(problem.outputs.avals, problem.structure.relations, strict=True):
+        for j, relation in dependence.items():
+            shape = problem.inputs.avals[j].shape
+            mine = {
+                (tie.inp, shape[tie.inp])
+                for tie in relation
+                if tie == Line(tie.inp, tie.inp, 1, 0) and out.shape[tie.inp] == shape[tie.inp]
+            }
+            found = mine if found is None else found & mine
+    return found or set()
 
 
 def _other(option: Candidate | Impossible, chosen: Candidate) -> tuple[str, list[str]]:
@@ -240,7 +283,8 @@ def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
 
 def _passes(candidate: Candidate, problem: Problem) -> str:
     many = f" of {problem.batch} examples" if problem.batch else ""
-    chunked = f", {candidate.chunk_size} at a time" if candidate.chunk_size < max(g.passes for g in candidate.groups) else ""
+    most = max(seeds.passes for seeds in candidate.groups)
+    chunked = f", {candidate.chunk_size} at a time" if candidate.chunk_size < most else ""
     return f"{_WORDS[candidate.mode]}, {_count(candidate)}{many}{chunked}"
 
 

@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
 
 class Landing(NamedTuple):
-    """The same digit, read off a landed array's axis: floor(d / part) mod count, with d a digit of sign i + shift."""
+    """The same digit, read off a landed array's axis: floor(d / part) mod values, with d a digit of sign i + shift."""
 
     axis: int
     sign: int
@@ -40,13 +40,13 @@ class Landing(NamedTuple):
     stride: int
     base: int
     part: int
-    count: int
+    values: int
 
     def digits(self, size: int) -> np.ndarray:
         """The digit for each position along the axis."""
         value = (self.sign * np.arange(size) + self.shift) // self.stride
         value = value % self.base if self.base else value
-        return value // self.part % self.count
+        return value // self.part % self.values
 
 
 @dataclass(frozen=True)
@@ -199,5 +199,5 @@ def _landings(offers: Offers | None, cells: Sequence[Cell]) -> tuple[Landing, ..
     found = []
     for cell in cells:
         whole, landing = next(offer for offer in offers if _overlap(offer[0], cell) == cell)
-        found.append(landing._replace(part=cell.stride // whole.stride, count=cell.base))
+        found.append(landing._replace(part=cell.stride // whole.stride, values=cell.base))
     return tuple(found)

@@ -99,14 +99,14 @@ def compose(outer: Relation, inner: Relation) -> Relation:
 def _through(p: Tie, q: Tie) -> Tie | None:
     if isinstance(p, Line) and isinstance(q, Line):
         return Line(p.out, q.inp, p.sign * q.sign, p.offset + p.sign * q.offset)
-    p, q = as_digit(p), as_digit(q)
-    if p is None or q is None:
+    a, b = as_digit(p), as_digit(q)
+    if a is None or b is None:
         return None
-    low = math.lcm(p.in_stride, q.stride)
-    f, g = low // p.in_stride, low // q.stride
-    if p.base % f or q.base % g:
+    low = math.lcm(a.in_stride, b.stride)
+    f, g = low // a.in_stride, low // b.stride
+    if a.base % f or b.base % g:
         return None
-    return digit(p.out, p.stride * f, q.inp, q.in_stride * g, math.gcd(p.base // f, q.base // g))
+    return digit(a.out, a.stride * f, b.inp, b.in_stride * g, math.gcd(a.base // f, b.base // g))
 
 
 @lru_cache(maxsize=100_000)
@@ -121,14 +121,14 @@ def join(first: Relation, second: Relation) -> Relation:
 def _both(p: Tie, q: Tie) -> Tie | None:
     if p == q:
         return p
-    p, q = as_digit(p), as_digit(q)
-    if p is None or q is None:
+    a, b = as_digit(p), as_digit(q)
+    if a is None or b is None:
         return None
-    low = math.lcm(p.stride, q.stride)
-    f, g = low // p.stride, low // q.stride
-    if p.base % f or q.base % g or p.in_stride * f != q.in_stride * g:
+    low = math.lcm(a.stride, b.stride)
+    f, g = low // a.stride, low // b.stride
+    if a.base % f or b.base % g or a.in_stride * f != b.in_stride * g:
         return None
-    return digit(p.out, low, p.inp, p.in_stride * f, math.gcd(p.base // f, q.base // g))
+    return digit(a.out, low, a.inp, a.in_stride * f, math.gcd(a.base // f, b.base // g))
 
 
 def simplified(ties: Iterable[Tie]) -> Relation:
@@ -152,13 +152,13 @@ def simplified(ties: Iterable[Tie]) -> Relation:
 def _implies(strong: Tie, weak: Tie) -> bool:
     if isinstance(weak, Line) or (strong.out, strong.inp) != (weak.out, weak.inp):
         return False
-    strong = as_digit(strong)
-    if strong is None or weak.stride % strong.stride:
+    known = as_digit(strong)
+    if known is None or weak.stride % known.stride:
         return False
-    f = weak.stride // strong.stride
-    if weak.in_stride != strong.in_stride * f or strong.base % f:
+    f = weak.stride // known.stride
+    if weak.in_stride != known.in_stride * f or known.base % f:
         return False
-    base = strong.base // f
+    base = known.base // f
     return base == weak.base or (weak.base != 0 and base % weak.base == 0)
 
 

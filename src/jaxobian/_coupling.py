@@ -1,0 +1,157 @@
+"""Whether the examples of a batch are proved not to mix; if not, what couples them, with a witness if there is one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ._errors import BatchCouplingError
+from ._linear import LinearProgram, is_variable, pullback, source_line
+from ._seeds import Side
+from ._structure import Line, Relation, Structure
+
+_INSTEAD = "For the whole of J, blocks between examples included, use jacobian."
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the user calls the arrays on both sides."""
+
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+
+
+def check_examples(
+    structure: Structure, inputs: Side, outputs: Side, names: Names, values: tuple[Sequence[Any], Sequence[Any]] | None
+) -> None:
+    """Raise unless every output's example b depends on no other example of the inputs.
+
+    Args:
+        structure: the ties of the linear program.
+        inputs: the differentiated arrays with their batch axes.
+        outputs: the outputs with theirs.
+        names: what to call them.
+        values: of the program's operands and inputs, where there are any: then a pass looks for a witness.
+
+    Raises:
+        BatchCouplingError: naming the primitive and the user's line.
+    """
+    for o, dependence in enumerate(structure.relations):
+        for j, relation in sorted(dependence.items()):
+            if not _kept_apart(relation, outputs.avals[o].shape, outputs.tied[o], inputs.tied[j]):
+                equation = _culprit(structure, o, j, inputs, outputs)
+                witness = values and _witness(structure.program, values, inputs, outputs, o, j)
+                raise BatchCouplingError(_message(names, o, j, _told(equation), witness))
+
+
+def _kept_apart(relation: Relation, shape: tuple[int, ...], out_axis: int | None, in_axis: int | None) -> bool:
+    return out_axis is None or shape[out_axis] <= 1 or Line(out_axis, in_axis or 0, 1, 0) in relation
+
+
+def _culprit(structure: Structure, o: int, j: int, inputs: Side, outputs: Side) -> Any:
+    """The equation on the way to output o whose operands keep the examples apart and whose result does not.
+
+    None where the output is the input itself.
+    """
+    makers = {v: e for e in structure.program.linear.equations for v in e.outvars}
+    axis, size = inputs.tied[j], inputs.avals[j].shape[inputs.tied[j] or 0]
+    variable = structure.program.linear.outputs[o]
+    while True:
+        equation = makers.get(variable)
+        if equation is None:
+            return None
+        spoilt = [
+            v
+            for v in equation.invars
+            if is_variable(v) and j in structure.of(v) and not _tells_apart(structure.of(v)[j], axis, size)
+        ]
+        if not spoilt:
+            # Examples that a sum brings together were put on different axes by one of its operands.
+            moved = [
+                v
+                for v in equation.invars
+                if is_variable(v) and all(tie.out != outputs.tied[o] for tie in structure.of(v).get(j, ()))
+            ]
+            sums = equation.primitive.name in ("add", "add_any", "sub")
+            return makers.get(moved[0], equation) if sums and moved else equation
+        variable = spoilt[0]
+
+
+def _tells_apart(relation: Relation, axis: int | None, size: int) -> bool:
+    """Whether a variable's element knows by its own position which example it belongs to."""
+    for tie in relation:
+        if isinstance(tie, Line):
+            if tie.inp == axis and (tie.sign, tie.offset) == (1, 0):
+                return True
+        elif tie.inp == axis and tie.in_stride == 1 and (tie.base == 0 or tie.base >= size):
+            return True
+    return False
+
+
+def _told(equation: Any) -> str:
+    """An equation in the user's words: the primitive, the line, and the Flax module where there is one."""
+    if equation is None:
+        return "the batch axis of the output, which is not that of the input"
+    stack = re.sub(r"\b(jvp|vmap|transpose|linearize|jit)\(|\)", "", str(equation.source_info.name_stack)).strip("/")
+    module = f", in {stack}" if stack else ""
+    return f"{equation.primitive.name} at {source_line(equation)}{module}"
+
+
+def _message(names: Names, o: int, j: int, where: str, witness: tuple[int, int] | None) -> str:
+    output = f"the output {names.outputs[o]}" if names.outputs[o] else "the output"
+    if witness:
+        there, here = witness
+        return (
+            f"the examples of the batch are coupled by {where}: example {there} of {output} changes with example "
+            f"{here} of {names.inputs[j]}. (Batch normalisation must be in evaluation mode.) {_INSTEAD}"
+        )
+    return (
+        f"it could not be proved that the examples of the batch do not mix: {output} by {names.inputs[j]}, not after "
+        f"{where}. If you know that they do not, pass independent=True. {_INSTEAD}"
+    )
+
+
+def _witness(
+    program: LinearProgram,
+    values: tuple[Sequence[Any], Sequence[Any]],
+    inputs: Side,
+    outputs: Side,
+    o: int,
+    j: int,
+) -> tuple[int, int] | None:
+    """An example of output o, and another of input j on which it depends; found by a pass from either end."""
+    _, _, residuals = program.evaluate(*values)
+    rng = np.random.default_rng(0)
+
+    def only(aval: Any, axis: int, b: int) -> Any:
+        noise = np.zeros(aval.shape, aval.dtype)
+        index = (slice(None),) * axis + (b,)
+        noise[index] = rng.standard_normal(noise[index].shape)
+        return jnp.asarray(noise)
+
+    def touched(array: Any, axis: int, b: int) -> int | None:
+        others = np.moveaxis(np.nan_to_num(np.asarray(array), nan=0.0) != 0, axis, 0)
+        hit = [k for k in range(len(others)) if k != b and others[k].any()]
+        return hit[0] if hit else None
+
+    in_axis, out_axis = inputs.tied[j] or 0, outputs.tied[o] or 0
+    for b in range(min(2, inputs.avals[j].shape[in_axis])):  # the middle of a reflection is its own mirror image
+        try:
+            tangents = [jnp.zeros(a.shape, a.dtype) for a in inputs.avals]
+            tangents[j] = only(inputs.avals[j], in_axis, b)
+            hit = touched(program.push(residuals, tangents)[o], out_axis, b)
+            found = None if hit is None else (hit, b)
+        except Exception:
+            cotangents = [jnp.zeros(a.shape, a.dtype) for a in outputs.avals]
+            cotangents[o] = only(outputs.avals[o], out_axis, b)
+            pull = pullback(lambda *t: program.push(residuals, t), inputs.avals)
+            hit = touched(pull(*cotangents)[j], in_axis, b)
+            found = None if hit is None else (b, hit)
+        if found:
+            return found
+    return None
