@@ -254,9 +254,11 @@ def test_f_is_called_with_the_whole_batch() -> None:
     assert set(shapes) == {(B, 3)}
 
 
-def test_the_plan_says_that_independence_is_the_user_s_word() -> None:
+def test_the_plan_says_whose_word_independence_is() -> None:
     plan = jb.batch_jacobian(batch).plan(X)
-    assert f"{B} examples" in plan.structure
+    assert f"{B} independent examples along axis 0: J is block-diagonal" in plan.structure
+    assert "on your word" not in plan.structure
+    assert "on your word" in jb.batch_jacobian(batch, independent=True).plan(X).structure
     np.testing.assert_allclose(plan(2 * X), each(one)(2 * X), rtol=1e-5, atol=1e-6)
 
 
@@ -303,3 +305,106 @@ def test_an_argument_without_a_batch_axis_says_what_to_do() -> None:
 def test_a_scalar_argument_has_no_batch_axis() -> None:
     with pytest.raises(ValueError, match=r"args\[0\].*f32\[\]"):
         jb.batch_jacobian(lambda x: x)(2.0)
+
+
+# Examples that mix ------------------------------------------------------------------------------------------
+
+SQUARE = jnp.asarray(np.random.default_rng(3).standard_normal((6, 6)), jnp.float32)
+
+MIXING: dict[str, tuple[Callable[..., Any], str]] = {
+    "batch normalisation": (lambda x: x - x.mean(0), "reduce_sum"),
+    "reversed": (lambda x: jnp.sin(x[::-1]), "rev"),
+    "cumulative": (lambda x: jnp.cumsum(jnp.sin(x), axis=0), "cumsum"),
+    "attention over the batch": (lambda x: jax.nn.softmax(x @ x.T) @ x, "dot_general"),
+    "shuffled": (lambda x: x[jnp.array([1, 0, 2, 3, 5, 4])], "gather"),
+    "shifted": (lambda x: jnp.roll(x, 1, 0), "slice"),
+    "late": (
+        lambda x: {"a": x, "b": jnp.tanh(x) @ SQUARE + jnp.max(x)},
+        "reduce_max|mul|div|gather|dot_general|reduce_sum",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_examples_that_mix_are_refused_with_a_witness(name: str) -> None:
+    f, primitive = MIXING[name]
+    line = f.__code__.co_firstlineno
+    J = jb.batch_jacobian(f)
+    for call in (J, J.plan, J.with_value):
+        with pytest.raises(
+            jb.BatchCouplingError, match=rf"coupled by ({primitive}) at test_batch.py:{line}.*example \d"
+        ):
+            call(SQUARE)
+    with pytest.raises(ValueError, match=rf"({primitive}) at test_batch.py:{line}.*independent=True"):
+        jax.jit(J)(SQUARE)  # no values, no witness
+    with pytest.raises(ValueError, match=r"could not be proved"):
+        J.plan(jax.ShapeDtypeStruct((6, 6), jnp.float32))
+
+
+@jax.custom_vjp
+def only_in_reverse(x):
+    return x[::-1]
+
+
+only_in_reverse.defvjp(lambda x: (x[::-1], None), lambda _, g: (g[::-1],))
+
+
+def test_a_witness_is_found_in_reverse_where_forward_is_impossible() -> None:
+    with pytest.raises(jb.BatchCouplingError, match=r"coupled by"):
+        jb.batch_jacobian(only_in_reverse)(SQUARE)
+
+
+def test_the_output_that_mixes_is_named() -> None:
+    with pytest.raises(jb.BatchCouplingError, match=r"the output \['b'\].*args\[1\]"):
+        jb.batch_jacobian(lambda w, x: {"a": x, "b": x - x.mean(0)}, 1)(1.0, SQUARE)
+
+
+PROVED: dict[str, Callable[..., Any]] = {
+    "by its own position": lambda x: x[jnp.arange(6), jnp.array([0, 5, 2, 2, 1, 1])],
+    "by labels that are arguments": lambda x, y: x[jnp.arange(6), y],
+    "take_along_axis": lambda x, y: jnp.take_along_axis(x, y[:, None], 1),
+    "reversed twice": lambda x: jnp.sin(x[::-1])[::-1],
+    "cut and joined": lambda x: jnp.concatenate([jnp.sin(x[:2]), x[2:] ** 2]),
+    "merged and split": lambda x: jnp.sin(x.reshape(36)).reshape(6, 6) @ SQUARE,
+    "constant": lambda x: jnp.ones((6, 2)),
+    "under vmap": lambda x: jax.vmap(lambda r: jnp.linalg.solve(SQUARE + jnp.outer(r, r), r))(x),
+    "stacked": lambda x: jnp.stack([x, x**2], 1),
+}
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_examples_that_do_not_mix_are_proved_not_to(name: str) -> None:
+    f = PROVED[name]
+    args = (SQUARE, jnp.array([0, 5, 2, 2, 1, 1]))[: f.__code__.co_argcount]
+    whole = jax.jacrev(f)(*args)
+    b = jnp.arange(6)
+    expected = jnp.moveaxis(whole, -2, 1)[b, b]
+    for transform in (lambda J: J, jax.jit):
+        np.testing.assert_allclose(transform(jb.batch_jacobian(f))(*args), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_s_word_is_enough() -> None:
+    order = jnp.argsort(jnp.arange(6.0))  # the identity, but who knows
+    f = lambda x, order: jnp.sin(x)[order]
+    with pytest.raises(jb.BatchCouplingError, match=r"could not be proved.*gather.*independent=True"):
+        jb.batch_jacobian(f)(SQUARE, order)
+    J = jb.batch_jacobian(f, independent=True)(SQUARE, order)
+    np.testing.assert_allclose(J, jax.vmap(lambda r: jnp.diag(jnp.cos(r)))(SQUARE), rtol=1e-6)
+
+
+def test_a_batch_of_one_never_mixes() -> None:
+    f = lambda x: x[::-1] - x.mean(0)
+    np.testing.assert_allclose(jb.batch_jacobian(f)(SQUARE[:1]), np.zeros((1, 6, 6)), atol=1e-7)
+
+
+def test_passes_within_an_example() -> None:
+    # Elementwise in each example: one pass for all examples and all elements.
+    plan = jb.batch_jacobian(lambda x: jnp.sin(x)).plan(jnp.ones((8, 3, 5)))
+    assert plan.passes == 1
+    J = jb.batch_jacobian(lambda x: jnp.sin(x), out_axes=1, in_axes=1)
+    x = SQUARE.reshape(3, 2, 6)
+    expected = jax.vmap(jax.jacrev(jnp.sin), 1)(x)
+    np.testing.assert_allclose(J(x), expected, rtol=1e-6)
+    B = jb.batch_jacobian(lambda x: jnp.sin(x), out_axes=1, in_axes=1, format="bcoo")(x)
+    assert B.nse == x.size
+    np.testing.assert_allclose(B.todense(), expected, rtol=1e-6)

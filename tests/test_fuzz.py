@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from jax import Array, lax
+from oracles import assert_sound, structure_of
 
 import jaxobian as jb
 
@@ -490,6 +491,11 @@ class Tally:
         path.write_text(json.dumps(record, indent=2) + "\n")
 
 
+def _is_row(node: Any) -> bool:
+    """The blocks of an output by each input."""
+    return isinstance(node, tuple) and all(isinstance(block, np.ndarray) for block in node)
+
+
 def relative_difference(actual: Any, expected: Any) -> float:
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     worst = 0.0
@@ -523,6 +529,8 @@ def test_random_programs(capsys: pytest.CaptureFixture[str]) -> None:
         if not all(np.isfinite(block).all() for block in jax.tree.leaves(expected)):
             tally.not_finite += 1
             return
+        blocks = [row if isinstance(row, tuple) else (row,) for row in jax.tree.leaves(expected, is_leaf=_is_row)]
+        assert_sound(structure_of(program, *xs), blocks)
         auto = jb.jacobian(program, argnums, chunk_size=chunk_size)
         tally.chosen[auto.plan(*xs).mode] += 1
         for transform in (auto, jb.jacobian(program, argnums, mode=forced, chunk_size=chunk_size)):

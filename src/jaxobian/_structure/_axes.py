@@ -8,8 +8,8 @@ from typing import Any
 
 from .._linear import LinearProgram, Program, as_program, inlined, is_variable, subprograms, transposed_equation
 from ._indices import Indices
-from ._rules import RULES, Local
-from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed
+from ._rules import PASSED_ON, RULES, Local
+from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed, within
 
 # What a variable depends on: number of an input -> relation. An input that is not there does not matter to it.
 Dependence = dict[int, Relation]
@@ -51,6 +51,7 @@ def _analysed(
 ) -> dict[Any, Dependence]:
     """The dependence of every variable that depends on one of `start`."""
     found = dict(start)
+    shapes = {j: v.aval.shape for v, dependence in start.items() for j in dependence}
     for equation in program.equations:
         operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
         if not operands:
@@ -62,7 +63,8 @@ def _analysed(
                 if k in row:
                     _add(total, {j: compose(row[k], relation) for j, relation in dependence.items()})
             if total:
-                found[out] = total
+                shape = out.aval.shape
+                found[out] = {j: within(relation, shape, shapes[j]) for j, relation in total.items()}
     return found
 
 
@@ -78,7 +80,7 @@ def _local(equation: Any, active: set[int], indices: Indices, unknown: list[Any]
     rule = RULES.get(name)
     if rule is not None:
         rows = rule(equation, indices)
-        if name == "optimization_barrier":
+        if name in PASSED_ON:
             return rows
         return [{k: row.get(k, DENSE) for k in active} for row in rows]
     inner = _INNER.get(name)

@@ -28,8 +28,8 @@ def _ties(ties: Sequence[Tie | None]) -> Relation:
 
 
 def _axes(out: Shape, operand: Shape, pairs: Sequence[tuple[int, int]]) -> Relation:
-    """Axes of the output that are axes of the operand. Axes of size 1 carry no tie."""
-    return _ties([line(o, i) for o, i in pairs if out[o] == operand[i] > 1])
+    """Axes of the output that are axes of the operand: of the same size, for an axis of size 1 may be broadcast."""
+    return _ties([line(o, i) for o, i in pairs if out[o] == operand[i]])
 
 
 # Kinds ------------------------------------------------------------------------------------------------------------
@@ -229,8 +229,26 @@ def concatenate(equation: Any, indices: Indices) -> Local:
     row = {}
     for k, (v, offset) in enumerate(zip(equation.invars, accumulate([0, *sizes[:-1]]), strict=True)):
         others = _axes(out, _shape(v), [(a, a) for a in range(len(out)) if a != axis])
-        row[k] = others | (_ties([line(axis, axis, offset)]) if sizes[k] > 1 else DENSE)
+        row[k] = others | {line(axis, axis, offset)}
     return [row]
+
+
+def stack(equation: Any, indices: Indices) -> Local:
+    """y[.., k, ..] = x_k[..]: an axis more."""
+    new = equation.params["axis"]
+    return _each(equation, lambda out, x: _axes(out, x, [(a + int(a >= new), a) for a in range(len(x))]))
+
+
+def unstack(equation: Any, indices: Indices) -> Local:
+    """y_k[..] = x[.., k, ..]: an axis less."""
+    gone = equation.params["axis"]
+    return _each(equation, lambda out, x: _axes(out, x, [(a, a + int(a >= gone)) for a in range(len(out))]))
+
+
+def tile(equation: Any, indices: Indices) -> Local:
+    """y[i] = x[i mod n] along every axis."""
+    operand, times = _shape(equation.invars[0]), equation.params["reps"]
+    return [{0: _ties([line(a, a) if times[a] == 1 else digit(a, 1, a, 1, n) for a, n in enumerate(operand) if n > 1])}]
 
 
 def split(equation: Any, indices: Indices) -> Local:
@@ -240,7 +258,7 @@ def split(equation: Any, indices: Indices) -> Local:
     local = []
     for out, offset in zip(equation.outvars, accumulate([0, *sizes[:-1]]), strict=True):
         others = _axes(_shape(out), operand, [(a, a) for a in range(len(operand)) if a != axis])
-        local.append({0: others | (_ties([line(axis, axis, -offset)]) if operand[axis] > 1 else DENSE)})
+        local.append({0: others | {line(axis, axis, -offset)}})
     return local
 
 
@@ -335,8 +353,11 @@ _ELEMENTWISE = (
     "tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc erf_inv lgamma digamma igamma "
     "igammac igamma_grad_a polygamma zeta bessel_i0e bessel_i1e regularized_incomplete_beta random_gamma_grad cbrt "
     "rsqrt sqrt square integer_pow real imag complex conj select_n clamp and or not xor eq ne lt le gt ge is_finite "
-    "convert_element_type reduce_precision copy copy_p stop_gradient pvary pcast mul_by_scalar"
+    "convert_element_type reduce_precision copy copy_p stop_gradient pvary pcast mul_by_scalar name "
+    "sharding_constraint"
 ).split()
+# Output k is operand k, and no other.
+PASSED_ON = ("optimization_barrier", "device_put")
 _REDUCTIONS = "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin reduce".split()
 _CUMULATIVE = "cumsum cumprod cummax cummin cumlogsumexp".split()
 _SCATTERS = "scatter scatter-add scatter_add scatter-sub scatter_sub scatter-mul scatter_mul".split()
@@ -357,7 +378,7 @@ RULES: dict[str, Callable[[Any, Indices], Local]] = {
     **dict.fromkeys(_WINDOWS, windows()),
     **dict.fromkeys(_FACTORISATIONS, leading_axes(2)),
     "select_and_scatter_add": windows(()),
-    "optimization_barrier": passed_on,
+    **dict.fromkeys(PASSED_ON, passed_on),
     "broadcast_in_dim": broadcast_in_dim,
     "transpose": transpose,
     **dict.fromkeys(["reshape", "squeeze"], reshape),
@@ -367,6 +388,9 @@ RULES: dict[str, Callable[[Any, Indices], Local]] = {
     "pad": pad,
     "concatenate": concatenate,
     "split": split,
+    "stack": stack,
+    "unstack": unstack,
+    "tile": tile,
     "rev": rev,
     "gather": gather,
     "dynamic_slice": dynamic_slice,

@@ -149,6 +149,18 @@ def simplified(ties: Iterable[Tie]) -> Relation:
     return frozenset(sorted(kept)[:_MOST])
 
 
+@lru_cache(maxsize=100_000)
+def within(relation: Relation, out: tuple[int, ...], inp: tuple[int, ...]) -> Relation:
+    """The same ties between axes of these sizes: a mod that no index reaches is left out."""
+
+    def bounded(tie: Tie) -> Tie:
+        if isinstance(tie, Line) or out[tie.out] > tie.stride * tie.base or inp[tie.inp] > tie.in_stride * tie.base:
+            return tie
+        return digit(tie.out, tie.stride, tie.inp, tie.in_stride, 0) or tie
+
+    return simplified(map(bounded, relation))
+
+
 def _implies(strong: Tie, weak: Tie) -> bool:
     if isinstance(weak, Line) or (strong.out, strong.inp) != (weak.out, weak.inp):
         return False
