@@ -14,6 +14,7 @@ from ._layout import describe
 from ._linear import walk
 from ._seeds import LinearMap, Seeds, Side
 from ._strategies import Candidate, Impossible, Problem, Values, forward, mixed, reverse
+from ._strategies._free import Free
 from ._structure import Line, Structure
 
 _STRATEGIES = {"fwd": forward, "rev": reverse, "mixed": mixed}
@@ -42,6 +43,12 @@ class Choice:
         ys, aux, residuals = self.problem.program.evaluate(operands, xs)
         strategy = _STRATEGIES[self.chosen.mode]
         return ys, aux, strategy.prepare(self.problem, self.chosen, Values(operands, xs, residuals))
+
+    def like(self, held: Any, xs: Sequence[Any], ys: Sequence[Any]) -> Sequence[Any]:
+        """What the seeds are made like; the rows that they are, where passes begin with some."""
+        if isinstance(self.chosen.variant, Free):
+            return [held[1]]
+        return xs if self.groups[0].forward else ys
 
     def linear(self, held: Any) -> LinearMap:
         """One pass of the last segment."""

@@ -24,7 +24,8 @@ def executable(choice: Choice, value: bool, format: str = "dense") -> Executable
     def run(operands: Sequence[Any], xs: Sequence[Any]) -> Results:
         ys, aux, held = choice.prepare(operands, xs)
         linear = choice.linear(held)
-        results = [seeds.sweep(linear, xs if seeds.forward else ys) for seeds in choice.groups]
+        like = choice.like(held, xs, ys)
+        results = [seeds.sweep(linear, like) for seeds in choice.groups]
         return _finished(choice, results, format), ys if value else [], aux
 
     return run
@@ -68,8 +69,8 @@ def _host_loop(choice: Choice, value: bool, format: str) -> Executable:
     def run_all(operands: Sequence[Any], xs: Sequence[Any]) -> Results:
         ys, aux, held = prepare(operands, xs)
         results: dict[bool, list[Any]] = {True: [], False: []}
+        like = choice.like(held, xs, ys)
         for seeds, ones in zip(choice.groups, whole, strict=True):
-            like = xs if seeds.forward else ys
             for run, one in zip(seeds.runs(), ones, strict=True):
                 buffers = start_jit(seeds, run, held, like)
                 for k in range(run.chunks):

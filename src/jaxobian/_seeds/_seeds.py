@@ -61,6 +61,7 @@ class Seeds:
         vmapped: whether several passes can run as one (every primitive has a batching rule).
         looped: whether chunks run in a loop, which bounds memory, or are written out.
         group: which elements share a pass, and which landed arrays are looked at; by default no tie is known.
+        given: where passes begin with rows at hand rather than with one-hot vectors: the shape of what they seed.
     """
 
     seeded: Side
@@ -70,6 +71,7 @@ class Seeds:
     vmapped: bool = True
     looped: bool = False
     group: Group | None = None
+    given: tuple[int, ...] | None = None
 
     @cached_property
     def _group(self) -> Group:
@@ -117,7 +119,7 @@ class Seeds:
 
         Args:
             linear: the linear map, from one seed on the seeded side to one result on the landed side.
-            like: arrays like the seeded ones.
+            like: arrays like the seeded ones; where rows are at hand, those.
 
         Returns:
             For each run, the landed arrays of the group, passes on an axis of their own.
@@ -205,7 +207,8 @@ class Seeds:
 
     def piece(self, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
         """Passes start, ..., start + width - 1 of a run: an array for each landed one, in the order of a block."""
-        seeds, linear = self._basis(run.first + start, width, like), self._selected(linear)
+        make = self._basis if self.given is None else self._rows
+        seeds, linear = make(run.first + start, width, like), self._selected(linear)
         if width == 1:
             results = [result[None] for result in linear(*(seed[0] for seed in seeds))]
         elif self.vmapped:
@@ -258,6 +261,11 @@ class Seeds:
         if len(pieces) == 1:
             return pieces[0]
         return [jnp.concatenate(parts, axis) for *parts, axis in zip(*pieces, self._axes, strict=True)]
+
+    def _rows(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
+        """Rows start, ..., start + width - 1 of those at hand, the same along axes that a pass seeds as a whole."""
+        rows = jax.lax.dynamic_slice_in_dim(like[0], start, width)
+        return [jnp.broadcast_to(rows, (width, *(self.given or ())))]
 
     def _basis(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Basis vectors start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array."""

@@ -22,6 +22,7 @@ from .._structure import Structure
 CLEAR_WIN = 1.3
 # A host loop runs its steps on several threads, and each thread's allocator keeps the temporaries of one.
 LOOP_STEPS_HELD = 4
+NO_WORK = Work()
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,13 @@ class Chunking:
 
 
 def count_passes(
-    run: Callable[..., Any], residuals: Sequence[Any], seeds: Sequence[Any], passes: int, *, forward: bool
+    run: Callable[..., Any],
+    residuals: Sequence[Any],
+    seeds: Sequence[Any],
+    passes: int,
+    *,
+    forward: bool,
+    one_hot: bool = True,
 ) -> Sweep:
     """Count the passes of `run(residuals, seeds)` on the program that vmapping it gives.
 
@@ -223,7 +230,7 @@ def count_passes(
     except Exception:
         program, _, _ = program_of(run, list(residuals), list(seeds))
         program, width, vmapped = program.pruned(), 1, False
-    work = pass_work(program, program.inputs[len(program.inputs) - len(seeds) :], width)
+    work = pass_work(program, program.inputs[len(program.inputs) - len(seeds) :], width, one_hot=one_hot)
     landed = sum(map(nbytes, program.out_avals)) / width
     return Sweep(work, passes, vmapped, landed, turned(program) / width if forward else 0.0)
 
@@ -291,6 +298,8 @@ def candidate(
     held: int,
     variant: Any = None,
     note: str = "",
+    given: tuple[int, ...] | None = None,
+    before: Work | None = None,
 ) -> Candidate:
     """A candidate of one segment, forward or reverse; its groups run one after the other."""
     forward = mode == "fwd"
@@ -299,16 +308,18 @@ def candidate(
     made, sweeps, peak = [], [], held
     for group, sweep in counted:
         chunking = choose_chunks(problem, sweep, held)
-        made.append(Seeds(seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group))
+        made.append(Seeds(seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given))
         sweeps.append((sweep, chunking))
         peak = max(peak, held + math.ceil(chunking.width * sweep.work.intermediates))
-    return Candidate(mode, tuple(made), cost_of(problem, sweeps, peak), variant, note, len(made))
+    return Candidate(mode, tuple(made), cost_of(problem, sweeps, peak, before or NO_WORK), variant, note, len(made))
 
 
-def cost_of(problem: Problem, sweeps: Sequence[tuple[Sweep, Chunking]], peak: int) -> Cost:
+def cost_of(
+    problem: Problem, sweeps: Sequence[tuple[Sweep, Chunking]], peak: int, before: Work = NO_WORK
+) -> Cost:
     """The cost of some sweeps, each with its chunking, with the primal program and the writing of J."""
     machine, size = problem.machine, problem.jacobian_bytes
     passes = sum((sweep.total(chunking, problem) for sweep, chunking in sweeps), Work())
     flops = sum(sweep.flops for sweep, _ in sweeps)
-    work = passes + problem.primal_work + Work(bytes=float(size)) + machine.fresh(size)
+    work = before + passes + problem.primal_work + Work(bytes=float(size)) + machine.fresh(size)
     return Cost(work, flops, peak, machine.time(work))

@@ -13,6 +13,7 @@ import jax
 
 from .._seeds import LinearMap
 from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_groups, forbidden_reason
+from ._free import Free, begun, prepared
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -34,7 +35,7 @@ def propose(problem: Problem) -> Candidate | Impossible:
     passes = linear.cost.peak_bytes - problem.jacobian_bytes - problem.residual_bytes
     if problem.residual_bytes > max(passes, problem.jacobian_bytes) or linear.cost.peak_bytes > problem.budget:
         return _recomputing(problem) or linear
-    return linear
+    return begun(problem, linear, held=problem.jacobian_bytes + problem.residual_bytes)
 
 
 def _recomputing(problem: Problem) -> Candidate | None:
@@ -61,11 +62,16 @@ def _jvp(problem: Problem) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]
 
 
 def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
-    """What the passes read: the residuals, or where those are computed anew the arguments."""
-    return [*values.operands, *values.xs] if candidate.variant == "jvp" else values.residuals
+    """What the passes read: the residuals, with rows to begin with; or where those are computed anew the arguments."""
+    if candidate.variant == "jvp":
+        return [*values.operands, *values.xs]
+    return prepared(candidate, values.residuals)
 
 
 def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
     """One pass: a tangent of x to the tangents of y."""
+    if isinstance(candidate.variant, Free):
+        residuals, _ = held
+        return candidate.variant.linear(residuals, problem.program.in_avals, forward=True)
     push = _jvp(problem) if candidate.variant == "jvp" else problem.program.push
     return lambda *tangents: push(held, tangents)

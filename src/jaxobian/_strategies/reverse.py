@@ -8,6 +8,7 @@ from typing import Any
 from .._linear import pullback
 from .._seeds import LinearMap
 from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_groups, forbidden_reason
+from ._free import Free, begun, prepared
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -25,14 +26,17 @@ def propose(problem: Problem) -> Candidate | Impossible:
     except Exception as error:
         return Impossible("rev", forbidden_reason(problem, "rev", error) or "")
     held = problem.jacobian_bytes + problem.residual_bytes
-    return candidate(problem, "rev", counted, held=held)
+    return begun(problem, candidate(problem, "rev", counted, held=held), held=held)
 
 
 def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
-    """What the passes read: the residuals."""
-    return values.residuals
+    """What the passes read: the residuals, with rows to begin with."""
+    return prepared(candidate, values.residuals)
 
 
 def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
     """One pass: a cotangent of y to the cotangents of x."""
+    if isinstance(candidate.variant, Free):
+        residuals, _ = held
+        return candidate.variant.linear(residuals, problem.program.in_avals, forward=False)
     return pullback(lambda *t: problem.program.push(held, t), problem.program.in_avals)

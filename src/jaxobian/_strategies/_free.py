@@ -1,0 +1,199 @@
+"""Free Jacobians: the Jacobian of `x @ W` by x is W, so that nothing need be pushed through it.
+
+Where passes would begin with the identity at a contraction with a constant, they begin with the constant's rows. In
+forward mode that is a contraction which alone reads x; in reverse mode one that makes y.
+
+    J = (dy/dz) W    for z = x @ W          J = W (dz/dx)    for y = z @ W
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._cost import Work
+from .._layout import varying_axes
+from .._linear import Program, active_variables, is_variable, pullback, source_line
+from .._seeds import Group, LinearMap
+from . import Candidate, Problem, candidate, count_passes
+
+
+@dataclass(frozen=True, eq=False)
+class Free:
+    """A contraction with a constant at which the passes of a problem begin.
+
+    Attributes:
+        rest: residuals, tangents -> tangents: the linear program without the contraction. Its tangents are those of
+            z (forward), or its results are those of z (reverse).
+        constant: residuals -> the constant.
+        order: the constant's axes: those of the colours, then those of the other side of the contraction.
+        shape: of the rows: colours, then z with 1 in place of axes that all colours share.
+        z: what the rows are seeds of, as an abstract value.
+        where: the user's line.
+    """
+
+    rest: Program
+    constant: Program
+    order: tuple[int, ...]
+    shape: tuple[int, ...]
+    z: Any
+    where: str
+
+    def rows(self, residuals: Sequence[Any]) -> Any:
+        """What one pass for each colour begins with."""
+        (constant,) = self.constant(*residuals)
+        return constant.transpose(self.order).reshape(self.shape).astype(self.z.dtype)
+
+
+    def linear(self, residuals: Sequence[Any], in_avals: Sequence[Any], *, forward: bool) -> LinearMap:
+        """One pass from z on: to the tangents of y, or back to the cotangents of x."""
+
+        def push(*tangents: Any) -> list[Any]:
+            return self.rest(*residuals, *tangents)
+
+        return push if forward else pullback(push, in_avals)
+
+
+def begun(problem: Problem, plain: Candidate, *, held: int) -> Candidate:
+    """The candidate that begins with a constant's rows, or `plain` where there is none, or it takes longer."""
+    forward = plain.mode == "fwd"
+    found = free(problem, forward=forward)
+    if found is None:
+        return plain
+    (seeds,) = plain.groups
+    (group,) = problem.groups(forward=forward)
+
+    def run(residuals: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
+        results = found.linear(residuals, problem.program.in_avals, forward=forward)(*rows)
+        return [results[k] for k in group.landed]
+
+    counted = count_passes(
+        run, problem.program.residual_avals, [found.z], seeds.passes, forward=forward, one_hot=False
+    )
+    size = math.prod(found.shape) * found.z.dtype.itemsize
+    note = f"begins with the rows of a constant, past the product at {found.where}"
+    offer = candidate(
+        problem,
+        plain.mode,
+        [(group, counted)],
+        held=held + size,
+        variant=found,
+        note=note,
+        given=tuple(found.z.shape),
+        before=Work(bytes=2.0 * size),
+    )
+    return offer if offer.cost.seconds < plain.cost.seconds else plain
+
+
+def prepared(candidate: Candidate, residuals: Sequence[Any]) -> Any:
+    """The residuals, with the rows of a candidate that begins with some."""
+    found = candidate.variant
+    return (residuals, found.rows(residuals)) if isinstance(found, Free) else residuals
+
+
+def free(problem: Problem, *, forward: bool) -> Free | None:
+    """The contraction at which the passes can begin, if there is one."""
+    seeded, _ = problem.sides(forward=forward)
+    groups = problem.groups(forward=forward)
+    if len(seeded.avals) != 1 or len(groups) != 1 or groups[0].seeded != {0}:
+        return None
+    linear = problem.program.linear
+    end = problem.program.tangents[0] if forward else linear.outputs[0]
+    if not is_variable(end) or linear.outputs.count(end) > int(not forward):
+        return None
+    found = [e for e in linear.equations if end in (e.invars if forward else e.outvars)]
+    if len(found) != 1 or found[0].primitive.name != "dot_general":
+        return None
+    (equation,) = found
+    active = active_variables(linear, problem.program.tangents)
+    ours = [k for k, v in enumerate(equation.invars) if is_variable(v) and v in active]
+    if len(ours) != 1 or (not forward and equation.invars[ours[0]] in problem.program.tangents):
+        return None
+    alone = _Contraction.of(equation, ours[0])
+    layout = alone.layout(groups[0], seeded.tied[0], forward=forward)
+    if layout is None:
+        return None
+    order, shape = layout
+    z = equation.outvars[0] if forward else equation.invars[ours[0]]
+    if varying_axes(z.aval):  # under shard_map the rows would have to vary as z does
+        return None
+    others = tuple(e for e in linear.equations if e is not equation)
+    if forward:
+        rest = Program((*problem.program.residuals, z), linear.outputs, others)
+    else:
+        rest = replace(linear, outputs=(z,)).pruned()
+    constant = Program(problem.program.residuals, (equation.invars[1 - ours[0]],), linear.equations)
+    inert = tuple(e for e in linear.equations if not any(v in active for v in e.outvars))
+    return Free(rest.pruned(), replace(constant, equations=inert).pruned(), order, shape, z.aval, source_line(equation))
+
+
+@dataclass(frozen=True)
+class _Contraction:
+    """A dot_general with a constant: where the axes of its parts stand.
+
+    Attributes:
+        x, w: shapes of the tangent operand and of the constant.
+        batch, contract, free: for each kind of axis, pairs or numbers of the operands' axes.
+        first: whether the tangent is the first operand: its free axes then come first in the result.
+    """
+
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    batch: tuple[tuple[int, int], ...]
+    contract: tuple[tuple[int, int], ...]
+    free_x: tuple[int, ...]
+    free_w: tuple[int, ...]
+    first: bool
+
+    @classmethod
+    def of(cls, equation: Any, ours: int) -> _Contraction:
+        contract, batch = equation.params["dimension_numbers"]
+        x, w = (tuple(equation.invars[k].aval.shape) for k in (ours, 1 - ours))
+        both = [zip(axes[ours], axes[1 - ours], strict=True) for axes in (batch, contract)]
+        pairs = [tuple((int(a), int(b)) for a, b in axes) for axes in both]
+        free = [
+            tuple(a for a in range(len(shape)) if all(a != pair[side] for kind in pairs for pair in kind))
+            for side, shape in enumerate((x, w))
+        ]
+        return cls(x, w, pairs[0], pairs[1], free[0], free[1], ours == 0)
+
+    def layout(
+        self, group: Group, example_axis: int | None, *, forward: bool
+    ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """How the constant becomes rows: the order of its axes, and the rows' shape; None where it does not.
+
+        Colours must run over the axes that the constant alone knows: in forward mode those contracted, in reverse
+        mode its free ones. All other axes must be shared by a pass as a whole.
+        """
+        batch = sorted(self.batch)
+        if forward:
+            coloured = sorted(self.contract)
+            shared = [a for a, _ in batch] + list(self.free_x)
+            seeded = self.x
+            colours = [a for a, _ in coloured]
+            order = (*(b for _, b in coloured), *(b for _, b in self.batch), *self.free_w)
+            kept_x, kept_w = (1,) * len(self.free_x), tuple(self.w[a] for a in self.free_w)
+            z = (*(self.x[a] for a, _ in self.batch), *((*kept_x, *kept_w) if self.first else (*kept_w, *kept_x)))
+        else:
+            # The result's axes: batch, then the free ones of the first operand, then of the second.
+            n = len(self.batch)
+            at_x = n + (0 if self.first else len(self.free_w))
+            at_w = n + (len(self.free_x) if self.first else 0)
+            colours = [at_w + k for k in range(len(self.free_w))]
+            shared = [*range(n), *(at_x + k for k in range(len(self.free_x)))]
+            sizes = dict(enumerate(self.x[a] for a, _ in self.batch))
+            sizes |= {at_x + k: self.x[a] for k, a in enumerate(self.free_x)}
+            sizes |= {at_w + k: self.w[a] for k, a in enumerate(self.free_w)}
+            seeded = tuple(sizes[k] for k in range(len(sizes)))
+            constant_axis = dict((*self.batch, *self.contract))
+            order = (*self.free_w, *(constant_axis[a] for a in range(len(self.x)) if a in constant_axis))
+            z = tuple(1 if a in self.free_x else size for a, size in enumerate(self.x))
+        whole = {cell.axis for cell in group.cells[0] if (cell.stride, cell.base) == (1, seeded[cell.axis])}
+        cut = {cell.axis for cell in group.cells[0]}
+        if cut & set(colours) or example_axis in colours:
+            return None
+        if any(seeded[a] > 1 and a not in whole and a != example_axis for a in shared):
+            return None
+        return order, (math.prod(seeded[a] for a in colours), *z)
