@@ -3,6 +3,7 @@
     python benchmarks/run.py                      # all tagged "bench"; writes benchmarks/results/run.json
     python benchmarks/run.py --only lenet5 roe1d  # these alone
     python benchmarks/run.py --quick              # fewer repetitions, for a first look
+    python benchmarks/run.py --before old.json    # keeps an earlier version's times beside the new ones
     python benchmarks/run.py --render benchmarks/results/run.json  # a result's table, and into the README with it
 
 All methods of a scenario are compiled, warmed up and timed in turns in one process, so that a slow minute of
@@ -234,6 +235,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="where to write the JSON; by default benchmarks/results/run.json"
     )
+    parser.add_argument(
+        "--before", type=Path, metavar="JSON", help="a result of an earlier version, to compare with"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument(
         "--render", type=Path, metavar="JSON", help="print a result's table; the committed one's goes into the README"
@@ -260,6 +264,12 @@ def main() -> None:
         print(f"{scenario.name:24} {row['mode']:6} {times}{ratio}", flush=True)
         jax.clear_caches()  # else the executables of a hundred scenarios stay in memory
     results["summary"] = summary(results)
+    if options.before:
+        earlier = json.loads(options.before.read_text())
+        seconds = {row["name"]: (row["seconds"][OURS], row["passes"]) for row in earlier["scenarios"]}
+        for row in results["scenarios"]:
+            if row["name"] in seconds:
+                row["before"] = dict(zip(("seconds", "passes"), seconds[row["name"]], strict=True))
     print(f"\n{render(results)}")
     # A part of the scenarios does not overwrite the result of all.
     out = options.out or (None if options.only or options.quick else RESULTS / "run.json")

@@ -525,3 +525,36 @@ def test_without_flax(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "jaxobian.flax")
     with pytest.raises(ImportError, match=r'pip install "jaxobian\[flax\]"'):
         importlib.import_module("jaxobian.flax")
+
+
+# --------------------------------------------------------------------------------------------- mixed examples
+
+
+@pytest.mark.parametrize("family", ["linen", "nnx"])
+def test_batch_normalisation_in_training_is_named(family: str) -> None:
+    class LinenNet(nn.Module):
+        @nn.compact
+        def __call__(self, x, train: bool):
+            return nn.BatchNorm(use_running_average=not train, name="norm")(nn.Dense(3)(x))
+
+    class NNXNet(nnx.Module):
+        def __init__(self, rngs):
+            self.dense, self.norm = nnx.Linear(4, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.norm(self.dense(x))
+
+    x = normal(0, 6, 4)
+    if family == "linen":
+        model = LinenNet()
+        args = (model, model.init(jax.random.key(0), x, train=False))
+    else:
+        args = (NNXNet(nnx.Rngs(0)),)
+    apply, params = functional(*args, train=True)
+    where = "norm.*" if family == "linen" else ""
+    message = rf"coupled by reduce_sum at test_flax.py:\d+.*{where}evaluation mode"
+    with pytest.raises(jb.BatchCouplingError, match=message):
+        jb.batch_jacobian(apply, 1)(params, x)
+    apply, params = functional(*args)  # in evaluation mode they do not mix
+    expected = jax.vmap(jax.jacrev(lambda row: apply(params, row[None])[0]))(x)
+    np.testing.assert_allclose(jb.batch_jacobian(apply, 1)(params, x), expected, rtol=1e-4, atol=1e-6)

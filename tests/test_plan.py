@@ -35,8 +35,9 @@ def test_attributes(mode: str, passes: int) -> None:
     assert plan.mode == mode
     assert plan.passes == passes  # whatever the chunking
     assert plan.chunk_size == 2
-    # A pass through the product alone takes 2 * 3 * 20 operations; the rest is small beside it.
-    assert 120 * passes <= plan.flops <= 3 * 120 * passes
+    # A pass through the product alone takes 2 * 3 * 20 operations, unless it begins past it; the rest is small.
+    least = 20 if "begins" in str(plan) else 120
+    assert least * passes <= plan.flops <= 3 * 120 * passes
     assert plan.peak_bytes >= 4 * 3 * 20  # J
     assert plan.structure == "dense, 240 B"
     assert [c.mode for c in plan.candidates] == ["fwd", "rev"]
@@ -53,8 +54,8 @@ def test_passes_do_not_depend_on_the_chunking() -> None:
 
 
 def test_a_plan_is_of_the_mode_that_runs() -> None:
-    assert jb.jacobian(lambda x: jnp.tanh(jnp.ones((300, 2)) @ x)).plan(shape(2)).mode == "fwd"
-    assert jb.jacobian(lambda x: jnp.tanh(jnp.ones((2, 300)) @ x)).plan(shape(300)).mode == "rev"
+    assert jb.jacobian(lambda x: jnp.tanh(jnp.ones((300, 2)) @ jnp.sin(x))).plan(shape(2)).mode == "fwd"
+    assert jb.jacobian(lambda x: jnp.tanh(jnp.ones((2, 300)) @ jnp.sin(x))).plan(shape(300)).mode == "rev"
 
 
 def test_an_impossible_candidate_has_its_reason() -> None:

@@ -62,9 +62,9 @@ def size_rule(f: Any, args: tuple[Any, ...], scenario: Scenario) -> str:
 
 def cases() -> Iterator[Any]:
     """All passes at once, one at a time, or a number of them that seldom divides them all."""
-    for s in ORDINARY:
+    for number, s in enumerate(ORDINARY):
         small = "bench" not in s.tags
-        forced = (None, 1, 3) if small else (7,)
+        forced = ((None, 3, 1) if number % 3 == 0 else (None, 3)) if small else (7,)
         chunks = {"auto": (None,), "fwd": forced, "rev": forced}
         for mode in MODES:
             if (s.name, mode) not in TOO_SLOW:

@@ -22,6 +22,7 @@ from jaxobian._linear import program_of, walk
 from jaxobian._structure import Digit, Line
 from jaxobian._structure._rules import RULES, elementwise, reshaped
 from jaxobian._structure._ties import compose, holds, join, simplified, transposed, within
+from jaxobian.testing import scenarios
 
 
 def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> Any:
@@ -451,3 +452,11 @@ def test_the_plan_tells_the_structure() -> None:
     assert "diagonal" in jb.jacobian(jnp.sin).plan(X).structure
     assert jb.jacobian(lambda x: jnp.cumsum(x.ravel())).plan(X).structure.startswith("dense")
     assert math.prod(X.shape) == jb.jacobian(lambda x: jnp.cumsum(x.ravel()), mode="fwd").plan(X).passes
+
+
+def test_a_batch_through_plain_jacobian_takes_the_passes_of_one_example() -> None:
+    (lenet,) = [s for s in scenarios() if s.name == "lenet5_batch64"]
+    f, args = lenet.make()
+    plan = jb.jacobian(f, lenet.argnums).plan(*args)
+    assert (plan.mode, plan.passes) == ("rev", 10)
+    assert "batch_jacobian along axis 0 would return 64x less" in plan.structure

@@ -175,8 +175,7 @@ def batch_jacobian(
     """The Jacobian of every example of a batch, for a function that maps a batch to a batch.
 
     J[b, i, j] = dy[b]_i / dx[b]_j. All examples share a pass, so a batch takes as many passes as one example. f is
-    called with the whole batch; it must not mix examples, for then J is not block-diagonal and the result is the sum
-    of each row of blocks.
+    called with the whole batch; that it mixes no examples is proved, or an error names what mixes them.
 
     Args:
         f: a function of a batch to a batch, such as a model's `apply`.

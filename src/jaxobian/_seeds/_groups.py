@@ -87,7 +87,7 @@ def groups(relations: Sequence[dict[int, Relation]], seeded: Side, landed: Side,
     for r, offers in enumerate(table):
         signature = tuple(None if offer is None else frozenset(cell for cell, _ in offer) for offer in offers)
         alike.setdefault(signature, []).append(r)
-    parts = list(alike.values())
+    parts = list(alike.values()) or [[]]
     cost = {tuple(part): _passes(table, part, seeded) for part in parts}
     while len(parts) > 1:
         # Merge the two that save most, or cost nothing, as long as there are such.

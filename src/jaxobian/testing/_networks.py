@@ -118,6 +118,24 @@ def mlp_batch16_dense():
 
 
 @scenario("bench")
+def mlp_batch64_dense():
+    """A 64-64-10 network on 64 examples as one function: of 64 blocks of J, 63 are zero."""
+    return mlp(64, 64, 10), (normal(64, 64, seed=1),)
+
+
+@scenario("bench")
+def token_mlp():
+    """A 32-32-32 network on each of 64 tokens."""
+    return mlp(32, 32, 32), (normal(64, 32, seed=1),)
+
+
+@scenario("bench")
+def mlp_classifier():
+    """784-512-256-10: a classifier of images."""
+    return mlp(784, 512, 256, 10), (normal(784),)
+
+
+@scenario("bench")
 def mlp_wide():
     """A network with few inputs and many outputs."""
     return mlp(20, 256, 256, 500), (normal(20),)

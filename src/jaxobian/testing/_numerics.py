@@ -130,6 +130,12 @@ def elementwise():
     return lambda x: jnp.sin(x) * jnp.exp(-(x**2)), (normal(1000),)
 
 
+@scenario("bench", "large")
+def elementwise_4000():
+    """Four thousand independent numbers: to write J, 64 MB, is all there is to do."""
+    return lambda x: jnp.sin(x) * x, (normal(4000),)
+
+
 @scenario("bench")
 def elementwise_images():
     """An elementwise map of a (8, 10, 10) array, three axes that never mix."""
@@ -149,6 +155,13 @@ def linear_solve():
     """The solution of a linear system by its right-hand side."""
     matrix = _positive(80)
     return lambda b: jnp.linalg.solve(matrix, jnp.tanh(b)), (normal(80),)
+
+
+@scenario("bench")
+def batched_solve():
+    """32 linear systems, solved under vmap, by their right-hand sides."""
+    matrix = _positive(8)
+    return jax.vmap(lambda b: jnp.linalg.solve(matrix + jnp.outer(b, b), jnp.tanh(b))), (normal(32, 8),)
 
 
 @scenario()
