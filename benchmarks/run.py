@@ -42,8 +42,10 @@ SHORT, FREE = 200e-6, 20e-6
 MISS, AGAIN = 1.05, 3
 # Only scenarios that take longer than this count for the worst regret.
 LONG = 1e-3
-# A method this much slower than another is not timed as often as the others.
-HOPELESS = 20
+# A method this much slower than another is timed twice only: its long calls would leave the others cold caches.
+HOPELESS = 5
+# The others take at least this many turns.
+TURNS = 9
 
 Method = Callable[..., Any]
 
@@ -67,19 +69,18 @@ def timed(method: Method, args: tuple[Any, ...]) -> float:
 def medians(
     methods: dict[str, Method], args: tuple[Any, ...], *, seconds: float, calls: int
 ) -> dict[str, float]:
-    """Median seconds a call; the methods take turns for so many `seconds`, 3 to `calls` rounds."""
-    first = {name: min(timed(method, args) for _ in range(2)) for name, method in methods.items()}
-    hopeless = {name for name, t in first.items() if t > HOPELESS * min(first.values())}
-    times: dict[str, list[float]] = {name: [] for name in methods}
+    """Median seconds a call; the methods take turns for so many `seconds`, TURNS to `calls` times."""
+    times = {name: [timed(method, args) for _ in range(2)] for name, method in methods.items()}
+    best = min(map(min, times.values()))
+    close = [name for name, each in times.items() if min(each) <= HOPELESS * best]
+    times.update((name, []) for name in close)
     start = time.perf_counter()
     for turn in range(calls):
-        if turn >= 3 and time.perf_counter() - start > seconds:
+        if turn >= TURNS and time.perf_counter() - start > seconds:
             break
-        order = list(methods) if turn % 2 else list(methods)[::-1]
-        for name in order:
-            if turn < 3 or name not in hopeless:
-                times[name].append(timed(methods[name], args))
-    return {name: statistics.median(each) for name, each in times.items()}
+        for name in close if turn % 2 else close[::-1]:
+            times[name].append(timed(methods[name], args))
+    return {name: statistics.median(each) if name in close else min(each) for name, each in times.items()}
 
 
 def regret(seconds: dict[str, float]) -> float:
