@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +266,18 @@ def test_a_long_loop_goes_forward_without_residuals_where_they_do_not_fit() -> N
     assert plan.mode == "fwd"
     assert plan.peak_bytes <= 4000
     np.testing.assert_allclose(plan(x), jax.jacfwd(f)(x), rtol=1e-4)
+
+
+# Measured ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the kernel's high-water mark")
+@pytest.mark.parametrize(("name", "budget"), [("sin_roll_3000", "128MB"), ("mlp_3000", "256MB")])
+def test_a_budget_is_kept_by_what_really_is_allocated(name: str, budget: str) -> None:
+    # At once the first would take 1.4 GB. A process of its own, for the mark is of the whole process.
+    script = Path(__file__).parent.parent / "benchmarks" / "memory.py"
+    command = [sys.executable, str(script), name, "--budget", budget]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert found["predicted"] <= parse_bytes(budget)
+    assert found["measured"] <= parse_bytes(budget)
+    assert found["measured"] >= 0.5 * 4 * 3000**2, "J itself was not seen"

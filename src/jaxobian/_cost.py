@@ -221,7 +221,9 @@ def pass_work(program: Program, seeds: Sequence[Any], width: int, *, one_hot: bo
 
 
 def _inside(equation: Any) -> float:
-    """Bytes alive inside an equation while it runs: one step of a loop's body."""
+    """Bytes alive inside an equation while it runs: one step of a loop's body, a convolution's reordered operands."""
+    if equation.primitive.name == "conv_general_dilated":
+        return float(2 * nbytes(equation.invars[0].aval) + nbytes(equation.outvars[0].aval))
     return float(sum(nbytes(v.aval) for p in subprograms(equation) for e in p.equations for v in e.outvars))
 
 

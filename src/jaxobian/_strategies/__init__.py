@@ -197,6 +197,15 @@ class Sweep:
         chunk += Work(turned=width * self.turned)  # J's columns come back as rows
         return chunk * self.chunks(chunking.width) + machine.fresh(temporaries)
 
+    def peak(self, chunking: Chunking) -> int:
+        """Bytes alive on the way: of one chunk; of all where convolutions or windows are written out.
+
+        Measured: XLA lets chunks of those overlap, while products and elementwise chains take their turns.
+        """
+        overlap = not chunking.looped and (self.work.each.conv or self.work.each.window)
+        together = self.passes if overlap else chunking.width
+        return math.ceil(together * self.work.intermediates)
+
     def seconds(self, chunking: Chunking, problem: Problem) -> float:
         return problem.machine.time(self.total(chunking, problem))
 
@@ -310,7 +319,7 @@ def candidate(
         chunking = choose_chunks(problem, sweep, held)
         made.append(Seeds(seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given))
         sweeps.append((sweep, chunking))
-        peak = max(peak, held + math.ceil(chunking.width * sweep.work.intermediates))
+        peak = max(peak, held + sweep.peak(chunking))
     return Candidate(mode, tuple(made), cost_of(problem, sweeps, peak, before or NO_WORK), variant, note, len(made))
 
 

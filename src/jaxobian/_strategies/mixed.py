@@ -9,7 +9,6 @@ product. Sweeping in reverse, it is the forward-only segments that become matric
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +77,7 @@ def _sweep(problem: Problem, cut: Sequence[Segment], sweep: str) -> Candidate:
         seeds, counted = _local(problem, segment, held)
         local[k] = seeds
         matrix = 4 * seeds.seeded.size * seeds.landed.size
-        peak = max(peak, held + matrix + math.ceil(seeds.width * counted.work.intermediates))
+        peak = max(peak, held + matrix + counted.peak(Chunking(seeds.width, seeds.looped)))
         held += matrix
         sweeps.append((counted, Chunking(seeds.width, seeds.looped)))
     chain = Chain(tuple(cut), sweep, local)
@@ -93,7 +92,7 @@ def _sweep(problem: Problem, cut: Sequence[Segment], sweep: str) -> Candidate:
     counted = count_passes(run, [program.residual_avals, shapes], seeded.avals, seeded.size, forward=forward)
     chunking = choose_chunks(problem, counted, held)
     last = Seeds(seeded, landed, forward, chunking.width, counted.vmapped, chunking.looped)
-    peak = max(peak, held + math.ceil(chunking.width * counted.work.intermediates))
+    peak = max(peak, held + counted.peak(chunking))
     cost = cost_of(problem, [*sweeps, (counted, chunking)], peak)
     return Candidate("mixed", (*local.values(), last), cost, chain, _note(chain))
 
