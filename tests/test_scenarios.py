@@ -135,7 +135,10 @@ COMPOSED = [
     )
 ]
 composed = pytest.mark.parametrize("scenario", COMPOSED, ids=str)
-modes = pytest.mark.parametrize("mode", ["fwd", "rev"])
+# Compositions take seconds each: one mode for each scenario, in turns.
+in_turns = pytest.mark.parametrize(
+    ("scenario", "mode"), [(s, ("fwd", "rev")[k % 2]) for k, s in enumerate(COMPOSED)], ids=str
+)
 
 
 @composed
@@ -144,23 +147,20 @@ def test_in_jit(scenario: Scenario) -> None:
     assert_same(jax.jit(transform(scenario, f, chunk_size=3))(*args), expected)
 
 
-@composed
-@modes
+@in_turns
 def test_in_vmap(scenario: Scenario, mode: str) -> None:
     f, (x,), _ = made(scenario)
     xs = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.9 * leaf, 1.1 * leaf]), x)
     assert_same(jax.vmap(transform(scenario, f, mode=mode))(xs), jax.vmap(jax.jacrev(f))(xs), rtol=1e-4)
 
 
-@composed
-@modes
+@in_turns
 def test_of_itself(scenario: Scenario, mode: str) -> None:
     f, (x,), _ = made(scenario)
     assert_same(jb.jacobian(jb.jacobian(f, mode=mode))(x), jax.jacfwd(jax.jacrev(f))(x), rtol=1e-4)
 
 
-@composed
-@modes
+@in_turns
 def test_grad_through(scenario: Scenario, mode: str) -> None:
     f, (x,), _ = made(scenario)
 
