@@ -426,9 +426,19 @@ def test_chunks_of_tied_passes(chunk_size: int) -> None:
 
 def test_a_sparse_block_is_never_dense() -> None:
     n = 200_000  # dense: 160 GB
-    J = jb.jacobian(jnp.sin, format="bcoo", memory_budget=1e12)(jnp.linspace(0, 1, n))
+    J = jb.jacobian(jnp.sin, format="bcoo", memory_budget="20MB")(jnp.linspace(0, 1, n))
     assert J.nse == n
     np.testing.assert_allclose(J.data, jnp.cos(jnp.linspace(0, 1, n)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("f", [jnp.round, lambda x: jnp.zeros(4), lambda x: (jnp.sin(x), jnp.ones(2))])
+def test_a_sparse_block_may_have_no_entries(f: Any) -> None:
+    x = normal(4)
+    J = jb.jacobian(f, format="bcoo")(x)
+    for block, expected in zip(
+        jax.tree.leaves(J, is_leaf=lambda b: hasattr(b, "nse")), jax.tree.leaves(jax.jacrev(f)(x)), strict=True
+    ):
+        np.testing.assert_allclose(block.todense(), expected, rtol=1e-6)
 
 
 def test_planning_does_not_grow_with_array_sizes() -> None:

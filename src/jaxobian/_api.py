@@ -449,6 +449,7 @@ class Traced:
             chunk_size=options.chunk_size,
             budget=budget(options.memory_budget),
             platform=jax.devices()[0].platform,
+            format=options.format,
         )
 
     @property

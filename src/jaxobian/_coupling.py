@@ -111,8 +111,8 @@ def _message(names: Names, o: int, j: int, where: str, witness: tuple[int, int] 
             f"{here} of {names.inputs[j]}. (Batch normalisation must be in evaluation mode.) {_INSTEAD}"
         )
     return (
-        f"it could not be proved that the examples of the batch do not mix: {output} by {names.inputs[j]}, not after "
-        f"{where}. If you know that they do not, pass independent=True. {_INSTEAD}"
+        f"it could not be proved that the examples of the batch do not mix: how {output} depends on {names.inputs[j]} "
+        f"is not understood from {where} on. If you know that they do not, pass independent=True. {_INSTEAD}"
     )
 
 

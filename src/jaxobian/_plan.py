@@ -66,6 +66,7 @@ def choose(
     chunk_size: int | None,
     budget: Budget,
     platform: str,
+    format: str = "dense",
 ) -> Choice:
     """Let each strategy propose, and take the fastest that is possible.
 
@@ -79,6 +80,7 @@ def choose(
         chunk_size: passes at once, where the user says so.
         budget: bytes that may be allocated.
         platform: of the device: "cpu", "gpu" or "tpu".
+        format: of J: "dense" or "bcoo".
 
     Raises:
         ModeError: the mode, or every mode, is impossible.
@@ -94,6 +96,7 @@ def choose(
         budget.limit,
         budget.explicit,
         machine(platform),
+        format,
     )
     if problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))

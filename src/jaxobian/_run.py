@@ -127,5 +127,5 @@ def _bcoo(seeds: Seeds, s: int, r: int, block: Any, shape: tuple[int, ...]) -> s
     order, index = seeds.entries(s, r)
     places = np.unravel_index(index, shape) if shape else ()
     indices = np.stack(places, -1).astype(np.int32) if shape else np.zeros((len(order), 0), np.int32)
-    data = block.reshape(-1)[order]
+    data = block.reshape(-1)[order] if len(order) else jnp.zeros(0, block.dtype)
     return sparse.BCOO((data, jnp.asarray(indices)), shape=shape, indices_sorted=True, unique_indices=True)

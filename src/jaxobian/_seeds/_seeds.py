@@ -187,6 +187,8 @@ class Seeds:
         Returns:
             Positions in the flat compressed block, and their index in the block as it is spread, sorted.
         """
+        if self.colours[s] == 0:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         split, aval, batch = self._splits[s], self._landed.avals[r], self._landed.tied[r]
         lead = () if batch is None else (aval.shape[batch],)
         own = tuple(n for a, n in enumerate(aval.shape) if a != batch)

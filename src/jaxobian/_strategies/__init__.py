@@ -38,6 +38,7 @@ class Problem:
         budget: bytes that may be allocated.
         bounded: whether the budget is the user's word, which even their chunk_size must obey.
         machine: constants of the device.
+        format: "dense" or "bcoo".
     """
 
     program: LinearProgram
@@ -49,6 +50,7 @@ class Problem:
     budget: int
     bounded: bool
     machine: Machine
+    format: str = "dense"
 
     @property
     def batch(self) -> int | None:
@@ -65,14 +67,29 @@ class Problem:
         seeded, landed = self.sides(forward=forward)
         return groups(self.structure.relations, seeded, landed, forward=forward)
 
-    @property
+    @cached_property
     def jacobian_bytes(self) -> int:
-        """Size of J, in bytes."""
+        """Size of J in its format, in bytes."""
+        if self.format == "bcoo":
+            return min(self._entries_bytes(forward=True), self._entries_bytes(forward=False))
         total = 0
         for out, out_size in zip(self.outputs.avals, self.outputs.sizes, strict=True):
             for inp, in_size in zip(self.inputs.avals, self.inputs.sizes, strict=True):
                 total += out_size * in_size * block_dtype(out, inp).itemsize
         return total * (self.batch or 1)
+
+    def _entries_bytes(self, *, forward: bool) -> int:
+        """Size of the entries that passes in one direction bring back, each with its index."""
+        seeded, landed = self.sides(forward=forward)
+        total = 0
+        for group in self.groups(forward=forward):
+            colours = Seeds(seeded, landed, forward, 1, group=group).colours
+            for passes, a in zip(colours, seeded.avals, strict=True):
+                for number in group.landed:
+                    b = landed.avals[number]
+                    rank = len(a.shape) + len(b.shape)
+                    total += passes * math.prod(b.shape) * (block_dtype(a, b).itemsize + 4 * rank)
+        return total
 
     @cached_property
     def primal_work(self) -> Work:

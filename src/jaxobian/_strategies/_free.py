@@ -73,7 +73,8 @@ def begun(problem: Problem, plain: Candidate, *, held: int) -> Candidate:
         run, problem.program.residual_avals, [found.z], seeds.passes, forward=forward, one_hot=False
     )
     size = math.prod(found.shape) * found.z.dtype.itemsize
-    note = f"begins with the rows of a constant, past the product at {found.where}"
+    where = "" if found.where == "unknown line" else f" at {found.where}"
+    note = f"begins with the rows of a constant, past the product{where}"
     offer = candidate(
         problem,
         plain.mode,
