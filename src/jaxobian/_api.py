@@ -102,7 +102,7 @@ def jacobian(
         mode: "auto", or "fwd" (a tangent for each input) or "rev" (a cotangent for each output) to force one.
         has_aux: f returns a pair (y, aux); aux is not differentiated and returned beside J.
         holomorphic: f is promised to be holomorphic, complex to complex.
-        allow_int: let integer arguments pass; their blocks of J have dtype float0, as `jax.jacrev`'s.
+        allow_int: let integer arguments pass; their blocks of J are zeros of their own dtype, as `jax.jacrev`'s.
         format: "dense", or "bcoo" for `jax.experimental.sparse.BCOO` leaves.
         chunk_size: passes run at once; None lets memory and speed decide. The answer does not depend on it.
         memory_budget: bytes that may be allocated, as a number or as text such as "4GB"; None means half of what
