@@ -359,7 +359,7 @@ def test_every_rule_is_proved() -> None:
     unproved = {name for name, rule in RULES.items() if rule is not elementwise} - seen
     # JAX spells some names in two ways, by version.
     unproved -= {name.replace("-", "_") for name in seen} | {name.replace("_", "-") for name in seen}
-    assert unproved <= {"unstack"}
+    assert unproved <= {"stack", "unstack", "tile"}  # which JAX 0.10.0 has not
 
 
 # Passes -----------------------------------------------------------------------------------------------------

@@ -9,13 +9,16 @@ from typing import Any
 import jax
 
 _HERE = str(Path(__file__).resolve().parent.parent) + os.sep
+_STANDARD = str(Path(os.__file__).resolve().parent) + os.sep
 _JAX = str(Path(jax.__file__).resolve().parent) + os.sep
 # A path inside an installed library: not the user's own file.
 _LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("jax", "flax", "jaxobian"))
 
 
 def in_library(file: str) -> bool:
-    """Whether a file belongs to JAX, Flax or this package."""
+    """Whether a file belongs to JAX, Flax, this package, or to Python: contextlib stands between einsum and its user."""
+    if file.startswith(_STANDARD) and f"{os.sep}site-packages{os.sep}" not in file:
+        return True
     return file.startswith((_HERE, _JAX, "<frozen")) or any(library in file for library in _LIBRARIES)
 
 
