@@ -16,7 +16,7 @@ _LIBRARIES = tuple(f"{os.sep}site-packages{os.sep}{name}{os.sep}" for name in ("
 
 
 def in_library(file: str) -> bool:
-    """Whether a file belongs to JAX, Flax, this package, or to Python: contextlib stands between einsum and its user."""
+    """Whether a file belongs to JAX, Flax, this package, or Python: contextlib stands between einsum and its user."""
     if file.startswith(_STANDARD) and f"{os.sep}site-packages{os.sep}" not in file:
         return True
     return file.startswith((_HERE, _JAX, "<frozen")) or any(library in file for library in _LIBRARIES)
