@@ -62,10 +62,10 @@ class Options:
 
     def __post_init__(self) -> None:
         check_argnums(self.argnums)
-        if self.mode in ("mixed", "colored"):
-            raise NotImplementedError(f'mode="{self.mode}" is to come; use "auto", "fwd" or "rev".')
+        if self.mode == "colored":
+            raise NotImplementedError('mode="colored" is to come; use "auto", "fwd", "rev" or "mixed".')
         if self.mode not in MODES:
-            raise ValueError(f'mode must be "auto", "fwd" or "rev"; got {self.mode!r}.')
+            raise ValueError(f'mode must be "auto", "fwd", "rev" or "mixed"; got {self.mode!r}.')
         if self.format not in FORMATS:
             raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
         size = self.chunk_size

@@ -45,7 +45,9 @@ def check_examples(
         for j, relation in sorted(dependence.items()):
             if not _kept_apart(relation, outputs.avals[o].shape, outputs.tied[o], inputs.tied[j]):
                 equation = _culprit(structure, o, j, inputs, outputs)
-                witness = values and _witness(structure.program, values, inputs, outputs, o, j)
+                program, witness = structure.program, None
+                if values and isinstance(program, LinearProgram):
+                    witness = _witness(program, values, inputs, outputs, o, j)
                 raise BatchCouplingError(_message(names, o, j, _told(equation), witness))
 
 

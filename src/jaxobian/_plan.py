@@ -11,13 +11,13 @@ from ._budget import Budget
 from ._cost import machine, not_understood
 from ._errors import MemoryBudgetError, ModeError, human_bytes
 from ._layout import describe
-from ._linear import walk
+from ._linear import LinearProgram, walk
 from ._seeds import LinearMap, Seeds, Side
-from ._strategies import Candidate, Impossible, Problem, Values, forward, mixed, reverse
+from ._strategies import CLEAR_WIN, Candidate, Impossible, Problem, Values, filled, forward, mixed, reverse
 from ._strategies._free import Free
 from ._structure import Line, Structure
 
-_STRATEGIES = {"fwd": forward, "rev": reverse, "mixed": mixed}
+_SWEEPS = {"fwd": forward, "rev": reverse}
 _WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
 # On CPU a forward pass predicted to take this much longer usually does not.
 _FORWARD_BONUS = 1.05
@@ -38,11 +38,31 @@ class Choice:
         """The passes that fill J."""
         return self.chosen.groups
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether passes fill J directly, rather than matrices that are multiplied."""
+        return self.chosen.mode in _SWEEPS
+
     def prepare(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], Any]:
         """y, aux, and what the passes read."""
-        ys, aux, residuals = self.problem.program.evaluate(operands, xs)
-        strategy = _STRATEGIES[self.chosen.mode]
+        program = self.problem.program
+        assert isinstance(program, LinearProgram), "only a whole program can be evaluated"
+        ys, aux, residuals = program.evaluate(operands, xs)
+        if not self.sweeps:
+            return ys, aux, residuals
+        strategy = _SWEEPS[self.chosen.mode]
         return ys, aux, strategy.prepare(self.problem, self.chosen, Values(operands, xs, residuals))
+
+    def blocks(self, held: Any, xs: Sequence[Any], ys: Sequence[Any], format: str) -> list[list[Any]]:
+        """blocks[out][in] of J."""
+        if not self.sweeps:
+            return mixed.blocks(self.problem, self.chosen, held, format)
+        linear, like = self.linear(held), self.like(held, xs, ys)
+        return self.filled([seeds.sweep(linear, like) for seeds in self.groups], format)
+
+    def filled(self, results: Sequence[Sequence[Any]], format: str) -> list[list[Any]]:
+        """blocks[out][in] of J from what the passes brought back."""
+        return filled(self.problem, self.groups, results, format)
 
     def like(self, held: Any, xs: Sequence[Any], ys: Sequence[Any]) -> Sequence[Any]:
         """What the seeds are made like; the rows that they are, where passes begin with some."""
@@ -51,8 +71,8 @@ class Choice:
         return xs if self.groups[0].forward else ys
 
     def linear(self, held: Any) -> LinearMap:
-        """One pass of the last segment."""
-        return _STRATEGIES[self.chosen.mode].linear(self.problem, self.chosen, held)
+        """One pass."""
+        return _SWEEPS[self.chosen.mode].linear(self.problem, self.chosen, held)
 
 
 def choose(
@@ -101,11 +121,10 @@ def choose(
     if problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
     proposals: list[Candidate | Impossible] = [forward.propose(problem), reverse.propose(problem)]
-    if all(isinstance(p, Impossible) for p in proposals):
-        proposals.append(mixed.propose(problem))
+    proposals.append(mixed.propose(problem, proposals))
     possible = [p for p in proposals if isinstance(p, Candidate)]
-    if mode in ("fwd", "rev"):
-        forced = proposals[0 if mode == "fwd" else 1]
+    if mode in _WORDS:
+        forced = next(p for p in proposals if p.mode == mode)
         if isinstance(forced, Impossible):
             raise ModeError(f"{_WORDS[mode]} mode is impossible here: {forced.reason}." + _instead(possible, mode))
         possible = [forced]
@@ -127,7 +146,8 @@ def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse:
     def handicapped(candidate: Candidate) -> float:
         if prefer_reverse:
             return float(candidate.mode != "rev")
-        return candidate.cost.seconds / (_FORWARD_BONUS if candidate.mode == favourite else 1.0)
+        factor = {favourite: 1 / _FORWARD_BONUS, "mixed": CLEAR_WIN}.get(candidate.mode, 1.0)
+        return factor * candidate.cost.seconds
 
     return min(within, key=handicapped)
 
@@ -274,7 +294,7 @@ def _diagonal_axes(problem: Problem) -> set[tuple[int, int]]:
 def _other(option: Candidate | Impossible, chosen: Candidate) -> tuple[str, list[str]]:
     """A row for a mode that was not taken."""
     if isinstance(option, Impossible):
-        return _WORDS[option.mode], [f"impossible: {option.reason}"]
+        return _WORDS[option.mode], [option.reason if option.mode == "mixed" else f"impossible: {option.reason}"]
     ratio = option.cost.seconds / chosen.cost.seconds
     compared = f"{ratio:,.0f}x slower" if ratio >= 10 else f"{ratio:.1f}x slower" if ratio >= 1.05 else "about as fast"
     return _WORDS[option.mode], [_count(option), *_costs(option), compared]
@@ -293,7 +313,7 @@ def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
 
 def _passes(candidate: Candidate, problem: Problem) -> str:
     many = f" of {problem.batch} examples" if problem.batch else ""
-    most = max(seeds.passes for seeds in candidate.groups)
+    most = max(seeds.passes for seeds in candidate.groups or candidate.seeds)
     chunked = f", {candidate.chunk_size} at a time" if candidate.chunk_size < most else ""
     return f"{_WORDS[candidate.mode]}, {_count(candidate)}{many}{chunked}"
 

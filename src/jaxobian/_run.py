@@ -7,10 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import sparse
 
-from ._layout import block_dtype
 from ._plan import Choice
 from ._seeds import UNROLLED_CHUNKS, Run, Seeds
 
@@ -23,10 +20,7 @@ def executable(choice: Choice, value: bool, format: str = "dense") -> Executable
 
     def run(operands: Sequence[Any], xs: Sequence[Any]) -> Results:
         ys, aux, held = choice.prepare(operands, xs)
-        linear = choice.linear(held)
-        like = choice.like(held, xs, ys)
-        results = [seeds.sweep(linear, like) for seeds in choice.groups]
-        return _finished(choice, results, format), ys if value else [], aux
+        return choice.blocks(held, xs, ys, format), ys if value else [], aux
 
     return run
 
@@ -51,7 +45,7 @@ def _host_loop(choice: Choice, value: bool, format: str) -> Executable:
     def finish(donated: Sequence[Any], others: Sequence[Any]) -> list[list[Any]]:
         first, second = iter(donated), iter(others)
         results = [[next(first) if one else next(second) for one in ones] for ones in whole]
-        return _finished(choice, results, format)
+        return choice.filled(results, format)
 
     # What is spread out or collected into an index has another shape than what it is made of.
     in_place = format == "dense" and not any(any(seeds.group.cells) for seeds in choice.groups if seeds.group)
@@ -99,33 +93,3 @@ def _forwarding(prepare: Callable[..., Any]) -> Callable[..., Any]:
         return jax.tree.unflatten(tree, [next(new) if source is None else given[source] for source in sources])
 
     return run
-
-
-def _finished(choice: Choice, results: Sequence[Sequence[Any]], format: str) -> list[list[Any]]:
-    """blocks[out][in] in their final shape, dtype and format, from what the runs of each group returned."""
-    problem = choice.problem
-    outputs, inputs = problem.outputs, problem.inputs
-    batch = () if problem.batch is None else (problem.batch,)
-    found: dict[tuple[int, int], Any] = {}
-    for seeds, landed in zip(choice.groups, results, strict=True):
-        numbers = seeds.group.landed if seeds.group else range(len(seeds.landed.avals))
-        rows = seeds.compressed(landed)
-        for s, row in enumerate(rows):
-            for r, (number, block) in enumerate(zip(numbers, row, strict=True)):
-                out, inp = (number, s) if seeds.forward else (s, number)
-                shape = (*batch, *outputs.shapes[out], *inputs.shapes[inp])
-                block = block.astype(block_dtype(outputs.avals[out], inputs.avals[inp]))
-                if format == "bcoo":
-                    found[out, inp] = _bcoo(seeds, s, r, block, shape)
-                else:
-                    found[out, inp] = seeds.spread(s, r, block).reshape(shape)
-    return [[found[o, i] for i in range(len(inputs.avals))] for o in range(len(outputs.avals))]
-
-
-def _bcoo(seeds: Seeds, s: int, r: int, block: Any, shape: tuple[int, ...]) -> sparse.BCOO:
-    """A block without the zeros that ties know of; it is never formed as a whole."""
-    order, index = seeds.entries(s, r)
-    places = np.unravel_index(index, shape) if shape else ()
-    indices = np.stack(places, -1).astype(np.int32) if shape else np.zeros((len(order), 0), np.int32)
-    data = block.reshape(-1)[order] if len(order) else jnp.zeros(0, block.dtype)
-    return sparse.BCOO((data, jnp.asarray(indices)), shape=shape, indices_sorted=True, unique_indices=True)

@@ -12,10 +12,12 @@ from ._program import is_variable as is_variable
 from ._program import program_of as program_of
 from ._program import subprograms as subprograms
 from ._program import walk as walk
+from ._segment import Linear as Linear
+from ._segment import active_variables as active_variables
+from ._segment import pullback as pullback
+from ._segment import real_avals as real_avals
 from ._trace import LinearProgram as LinearProgram
-from ._trace import active_variables as active_variables
 from ._trace import cast_varying as cast_varying
 from ._trace import is_concrete as is_concrete
-from ._trace import pullback as pullback
 from ._trace import trace as trace
 from ._trace import transposed_equation as transposed_equation

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from ._program import Program, is_variable, program_of, subprograms, walk
+from ._segment import pullback
 from ._source import in_library, user_frame
-from ._trace import pullback
 
 
 def source_line(equation: Any) -> str:

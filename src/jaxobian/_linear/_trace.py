@@ -17,26 +17,26 @@ import jax.extend.core as jex
 
 from .._layout import abstract, varying_axes, zeros_like
 from ._program import Program, inlined, is_variable, program_of, walk
+from ._segment import Linear, pullback
 
 
 @dataclass(frozen=True, eq=False)
-class LinearProgram:
+class LinearProgram(Linear):
     """A function's trace, and its derivative as a linear program.
 
     Attributes:
+        linear: residuals, tangents of x -> tangents of y; nested jits inlined, dead equations dropped.
+        n_in: how many x are.
         function: operands, x -> y, aux. The trace of f itself.
         primal: operands, x -> y, aux, residuals.
-        linear: residuals, tangents of x -> tangents of y; nested jits inlined, dead equations dropped.
         operands: values of what the function closes over; abstract for a plan that was made from shapes.
         n_out: how many of the function's outputs are y.
     """
 
     function: Program
     primal: Program
-    linear: Program
     operands: tuple[Any, ...]
     n_out: int
-    n_in: int
 
     @property
     def in_avals(self) -> tuple[Any, ...]:
@@ -48,18 +48,6 @@ class LinearProgram:
         """The outputs y."""
         return self.function.out_avals[: self.n_out]
 
-    @property
-    def residuals(self) -> tuple[Any, ...]:
-        return self.linear.inputs[: len(self.linear.inputs) - self.n_in]
-
-    @property
-    def residual_avals(self) -> tuple[Any, ...]:
-        return tuple(v.aval for v in self.residuals)
-
-    @property
-    def tangents(self) -> tuple[Any, ...]:
-        return self.linear.inputs[len(self.residuals) :]
-
     def without_values(self) -> LinearProgram:
         """The same program with abstract operands: what may be kept without keeping arrays alive."""
         return replace(self, operands=self.function.in_avals[: len(self.operands)])
@@ -69,10 +57,6 @@ class LinearProgram:
         results = self.primal(*operands, *xs)
         n_aux = len(self.function.outputs) - self.n_out
         return results[: self.n_out], results[self.n_out : self.n_out + n_aux], results[self.n_out + n_aux :]
-
-    def push(self, residuals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
-        """One tangent through the linear program: J t."""
-        return self.linear(*residuals, *tangents)
 
 
 def trace(
@@ -104,7 +88,7 @@ def trace(
     n_out = counts[-1]
     check(function.out_avals[:n_out])
     hoisted, function, primal, linear = linearize(function, len(constants) + n_extra, n_out)
-    return LinearProgram(function, primal, linear, (*hoisted, *constants, *extras), n_out, len(xs))
+    return LinearProgram(linear, len(xs), function, primal, (*hoisted, *constants, *extras), n_out)
 
 
 def linearize(function: Program, n_operands: int, n_out: int) -> tuple[tuple[Any, ...], Program, Program, Program]:
@@ -157,15 +141,6 @@ def linearize(function: Program, n_operands: int, n_out: int) -> tuple[tuple[Any
     )
 
 
-def pullback(push: Callable[..., Any], in_avals: Sequence[Any]) -> Callable[..., list[Any]]:
-    """The transpose of the linear function `push(*tangents)`: `pull(*cotangents)`."""
-
-    def pull(*cotangents: Any) -> list[Any]:
-        return list(jax.linear_transpose(lambda *t: tuple(push(*t)), *in_avals)(tuple(cotangents)))
-
-    return pull
-
-
 def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple[Any, ...]]:
     """An equation that is linear in all but its first operands, as the program that pulls cotangents back through it.
 
@@ -183,15 +158,6 @@ def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple
 
     program, constants, _ = program_of(pull, [v.aval for v in residuals], [v.aval for v in outputs])
     return program, constants
-
-
-def active_variables(program: Program, tangents: Sequence[Any]) -> set[Any]:
-    """The variables that depend on `tangents`: an equation with an active operand has active results."""
-    active = set(tangents)
-    for equation in program.equations:
-        if any(is_variable(v) and v in active for v in equation.invars):
-            active.update(equation.outvars)
-    return active
 
 
 def is_concrete(leaf: Any) -> bool:

@@ -61,7 +61,7 @@ class Seeds:
         vmapped: whether several passes can run as one (every primitive has a batching rule).
         looped: whether chunks run in a loop, which bounds memory, or are written out.
         group: which elements share a pass, and which landed arrays are looked at; by default no tie is known.
-        given: where passes begin with rows at hand rather than with one-hot vectors: the shape of what they seed.
+        given: where passes begin with rows at hand rather than with one-hot vectors: the shapes of what they seed.
     """
 
     seeded: Side
@@ -71,7 +71,7 @@ class Seeds:
     vmapped: bool = True
     looped: bool = False
     group: Group | None = None
-    given: tuple[int, ...] | None = None
+    given: tuple[tuple[int, ...], ...] | None = None
 
     @cached_property
     def _group(self) -> Group:
@@ -266,8 +266,8 @@ class Seeds:
 
     def _rows(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Rows start, ..., start + width - 1 of those at hand, the same along axes that a pass seeds as a whole."""
-        rows = jax.lax.dynamic_slice_in_dim(like[0], start, width)
-        return [jnp.broadcast_to(rows, (width, *(self.given or ())))]
+        rows = [jax.lax.dynamic_slice_in_dim(x, start, width) for x in like]
+        return [jnp.broadcast_to(x, (width, *shape)) for x, shape in zip(rows, self.given or (), strict=True)]
 
     def _basis(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Basis vectors start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array."""

@@ -17,7 +17,8 @@ from .._cost import Work
 from .._layout import varying_axes
 from .._linear import Program, active_variables, is_variable, pullback, source_line
 from .._seeds import Group, LinearMap
-from . import Candidate, Problem, candidate, count_passes
+from ._problem import Candidate, Problem
+from ._sweeps import candidate, count_passes
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,6 @@ class Free:
         """What one pass for each colour begins with."""
         (constant,) = self.constant(*residuals)
         return constant.transpose(self.order).reshape(self.shape).astype(self.z.dtype)
-
 
     def linear(self, residuals: Sequence[Any], in_avals: Sequence[Any], *, forward: bool) -> LinearMap:
         """One pass from z on: to the tangents of y, or back to the cotangents of x."""
@@ -82,7 +82,7 @@ def begun(problem: Problem, plain: Candidate, *, held: int) -> Candidate:
         held=held + size,
         variant=found,
         note=note,
-        given=tuple(found.z.shape),
+        given=(tuple(found.z.shape),),
         before=Work(bytes=2.0 * size),
     )
     return offer if offer.cost.seconds < plain.cost.seconds else plain
@@ -110,7 +110,7 @@ def free(problem: Problem, *, forward: bool) -> Free | None:
     (equation,) = found
     active = active_variables(linear, problem.program.tangents)
     ours = [k for k, v in enumerate(equation.invars) if is_variable(v) and v in active]
-    if len(ours) != 1 or (not forward and equation.invars[ours[0]] in problem.program.tangents):
+    if len(ours) != 1:
         return None
     alone = _Contraction.of(equation, ours[0])
     layout = alone.layout(groups[0], seeded.tied[0], forward=forward)

@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 
+from .._linear import LinearProgram
 from .._seeds import LinearMap
-from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_groups, forbidden_reason
 from ._free import Free, begun, prepared
+from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
+from ._sweeps import candidate, count_groups
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -40,16 +42,18 @@ def propose(problem: Problem) -> Candidate | Impossible:
 
 def _recomputing(problem: Problem) -> Candidate | None:
     """The build that stores no residuals, where the function allows it."""
+    program = problem.program
+    if not isinstance(program, LinearProgram):
+        return None  # a segment has no function of its own
     try:
-        counted = count_groups(problem, _jvp(problem), problem.program.function.in_avals, forward=True)
+        counted = count_groups(problem, _jvp(program), program.function.in_avals, forward=True)
     except Exception:
         return None
     note = "recomputes residuals instead of storing them"
     return candidate(problem, "fwd", counted, held=problem.jacobian_bytes, variant="jvp", note=note)
 
 
-def _jvp(problem: Problem) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]]:
-    program = problem.program
+def _jvp(program: LinearProgram) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]]:
     n_operands = len(program.operands)
 
     def push(primals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
@@ -73,5 +77,8 @@ def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
     if isinstance(candidate.variant, Free):
         residuals, _ = held
         return candidate.variant.linear(residuals, problem.program.in_avals, forward=True)
-    push = _jvp(problem) if candidate.variant == "jvp" else problem.program.push
+    program = problem.program
+    push = program.push
+    if isinstance(program, LinearProgram) and candidate.variant == "jvp":
+        push = _jvp(program)
     return lambda *tangents: push(held, tangents)

@@ -1,220 +1,551 @@
-"""Modes in turn or side by side, where an equation forbids forward mode and another forbids reverse.
+"""Mixed mode: the program is cut where it is narrow, and each part runs in the mode that suits it.
 
-The program is cut into segments that each allow a mode. To sweep forward through the whole, the segments that only
-reverse mode can do are first turned into matrices, their local Jacobians; pushing a tangent through one is then a
-product. Sweeping in reverse, it is the forward-only segments that become matrices.
+    J = (dy/dz) (dz/dx)                            where every path goes through z
+    J = dy/dx with z held + (dy/dz) (dz/dx)        where paths around z keep elements apart
 
-    J = J_k ... J_2 J_1, some of the J_i multiplied out beforehand.
+If z has fewer elements than x and than y, the first factor takes a forward pass for each of them and the second a
+reverse pass. Where no single mode can compute J, the cuts lie between equations that want forward mode and others that
+want reverse.
+
+Source: Griewank and Walther, Evaluating Derivatives (2nd edition, 2008), chapters 9 and 10: bottlenecks, cross-country
+elimination.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._graph import OTHER, Segment, segments
-from .._layout import is_complex, zeros_like
-from .._linear import active_variables, is_variable, obstructions, pullback
-from .._seeds import LinearMap, Seeds, Side
-from . import (
-    Candidate,
-    Chunking,
-    Impossible,
-    Problem,
-    Sweep,
-    Values,
-    choose_chunks,
-    complex_reason,
-    cost_of,
-    count_passes,
+from .._cost import Machine, PassWork, pass_work
+from .._graph import Cut, chain, path_splits, stages
+from .._layout import is_complex, is_inexact
+from .._linear import (
+    Linear,
+    Program,
+    active_variables,
+    is_variable,
+    obstructions,
+    program_of,
+    pullback,
+    real_avals,
+    source_line,
 )
+from .._linear import walk as walk_equations
+from .._seeds import Seeds, Side, plain
+from .._structure import Line
+from . import forward, reverse
+from ._brackets import Chain, Leaf, Multiply, Pull, Push, Tree
+from ._fill import bcoo
+from ._free import free
+from ._matrix import Blocks
+from ._nodes import Node, Part, Product, Sum, Through, finished, matrix_bytes, matrix_work, product_work, walk
+from ._problem import Candidate, Impossible, Problem
+from ._sweeps import Sweep, choose_chunks, cost_with, count_passes
+
+_MODES = {"fwd": forward, "rev": reverse}
+_OTHER = {"fwd": "rev", "rev": "fwd"}
 
 
-def propose(problem: Problem) -> Candidate | Impossible:
-    """The cheaper sweep over the alternating segments, or why an equation forbids them all."""
-    program = problem.program
-    if problem.batch is not None:
-        return Impossible(
-            "mixed", "modes in turn are not yet combined with a batch; use jax.vmap(jaxobian.jacobian(one))"
-        )
-    active = active_variables(program.linear, program.tangents)
-    found = {mode: obstructions(program.linear, active, mode) for mode in OTHER}
-    forbidden = {mode: {id(equation) for equation, _ in found[mode]} for mode in OTHER}
-    if forbidden["fwd"] & forbidden["rev"]:
-        words = [f"{o} and {r.why}" for e, o in found["fwd"] for f, r in found["rev"] if e is f]
-        return Impossible("mixed", "; ".join(dict.fromkeys(words)))
-    offers = []
-    for first in OTHER:
-        cut = segments(program, forbidden, first)
-        offers += [_sweep(problem, cut, sweep) for sweep in OTHER if complex_reason(problem, sweep) is None]
-    if not offers:
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """What a mixed candidate does: the tree, and where the program was cut.
+
+    Attributes:
+        root: of the tree.
+        example: the problem that the tree solves: the question itself, or where it is asked for the dense Jacobian of a
+            function that keeps examples apart, that of an example.
+        cuts: the variables that Jacobians meet at.
+    """
+
+    root: Node
+    example: Problem
+    cuts: tuple[Cut, ...]
+
+
+def propose(problem: Problem, singles: Sequence[Candidate | Impossible]) -> Candidate | Impossible:
+    """The best order of more than one part, or why there is none.
+
+    Args:
+        problem: the problem.
+        singles: what forward and reverse propose for it.
+    """
+    sides = problem.inputs.avals, problem.outputs.avals
+    if not problem.holomorphic and all(any(map(is_complex, avals)) for avals in sides):
         return Impossible("mixed", "complex to complex needs holomorphic=True")
+    try:
+        if all(isinstance(single, Impossible) for single in singles):
+            return _alternating(problem)
+        return _narrowed(problem)
+    except _NoCutError as error:
+        return Impossible("mixed", str(error))
+
+
+def blocks(problem: Problem, candidate: Candidate, residuals: Sequence[Any], format: str) -> Blocks:
+    """The blocks of J in their format."""
+    mixed = candidate.variant
+    made, one = _joined(problem, finished(mixed.root, residuals)), mixed.example
+
+    def placed(o: int, i: int, block: Any) -> Any:
+        whole = block if one is problem else _spread(one, o, i, block)
+        if format == "dense":
+            return whole
+        index = np.arange(whole.size) if one is problem else np.flatnonzero(_spread(one, o, i, np.ones(block.shape)))
+        return bcoo(whole.reshape(-1)[index], index, whole.shape)
+
+    return [[placed(o, i, block) for i, block in enumerate(row)] for o, row in enumerate(made)]
+
+
+def _joined(problem: Problem, blocks: Blocks) -> Blocks:
+    """Blocks of complex arrays from those of their parts, by JAX's conventions."""
+    if problem.holomorphic:
+        return blocks
+    rows = iter(blocks)
+    joined = []
+    for aval in problem.outputs.avals:
+        row = next(rows)
+        if is_complex(aval):
+            row = list(map(jax.lax.complex, row, next(rows)))
+        columns = iter(row)
+        pairs = [(next(columns), next(columns) if is_complex(a) else None) for a in problem.inputs.avals]
+        joined.append([re if im is None else jax.lax.complex(re, -im) for re, im in pairs])
+    return joined
+
+
+class _NoCutError(Exception):
+    """There is no mixed plan; the message says why."""
+
+
+# Which cuts -------------------------------------------------------------------------------------------------------
+
+
+def _narrowed(problem: Problem) -> Candidate:
+    """Cuts where the program is narrow; or where paths around a narrow place keep elements apart."""
+    example = _per_example(problem)
+    weigh = _weigher(example)
+    cuts, width = chain(example.program, weigh)
+    offers = [_offer(problem, example, *_chained(example, _apart(example, cuts)))] if cuts else []
+    _, splits = path_splits(example.structure, weigh, example.inputs.tied, width)
+    offers += [_offer(problem, example, node, (z,)) for z in splits[:1] for node in _split(example, z)]
+    if not offers:
+        raise _NoCutError(_too_wide(example, width))
     return min(offers, key=lambda offer: offer.cost.seconds)
 
 
-@dataclass(frozen=True)
-class Chain:
-    """Segments, the mode of the sweep through them all, and the passes that make matrices of the others."""
-
-    segments: tuple[Segment, ...]
-    sweep: str
-    local: dict[int, Seeds]
-
-
-def _sweep(problem: Problem, cut: Sequence[Segment], sweep: str) -> Candidate:
-    """Price the sweep in mode `sweep`, the segments of the other mode as matrices."""
+def _alternating(problem: Problem) -> Candidate:
+    """Cuts between what forbids forward and what forbids reverse mode."""
     program = problem.program
-    local: dict[int, Seeds] = {}
-    sweeps: list[tuple[Sweep, Chunking]] = []
-    peak = held = problem.jacobian_bytes + problem.residual_bytes
-    for k, segment in enumerate(cut):
-        if segment.mode == sweep:
+    active = active_variables(program.linear, program.tangents)
+    found = {mode: obstructions(program.linear, active, mode) for mode in _OTHER}
+    forbidden = {mode: {id(equation) for equation, _ in found[mode]} for mode in _OTHER}
+    if forbidden["fwd"] & forbidden["rev"]:
+        words = [f"{o} and {r.why}" for e, o in found["fwd"] for f, r in found["rev"] if e is f]
+        raise _NoCutError("; ".join(dict.fromkeys(words)))
+    offers, reason = [], ""
+    for first in _OTHER:
+        cuts = stages(program, forbidden, first)
+        modes = [(first, _OTHER[first])[k % 2] for k in range(len(cuts) + 1)]
+        try:
+            offers += [_offer(problem, problem, *_chained(problem, cuts, modes))] if cuts else []
+        except _NoCutError as error:
+            reason = str(error)
+    if not offers:
+        raise _NoCutError(reason)
+    return min(offers, key=lambda offer: offer.cost.seconds)
+
+
+def _too_wide(problem: Problem, width: int) -> str:
+    n, m = problem.inputs.size, problem.outputs.size
+    if width >= min(n, m):
+        side = f"{n:,} inputs" if n <= m else f"{m:,} outputs"
+        return f"no cut of the program is narrower than its {side}"
+    return f"the narrowest cut, {width:,} wide, leads to nothing that can be multiplied out"
+
+
+def _weigher(problem: Problem) -> Callable[[Any], int | None]:
+    """How many passes a cut at a variable takes: an element counts once for all examples that keep it apart."""
+    structure, batch = problem.structure, problem.batch
+
+    @cache
+    def weigh(variable: Any) -> int | None:
+        aval = variable.aval
+        if not is_inexact(aval):
+            return None
+        size = math.prod(aval.shape) * (2 if is_complex(aval) and not problem.holomorphic else 1)
+        if batch is None:
+            return size
+        return None if _example_axis(problem, structure.of(variable), aval.shape) is None else size // batch
+
+    return weigh
+
+
+def _example_axis(problem: Problem, dependence: dict[int, Any], shape: Sequence[int]) -> int | None:
+    """The axis along which a variable keeps examples apart."""
+    for axis, size in enumerate(shape):
+        if size == problem.batch and all(
+            _has_line(relation, axis, problem.inputs.tied[j]) for j, relation in dependence.items()
+        ):
+            return axis
+    return None
+
+
+def _has_line(relation: Any, out: int | None, inp: int | None) -> bool:
+    return out is not None and inp is not None and Line(out, inp, 1, 0) in relation
+
+
+def _per_example(problem: Problem) -> Problem:
+    """The problem itself; for a function that keeps examples apart, that of all its examples side by side."""
+    if problem.batch is not None:
+        return problem
+    shapes = [aval.shape for aval in problem.inputs.avals]
+    offers: list[tuple[int, Problem]] = []
+    for axis, size in enumerate(shapes[0] if shapes else ()):
+        tied_in: list[int | None] = [axis] + [None] * (len(shapes) - 1)
+        tied_out: list[int | None] = []
+        for aval, dependence in zip(problem.outputs.avals, problem.structure.relations, strict=True):
+            tied_out.append(_shared_axis(aval.shape, dependence, shapes, tied_in, size))
+        if size > 1 and None not in tied_in and None not in tied_out:
+            inputs, outputs = Side(problem.inputs.avals, tuple(tied_in)), Side(problem.outputs.avals, tuple(tied_out))
+            offers.append((size, replace(problem, inputs=inputs, outputs=outputs, format="dense")))
+    return max(offers, key=lambda offer: offer[0])[1] if offers else problem
+
+
+def _shared_axis(
+    shape: Sequence[int], dependence: dict[int, Any], shapes: Sequence[Any], tied_in: list[int | None], size: int
+) -> int | None:
+    """An output's axis that is tied to the example axes of all inputs; those still unknown are found on the way."""
+    for out, n in enumerate(shape):
+        if n != size:
             continue
-        seeds, counted = _local(problem, segment, held)
-        local[k] = seeds
-        matrix = 4 * seeds.seeded.size * seeds.landed.size
-        peak = max(peak, held + matrix + counted.peak(Chunking(seeds.width, seeds.looped)))
-        held += matrix
-        sweeps.append((counted, Chunking(seeds.width, seeds.looped)))
-    chain = Chain(tuple(cut), sweep, local)
-    shapes = [_matrix_avals(seeds) for seeds in local.values()]
-
-    def run(state: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
-        residuals, matrices = state
-        return list(_composed(problem, chain, residuals, dict(zip(local, matrices, strict=True)))(*seeds))
-
-    forward = sweep == "fwd"
-    seeded, landed = (problem.inputs, problem.outputs) if forward else (problem.outputs, problem.inputs)
-    counted = count_passes(run, [program.residual_avals, shapes], seeded.avals, seeded.size, forward=forward)
-    chunking = choose_chunks(problem, counted, held)
-    last = Seeds(seeded, landed, forward, chunking.width, counted.vmapped, chunking.looped)
-    peak = max(peak, held + counted.peak(chunking))
-    cost = cost_of(problem, [*sweeps, (counted, chunking)], peak)
-    return Candidate("mixed", (*local.values(), last), cost, chain, _note(chain))
+        found = dict(enumerate(tied_in))
+        for j, relation in dependence.items():
+            axes = range(len(shapes[j])) if found[j] is None else (found[j],)
+            found[j] = next((a for a in axes if _has_line(relation, out, a) and shapes[j][a] == size), -1)
+        if -1 not in found.values():
+            tied_in[:] = [found[j] for j in range(len(tied_in))]
+            return out
+    return None
 
 
-def _note(chain: Chain) -> str:
-    words = {"fwd": "forward", "rev": "reverse"}
-    parts = [f"{words[s.mode]}{' (as a matrix)' if k in chain.local else ''}" for k, s in enumerate(chain.segments)]
-    return f"from input to output: {', then '.join(parts)}; swept {words[chain.sweep]}"
+def _spread(example: Problem, o: int, i: int, block: Any) -> Any:
+    """The blocks of all examples on the diagonal of a dense Jacobian."""
+    left, right, n = example.outputs, example.inputs, example.batch or 1
+    out, inp = left.shapes[o], right.shapes[i]
+    here = jnp.arange(n)
+    mask = (here[:, None] == here[None, :]).reshape(n, *(1,) * len(out), n, *(1,) * len(inp))
+    whole = jnp.where(mask, block.reshape(n, *out, 1, *inp), jnp.zeros((), block.dtype))
+    whole = jnp.moveaxis(whole, 0, left.tied[o] or 0)
+    first = len(out) + 1
+    return jnp.moveaxis(whole, first, first + (right.tied[i] or 0))
 
 
-def _local(problem: Problem, segment: Segment, held: int) -> tuple[Seeds, Sweep]:
-    """The passes that make a segment's local Jacobian, and their count."""
-    inputs, outputs = (_real(problem, vs) for vs in (segment.inputs, segment.outputs))
-    forward = segment.mode == "fwd"
-    seeded, landed = (inputs, outputs) if forward else (outputs, inputs)
+# From cuts to a tree ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Links:
+    """A problem's program as a chain: what stands at each cut, and the segments between any two."""
+
+    problem: Problem
+    ends: tuple[Cut, ...]
+    sides: tuple[Side, ...]
+
+    @classmethod
+    def of(cls, problem: Problem, cuts: Sequence[Cut]) -> _Links:
+        program = problem.program
+        ends = (program.tangents, *cuts, program.linear.outputs)
+        between = (_side(problem, cut) for cut in cuts)
+        sides = (_real(problem, problem.inputs), *between, _real(problem, problem.outputs))
+        return cls(problem, ends, sides)
+
+    def segment(self, first: int, last: int) -> Problem:
+        """Segments first, ..., last as one problem."""
+        whole = self.problem
+        part = whole.program.segment(self.ends[first], self.ends[last + 1])
+        return _part(whole, part, self.sides[first], self.sides[last + 1])
+
+
+def _side(problem: Problem, cut: Cut) -> Side:
+    """The arrays that a Jacobian ends at where it ends at a cut."""
+    tied: list[int | None] = [None] * len(cut)
+    if problem.batch is not None:
+        tied = [_example_axis(problem, problem.structure.of(v), v.aval.shape) for v in cut]
+        if None in tied:
+            raise _NoCutError(f"the cut at {_shape(cut[tied.index(None)])} does not keep examples apart")
+    return _real(problem, Side(tuple(v.aval for v in cut), tuple(tied)))
+
+
+def _real(problem: Problem, side: Side) -> Side:
+    """The side with complex arrays in two parts: a map between those need not be C-linear."""
+    if problem.holomorphic:
+        return side
+    pairs = [(part, tied) for aval, tied in zip(side.avals, side.tied, strict=True) for part in real_avals(aval)]
+    return Side(tuple(part for part, _ in pairs), tuple(tied for _, tied in pairs))
+
+
+def _part(problem: Problem, program: Linear, inputs: Side, outputs: Side) -> Problem:
+    """The problem of a segment."""
+    part = problem.part(program if problem.holomorphic else program.with_real_ends(), inputs, outputs)
+    for tied, dependence in zip(outputs.tied, part.structure.relations, strict=True):
+        if problem.batch and not all(
+            _has_line(relation, tied, inputs.tied[j]) for j, relation in dependence.items()
+        ):
+            raise _NoCutError("between the narrowest cut and the outputs examples are not kept apart")
+    return part
+
+
+def _chained(
+    problem: Problem, cuts: Sequence[Cut], modes: Sequence[str] | None = None
+) -> tuple[Node, tuple[Cut, ...]]:
+    """The cheapest order for the chain that the cuts make of the program.
+
+    Args:
+        problem: the problem.
+        cuts: where to cut.
+        modes: the mode of each segment, where only one is possible.
+    """
+    links = _Links.of(problem, cuts)
+    estimates = [_Estimate.of(links.segment(k, k), modes[k] if modes else None) for k in range(len(links.ends) - 1)]
+    batch, machine = problem.batch or 1, problem.machine
+    order = Chain(
+        widths=[side.size for side in links.sides],
+        local=lambda k, mode: estimates[k].local.get(mode, math.inf),
+        push=lambda k, number: estimates[k].passes("fwd", number),
+        pull=lambda k, number: estimates[k].passes("rev", number),
+        multiply=lambda n, k, m: machine.time(product_work(n, k, m, batch)),
+        hold=lambda n, m: machine.time(matrix_work(n, m, batch, 4)),
+    )
+    tree = order.cheapest()
+    if tree is None:
+        raise _NoCutError("; ".join(dict.fromkeys(e.reason for e in estimates if e.reason)) or "no order is possible")
+    return _built(links, tree, _spare(problem, links, tree)), tuple(links.ends[k] for k in _met(tree))
+
+
+@dataclass(frozen=True, eq=False)
+class _Estimate:
+    """What passes through a segment take, roughly: counted on a single pass.
+
+    Attributes:
+        machine: constants of the device.
+        work: for each mode that is possible, the work of a pass.
+        local: the seconds that the segment's Jacobian takes alone.
+        reason: why a mode is impossible.
+    """
+
+    machine: Machine
+    work: dict[str, PassWork]
+    local: dict[str, float]
+    reason: str
+
+    @classmethod
+    def of(cls, problem: Problem, only: str | None) -> _Estimate:
+        program, machine = problem.program, problem.machine
+        work: dict[str, PassWork] = {}
+        local: dict[str, float] = {}
+        reason = ""
+        if only != "rev" and all(e.primitive.name != "custom_lin" for e in walk_equations(program.linear.equations)):
+            work["fwd"] = pass_work(program.linear, program.tangents, 1, one_hot=False)
+        if only != "fwd":
+            try:
+                pulled = _pulled(program)
+                work["rev"] = pass_work(pulled, pulled.inputs[len(program.residuals) :], 1, one_hot=False)
+            except Exception as error:
+                reason = str(error)
+        for mode, each in work.items():
+            forward = mode == "fwd"
+            found = free(problem, forward=forward)
+            if found is not None:  # nothing need be pushed through the first product
+                seeds = found.rest.inputs[len(program.residuals) :]
+                each = pass_work(found.rest, seeds, 1, one_hot=False)
+            local[mode] = machine.time(each.chunk(problem.sides(forward=forward)[0].size))
+        return cls(machine, work, local, reason)
+
+    def passes(self, mode: str, number: int) -> float:
+        """Seconds for so many passes."""
+        return self.machine.time(self.work[mode].chunk(number)) if mode in self.work else math.inf
+
+
+def _pulled(program: Linear) -> Program:
+    """The program that pulls one cotangent back through a linear one."""
+
+    def pull(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        return pullback(lambda *t: program.push(residuals, t), program.in_avals)(*cotangents)
+
+    pulled, _, _ = program_of(pull, list(program.residual_avals), list(program.out_avals))
+    return pulled.pruned()
+
+
+def _apart(problem: Problem, cuts: Sequence[Cut]) -> list[Cut]:
+    """Without cuts between two others that no product or convolution separates: nothing is won by cutting there."""
+    if len(cuts) <= 2:
+        return list(cuts)
+
+    def thin(first: Cut, last: Cut) -> bool:
+        equations = problem.program.segment(first, last).linear.equations
+        return all(e.primitive.name not in ("dot_general", "conv_general_dilated") for e in equations)
+
+    kept = [cuts[0]]
+    for here, after in itertools.pairwise(cuts[1:]):
+        if not (thin(kept[-1], here) and thin(here, after)):
+            kept.append(here)
+    return [*kept, cuts[-1]]
+
+
+def _spare(problem: Problem, links: _Links, tree: Tree) -> int:
+    """The budget of passes: what the matrices of a tree leave."""
+    sizes = [links.sides[i].size * links.sides[j + 1].size * (problem.batch or 1) * 4 for i, j in _spans(tree)]
+    return max(0, problem.budget - problem.residual_bytes - problem.jacobian_bytes - sum(sizes))
+
+
+def _spans(tree: Tree) -> list[tuple[int, int]]:
+    """First and last segment of every Jacobian in a tree."""
+    match tree:
+        case Multiply(inner, outer):
+            below = _spans(inner) + _spans(outer)
+        case Push(inner, _):
+            below = _spans(inner)
+        case Pull(outer, _):
+            below = _spans(outer)
+        case Leaf():
+            below = []
+    return [(tree.first, tree.last), *below]
+
+
+def _met(tree: Tree) -> list[int]:
+    """The cuts at which Jacobians of a tree meet."""
+    match tree:
+        case Multiply(inner, outer):
+            return [*_met(inner), outer.first, *_met(outer)]
+        case Push(inner, _):
+            return [*_met(inner), inner.last + 1]
+        case Pull(outer, _):
+            return [outer.first, *_met(outer)]
+        case Leaf():
+            return []
+
+
+def _built(links: _Links, tree: Tree, budget: int) -> Node:
+    """The tree of nodes for an order."""
+    problem = links.problem
+    match tree:
+        case Leaf(first, last, mode):
+            return _single(replace(links.segment(first, last), budget=budget), (mode,))
+        case Multiply(inner, outer):
+            return Product(problem, _built(links, outer, budget), _built(links, inner, budget))
+        case Push(inner, last):
+            given, mode, span = _built(links, inner, budget), "fwd", (inner.last + 1, last)
+        case Pull(outer, first):
+            given, mode, span = _built(links, outer, budget), "rev", (first, outer.first - 1)
+    whole = links.segment(tree.first, tree.last)
+    segment = replace(links.segment(*span), budget=budget)
+    seeded, landed = whole.sides(forward=mode == "fwd")
+    counted = _given_passes(segment, seeded.size, mode)
+    chunking = choose_chunks(segment, counted, 0)
+    shapes = tuple(aval.shape for aval in segment.sides(forward=mode == "fwd")[0].avals)
+    group = plain(len(seeded.avals), len(landed.avals))
+    seeds = Seeds(seeded, landed, mode == "fwd", chunking.width, counted.vmapped, chunking.looped, group, shapes)
+    return Through(whole, segment, given, seeds, counted, chunking)
+
+
+def _single(problem: Problem, modes: Sequence[str] = ("fwd", "rev")) -> Part:
+    """A problem solved in a single mode."""
+    offers = [_MODES[mode].propose(problem) for mode in modes]
+    possible = [offer for offer in offers if isinstance(offer, Candidate)]
+    if not possible:
+        raise _NoCutError("; ".join(offer.reason for offer in offers if isinstance(offer, Impossible)))
+    return Part(problem, min(possible, key=lambda offer: offer.cost.seconds))
+
+
+def _given_passes(problem: Problem, passes: int, mode: str) -> Sweep:
+    """Passes through a segment that begin with rows at hand, counted."""
+    program, forward = problem.program, mode == "fwd"
 
     def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
-        return _segment_map(problem, segment, residuals)(*seeds)
+        if forward:
+            return program.push(residuals, seeds)
+        return pullback(lambda *t: program.push(residuals, t), program.in_avals)(*seeds)
 
-    counted = count_passes(run, problem.program.residual_avals, seeded.avals, seeded.size, forward=forward)
-    chunking = choose_chunks(problem, counted, held)
-    return Seeds(seeded, landed, forward, chunking.width, counted.vmapped, chunking.looped), counted
-
-
-def _segment_map(problem: Problem, segment: Segment, residuals: Sequence[Any]) -> Any:
-    """The linear map of one segment between real arrays, in the segment's own mode."""
-
-    def push(*parts: Any) -> list[Any]:
-        tangents = _join(problem, parts, segment.inputs)
-        return _parts(problem, segment.push(residuals, tangents))
-
-    return push if segment.mode == "fwd" else pullback(push, _real(problem, segment.inputs).avals)
+    avals = problem.sides(forward=forward)[0].avals
+    return count_passes(run, program.residual_avals, avals, passes, forward=forward, one_hot=False)
 
 
-def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
-    """What the passes read: the residuals, and the segments that are matrices."""
-    chain, residuals = candidate.variant, values.residuals
-    return residuals, {k: _matrix(problem, chain.segments[k], seeds, residuals) for k, seeds in chain.local.items()}
+def _split(problem: Problem, z: Cut) -> list[Node]:
+    """The sum over paths around z and paths through it; none where a part of it is impossible."""
+    program = problem.program
+    try:
+        x, y = program.tangents, program.linear.outputs
+        right, middle, left = _real(problem, problem.inputs), _side(problem, z), _real(problem, problem.outputs)
+        direct = _part(problem, program.segment(x, y, held=z), right, left)
+        inner = _part(problem, program.segment(x, z), right, middle)
+        outer = _part(problem, program.segment(z, y), middle, left)
+        product = Product(problem, _single(outer), _single(inner))
+        return [Sum(problem, _single(direct), product)]
+    except (_NoCutError, NotImplementedError):
+        return []
 
 
-def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
-    """One pass of the sweep through all segments."""
-    residuals, matrices = held
-    return _composed(problem, candidate.variant, residuals, matrices)
+# The candidate ----------------------------------------------------------------------------------------------------
 
 
-def _matrix(problem: Problem, segment: Segment, seeds: Seeds, residuals: Sequence[Any]) -> list[list[Any]]:
-    """A segment's local Jacobian: blocks[o][i], each of shape (out, in) with both flat."""
-    like = [zeros_like(aval) for aval in seeds.seeded.avals]
-    rows = seeds.blocks(seeds.sweep(_segment_map(problem, segment, residuals), like))
-    if seeds.forward:
-        rows = [list(row) for row in zip(*rows, strict=True)]
-    outs, ins = (seeds.landed, seeds.seeded) if seeds.forward else (seeds.seeded, seeds.landed)
-    return [
-        [block.reshape(n_out, n_in) for block, n_in in zip(row, ins.sizes, strict=True)]
-        for row, n_out in zip(rows, outs.sizes, strict=True)
-    ]
+def _offer(problem: Problem, example: Problem, root: Node, cuts: tuple[Cut, ...]) -> Candidate:
+    """The candidate that a tree is, with its cost."""
+    nodes = list(walk(root))
+    matrices = sum(map(matrix_bytes, nodes[:-1]))
+    held = problem.jacobian_bytes + problem.residual_bytes + matrices
+    if example is not problem:
+        held += matrix_bytes(root)
+    peak = held + max(node.passing_bytes for node in nodes)
+    seeds = tuple(seeds for node in nodes for seeds in node.seeds)
+    cost = cost_with(problem, [node.work for node in nodes], sum(node.flops for node in nodes), peak)
+    variant = Mixed(root, example, cuts)
+    return Candidate("mixed", seeds, cost, variant, _note(example, root, cuts), n_groups=0)
 
 
-def _matrix_avals(seeds: Seeds) -> list[list[Any]]:
-    outs, ins = (seeds.landed, seeds.seeded) if seeds.forward else (seeds.seeded, seeds.landed)
-    return [
-        [jax.ShapeDtypeStruct((n, m), o.dtype) for m in ins.sizes] for o, n in zip(outs.avals, outs.sizes, strict=True)
-    ]
+def _note(problem: Problem, root: Node, cuts: Sequence[Cut]) -> str:
+    """The tree in words, and where the program was cut."""
+    places = " and ".join(f"{_side(problem, cut).size:,} wide ({_where(problem, cut)})" for cut in cuts)
+    return f"cut where it is {places}: {_words(root, outermost=True)}"
 
 
-def _composed(problem: Problem, chain: Chain, residuals: Sequence[Any], matrices: dict[int, Any]) -> LinearMap:
-    """The linear map of all segments, those that are matrices by products, in the mode of the sweep."""
-
-    def push(*tangents: Any) -> list[Any]:
-        known = dict(zip(problem.program.tangents, tangents, strict=True))
-        for k, segment in enumerate(chain.segments):
-            given = [known[v] for v in segment.inputs]
-            if k in matrices:
-                results = _multiplied(problem, segment, matrices[k], given)
-            else:
-                results = segment.push(residuals, given)
-            known.update(zip(segment.outputs, results, strict=True))
-        return [_read(v, known) for v in problem.program.linear.outputs]
-
-    return push if chain.sweep == "fwd" else pullback(push, problem.program.in_avals)
+_WORDS = {"fwd": "forward", "rev": "reverse"}
 
 
-def _multiplied(problem: Problem, segment: Segment, matrix: list[list[Any]], given: Sequence[Any]) -> list[Any]:
-    """A segment's local Jacobian times a tangent."""
-    flat = [part.reshape(-1) for part in _parts(problem, given)]
-    products = []
-    for row, aval in zip(matrix, _real(problem, segment.outputs).avals, strict=True):
-        # Each product in the dtype that the segment itself would return, also where users run strict promotion.
-        terms = [jnp.dot(block.astype(t.dtype), t).astype(aval.dtype) for block, t in zip(row, flat, strict=True)]
-        products.append(sum(terms[1:], terms[0]).reshape(aval.shape))
-    return _join(problem, products, segment.outputs)
+def _words(node: Node, *, outermost: bool = False) -> str:
+    match node:
+        case Part():
+            return f"({_span(node)}: {_WORDS[node.candidate.mode]}, {_passes(node.candidate.passes)})"
+        case Product():
+            text = f"{_words(node.outer)} x {_words(node.inner)}"
+        case Sum():
+            text = f"{_words(node.direct)} + {_words(node.product, outermost=True)}"
+        case Through():
+            word = "pushed on" if node.passes.forward else "pulled back"
+            text = f"{_words(node.given)} {word} to {_span(node)} ({_passes(node.passes.passes)})"
+    return text if outermost else f"({text})"
 
 
-def _read(atom: Any, known: dict[Any, Any]) -> Any:
-    if is_variable(atom) and atom in known:
-        return known[atom]
-    return zeros_like(atom.aval)  # an output that no tangent reaches
+def _span(node: Node) -> str:
+    return f"{node.right.size:,} -> {node.left.size:,}"
 
 
-# A segment of a real program may begin or end at complex variables; a map between those need not be C-linear, so that
-# its Jacobian is one between their real and imaginary parts.
+def _passes(number: int) -> str:
+    return f"{number:,} pass{'' if number == 1 else 'es'}"
 
 
-def _splits(problem: Problem, aval: Any) -> bool:
-    return is_complex(aval) and not problem.holomorphic
+def _where(problem: Problem, cut: Cut) -> str:
+    """Where the variables of a cut are made."""
+    makers = {v: e for e in problem.program.linear.equations for v in e.outvars}
+    places = [source_line(makers[v]) if v in makers else "an input" for v in cut]
+    known = [place for place in dict.fromkeys(places) if place != "unknown line"]
+    return ", ".join(known[:3]) + (", ..." if len(known) > 3 else "") if known else "inside a library"
 
 
-def _real(problem: Problem, variables: Sequence[Any]) -> Side:
-    avals = []
-    for v in variables:
-        if _splits(problem, v.aval):
-            avals += [v.aval.update(dtype=jnp.finfo(v.aval.dtype).dtype)] * 2
-        else:
-            avals.append(v.aval)
-    return Side(tuple(avals), (None,) * len(avals))
-
-
-def _parts(problem: Problem, values: Sequence[Any]) -> list[Any]:
-    return [p for x in values for p in ((jnp.real(x), jnp.imag(x)) if _splits(problem, x) else (x,))]
-
-
-def _join(problem: Problem, parts: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-    rest = iter(parts)
-    return [jax.lax.complex(next(rest), next(rest)) if _splits(problem, v.aval) else next(rest) for v in variables]
+def _shape(variable: Any) -> str:
+    return f"{variable.aval.str_short()}" if is_variable(variable) else str(variable)

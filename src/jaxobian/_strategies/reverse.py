@@ -7,8 +7,9 @@ from typing import Any
 
 from .._linear import pullback
 from .._seeds import LinearMap
-from . import Candidate, Impossible, Problem, Values, candidate, complex_reason, count_groups, forbidden_reason
 from ._free import Free, begun, prepared
+from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
+from ._sweeps import candidate, count_groups
 
 
 def propose(problem: Problem) -> Candidate | Impossible:

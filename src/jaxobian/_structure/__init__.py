@@ -5,4 +5,7 @@ from ._axes import structure as structure
 from ._ties import Digit as Digit
 from ._ties import Line as Line
 from ._ties import Relation as Relation
+from ._ties import compose as compose
+from ._ties import join as join
 from ._ties import transposed as transposed
+from ._ties import within as within

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._linear import LinearProgram, Program, as_program, inlined, is_variable, subprograms, transposed_equation
+from .._linear import Linear, LinearProgram, Program, as_program, inlined, is_variable, subprograms, transposed_equation
 from ._indices import Indices
 from ._rules import PASSED_ON, RULES, Local
 from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed, within
@@ -20,36 +20,54 @@ class Structure:
     """How the outputs of a linear program depend on its tangents.
 
     Attributes:
+        program: the linear program.
         relations: for each output, the inputs that it depends on, each with its ties.
         unknown: the equations that no rule understands; they are taken for dense.
+        steps: the equations that something active goes through, in order, each with what it does to its operands.
     """
 
-    program: LinearProgram
+    program: Linear
     relations: tuple[Dependence, ...]
     unknown: tuple[Any, ...]
+    steps: tuple[tuple[Any, Local], ...]
+    _indices: Indices
     _dependences: Mapping[Any, Dependence]
 
     def of(self, atom: Any) -> Dependence:
         """The dependence of any variable of the linear program."""
         return self._dependences.get(atom, {}) if is_variable(atom) else {}
 
+    def part(self, program: Linear) -> Structure:
+        """The structure of a segment of the program."""
+        sources = {v: (self._indices, r) for v, r in zip(program.residuals, self.program.residuals, strict=True)}
+        return _structure(program, Indices(program.linear, sources))
+
 
 def structure(program: LinearProgram) -> Structure:
     """Find the ties between every output and every tangent of a linear program."""
     primal = Indices(program.primal)
     made = program.primal.outputs[len(program.function.outputs) :]
-    indices = Indices(program.linear, {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)})
+    sources = {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)}
+    return _structure(program, Indices(program.linear, sources))
+
+
+def _structure(program: Linear, indices: Indices) -> Structure:
     start = {v: {k: identity(v.aval.shape)} for k, v in enumerate(program.tangents)}
     unknown: list[Any] = []
-    found = _analysed(program.linear, start, indices, unknown)
+    steps: list[tuple[Any, Local]] = []
+    found = _analysed(program.linear, start, indices, unknown, steps)
     outputs = tuple(found.get(v, {}) if is_variable(v) else {} for v in program.linear.outputs)
-    return Structure(program, outputs, tuple(unknown), found)
+    return Structure(program, outputs, tuple(unknown), tuple(steps), indices, found)
 
 
 def _analysed(
-    program: Program, start: dict[Any, Dependence], indices: Indices, unknown: list[Any]
+    program: Program,
+    start: dict[Any, Dependence],
+    indices: Indices,
+    unknown: list[Any],
+    steps: list[tuple[Any, Local]] | None = None,
 ) -> dict[Any, Dependence]:
-    """The dependence of every variable that depends on one of `start`."""
+    """The dependence of every variable that depends on one of `start`; `steps` takes down what each equation does."""
     found = dict(start)
     shapes = {j: v.aval.shape for v, dependence in start.items() for j in dependence}
     for equation in program.equations:
@@ -57,6 +75,8 @@ def _analysed(
         if not operands:
             continue
         local = _local(equation, set(operands), indices, unknown)
+        if steps is not None:
+            steps.append((equation, local))
         for out, row in zip(equation.outvars, local, strict=True):
             total: Dependence = {}
             for k, dependence in operands.items():

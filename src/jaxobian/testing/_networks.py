@@ -166,14 +166,82 @@ def autoencoder():
 
 
 @scenario("bench")
+def autoencoder_512_32():
+    """784-512-32-512-784: wider, its narrowest place thirty-two."""
+    return mlp(784, 512, 32, 512, 784), (normal(784),)
+
+
+@scenario("bench")
+def autoencoder_two_bottlenecks():
+    """512-256-16-256-24-256-512: narrow twice."""
+    return mlp(512, 256, 16, 256, 24, 256, 512), (normal(512),)
+
+
+@scenario("bench")
 def autoencoder_skip():
-    """An autoencoder whose output adds its input: the bottleneck is not a cut any more."""
-    net = mlp(400, 128, 16, 128, 400)
+    """An autoencoder whose output adds half its input: the bottleneck is not a cut any more."""
+    net = mlp(784, 256, 16, 256, 784)
+    return lambda x: net(x) + 0.5 * x, (normal(784),)
+
+
+@scenario()
+def autoencoder_gated_skip():
+    """An autoencoder beside an elementwise map of its input."""
+    net = mlp(60, 30, 6, 30, 60)
+    return lambda x: net(x) + x * jnp.tanh(x), (normal(60),)
+
+
+@scenario("bench", batched=True)
+def autoencoder_batch16():
+    """An autoencoder 256-128-12-128-256 on sixteen examples: sixteen cuts, each twelve wide."""
+    return mlp(256, 128, 12, 128, 256), (normal(16, 256, seed=1),)
+
+
+@scenario("bench")
+def autoencoder_dense_batch8():
+    """An autoencoder 128-64-8-64-128 on eight examples, as one function."""
+    return mlp(128, 64, 8, 64, 128), (normal(8, 128, seed=1),)
+
+
+@scenario()
+def parallel_bottlenecks():
+    """Two encoders side by side, whose codes are joined: together they are a cut, one alone is not."""
+    first, second, decode = mlp(40, 20, 3), mlp(40, 16, 4, seed=5), mlp(7, 20, 40, seed=9)
+    return lambda x: decode(jnp.concatenate([first(x), second(x)])), (normal(40),)
+
+
+@scenario("complex")
+def complex_bottleneck():
+    """A real function through three complex numbers: six passes wide."""
+    spectrum = weights(30, 3) + 1j * weights(30, 3, seed=1)
+    back = weights(3, 30, seed=2) - 1j * weights(3, 30, seed=3)
+    return lambda x: jnp.real(jnp.exp(1j * jnp.abs(x @ spectrum) ** 2) * (x @ spectrum) @ back), (normal(30),)
+
+
+@scenario("bench")
+def residual_mlp():
+    """Four residual blocks 128-128 of width 128: there is nothing narrow."""
+    blocks = [mlp(128, 128, 128, seed=10 * k) for k in range(4)]
 
     def f(x: Array) -> Array:
-        return net(x) + x * jnp.tanh(x)
+        for block in blocks:
+            x = x + block(x)
+        return x
 
-    return f, (normal(400),)
+    return f, (normal(128),)
+
+
+@scenario("bench")
+def residual_bottlenecks():
+    """Three residual blocks 512-8-512: the skips allow no cut, and together the blocks are twenty-four wide."""
+    blocks = [mlp(512, 8, 512, seed=10 * k) for k in range(3)]
+
+    def f(x: Array) -> Array:
+        for block in blocks:
+            x = x + block(x)
+        return x
+
+    return f, (normal(512),)
 
 
 @scenario("large")

@@ -1,0 +1,9 @@
+"""The linear program as a graph of variables: where it is narrow, and where its equations want another mode."""
+
+from ._cuts import Cut as Cut
+from ._cuts import chain as chain
+from ._cuts import narrowest as narrowest
+from ._cuts import path_splits as path_splits
+from ._flow import Graph as Graph
+from ._flow import minimum_cuts as minimum_cuts
+from ._stages import stages as stages

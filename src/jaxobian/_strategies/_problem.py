@@ -1,0 +1,173 @@
+"""What is asked for, and what a strategy answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from .._cost import Cost, Machine, Work, count, nbytes
+from .._layout import block_dtype, is_complex
+from .._linear import Linear, LinearProgram, active_variables, is_variable, obstructions
+from .._seeds import Group, Seeds, Side, groups
+from .._structure import Structure
+
+NO_WORK = Work()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is asked for.
+
+    Attributes:
+        program: the traced and linearised function, or a segment of one.
+        structure: its ties.
+        inputs, outputs: the two sides of J, with their tied axes.
+        holomorphic: complex to complex, C-linear.
+        chunk_size: passes at once, where the user says so.
+        budget: bytes that may be allocated.
+        bounded: whether the budget is the user's word, which even their chunk_size must obey.
+        machine: constants of the device.
+        format: "dense" or "bcoo".
+    """
+
+    program: Linear
+    structure: Structure
+    inputs: Side
+    outputs: Side
+    holomorphic: bool
+    chunk_size: int | None
+    budget: int
+    bounded: bool
+    machine: Machine
+    format: str = "dense"
+
+    @property
+    def batch(self) -> int | None:
+        """Examples along the tied axis."""
+        pairs = zip(self.inputs.avals, self.inputs.tied, strict=True)
+        return next((aval.shape[tied] for aval, tied in pairs if tied is not None), None)
+
+    def sides(self, *, forward: bool) -> tuple[Side, Side]:
+        """The side on which seeds are put, and the one on which results land."""
+        return (self.inputs, self.outputs) if forward else (self.outputs, self.inputs)
+
+    def groups(self, *, forward: bool) -> list[Group]:
+        """Which landed arrays share passes, and which elements share one."""
+        seeded, landed = self.sides(forward=forward)
+        return groups(self.structure.relations, seeded, landed, forward=forward)
+
+    def part(self, program: Linear, inputs: Side, outputs: Side) -> Problem:
+        """The same question about a segment of the program."""
+        structure = self.structure.part(program)
+        return replace(self, program=program, structure=structure, inputs=inputs, outputs=outputs, format="dense")
+
+    @cached_property
+    def jacobian_bytes(self) -> int:
+        """Size of J in its format, in bytes."""
+        if self.format == "bcoo":
+            return min(self._entries_bytes(forward=True), self._entries_bytes(forward=False))
+        total = 0
+        for out, out_size in zip(self.outputs.avals, self.outputs.sizes, strict=True):
+            for inp, in_size in zip(self.inputs.avals, self.inputs.sizes, strict=True):
+                total += out_size * in_size * block_dtype(out, inp).itemsize
+        return total * (self.batch or 1)
+
+    def _entries_bytes(self, *, forward: bool) -> int:
+        """Size of the entries that passes in one direction bring back, each with its index."""
+        seeded, landed = self.sides(forward=forward)
+        total = 0
+        for group in self.groups(forward=forward):
+            colours = Seeds(seeded, landed, forward, 1, group=group).colours
+            for passes, a in zip(colours, seeded.avals, strict=True):
+                for number in group.landed:
+                    b = landed.avals[number]
+                    rank = len(a.shape) + len(b.shape)
+                    total += passes * math.prod(b.shape) * (block_dtype(a, b).itemsize + 4 * rank)
+        return total
+
+    @cached_property
+    def primal_work(self) -> Work:
+        """Evaluating y and the residuals, which is done once for all segments."""
+        return count(self.program.primal) if isinstance(self.program, LinearProgram) else NO_WORK
+
+    @property
+    def residual_bytes(self) -> int:
+        """What the linear program reads besides its seeds, arguments and closed-over arrays not counted."""
+        if not isinstance(self.program, LinearProgram):
+            return 0
+        given = {*self.program.primal.inputs}
+        residuals = self.program.primal.outputs[len(self.program.function.outputs) :]
+        return sum(nbytes(v.aval) for v in dict.fromkeys(filter(is_variable, residuals)) if v not in given)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute J, and what it is predicted to take.
+
+    Attributes:
+        mode: "fwd", "rev" or "mixed".
+        seeds: the passes that run, an entry for each segment, then one for each group that fills J.
+        cost: predicted flops, traffic, peak memory and time.
+        variant: which of a strategy's builds it is.
+        note: what people should know about it.
+    """
+
+    mode: str
+    seeds: tuple[Seeds, ...]
+    cost: Cost
+    variant: Any = None
+    note: str = ""
+    n_groups: int = 1
+
+    @property
+    def groups(self) -> tuple[Seeds, ...]:
+        """The passes that fill J."""
+        return self.seeds[len(self.seeds) - self.n_groups :]
+
+    @property
+    def passes(self) -> int:
+        """(Co)tangents pushed or pulled, summed over segments."""
+        return sum(seeds.passes for seeds in self.seeds)
+
+    @property
+    def chunk_size(self) -> int:
+        """Passes run at once, of those that fill J; of all where none do."""
+        return max(seeds.width for seeds in self.groups or self.seeds)
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """A mode that cannot compute J, and why."""
+
+    mode: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Values:
+    """What evaluating the primal program leaves for the passes."""
+
+    operands: Sequence[Any]
+    xs: Sequence[Any]
+    residuals: Sequence[Any]
+
+
+def complex_reason(problem: Problem, mode: str) -> str | None:
+    """Why `mode` would give the wrong answer for complex numbers, or None."""
+    if problem.holomorphic:
+        return None
+    side, name = (problem.inputs, "inputs") if mode == "fwd" else (problem.outputs, "outputs")
+    if any(is_complex(aval) for aval in side.avals):
+        word = "forward" if mode == "fwd" else "reverse"
+        return f"{word} mode needs real {name}; for a holomorphic function pass holomorphic=True"
+    return None
+
+
+def forbidden_reason(problem: Problem, mode: str, error: Exception | None = None) -> str | None:
+    """The equations that forbid `mode`, in the user's words; the error itself where none does alone."""
+    linear, tangents = problem.program.linear, problem.program.tangents
+    found = obstructions(linear, active_variables(linear, tangents), mode)
+    return "; ".join(dict.fromkeys(str(o) for _, o in found)) or (str(error) if error else None)

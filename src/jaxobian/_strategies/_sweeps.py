@@ -1,0 +1,199 @@
+"""Passes, counted: how their work and memory depend on how they are chunked, and how they are chunked best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._cost import Cost, PassWork, Work, nbytes, pass_work, turned
+from .._linear import batched, program_of
+from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
+from ._problem import NO_WORK, Candidate, Problem
+
+# Chunks are taken for speed alone, and modes in turn, only where they are predicted to win clearly.
+CLEAR_WIN = 1.3
+# A host loop runs its steps on several threads, and each thread's allocator keeps the temporaries of one.
+LOOP_STEPS_HELD = 4
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One segment's passes, counted: how their work and memory depend on how they are chunked."""
+
+    work: PassWork
+    passes: int
+    vmapped: bool
+    landed: float  # bytes that a pass brings back
+    turned: float = 0.0  # elements that a forward pass brings back against the order of J
+
+    @property
+    def flops(self) -> float:
+        """Arithmetic of all passes, whatever the chunking."""
+        return self.work.chunk(self.passes).flops
+
+    @property
+    def compressed_bytes(self) -> float:
+        """What all passes bring back, in bytes."""
+        return self.landed * self.passes
+
+    def chunks(self, width: int) -> int:
+        return max(1, math.ceil(self.passes / width))
+
+    def total(self, chunking: Chunking, problem: Problem) -> Work:
+        """The work of all passes."""
+        width, machine = even(max(1, self.passes), chunking.width), problem.machine
+        temporaries = width * self.work.intermediates
+        chunk = self.work.chunk(width)
+        chunk = replace(chunk, bytes=chunk.bytes * machine.traffic(temporaries))
+        if chunking.looped:
+            slowed = machine.loop_slowdown
+            chunk = replace(chunk, dot=chunk.dot * slowed, conv=chunk.conv * slowed)
+        elif width > 1:
+            # Outside a loop XLA may fuse the elementwise equations that make residuals into every pass.
+            chunk += Work(arithmetic=problem.primal_work.arithmetic * width)
+        if chunking.width < self.passes:
+            chunk += Work(bytes=2.0 * width * self.landed)  # results are copied to their place in J
+        chunk += Work(turned=width * self.turned)  # J's columns come back as rows
+        return chunk * self.chunks(chunking.width) + machine.fresh(temporaries)
+
+    def peak(self, chunking: Chunking) -> int:
+        """Bytes alive on the way: of one chunk; of all where convolutions or windows are written out.
+
+        Measured: XLA lets chunks of those overlap, while products and elementwise chains take their turns.
+        """
+        overlap = not chunking.looped and (self.work.each.conv or self.work.each.window)
+        together = self.passes if overlap else chunking.width
+        return math.ceil(together * self.work.intermediates)
+
+    def seconds(self, chunking: Chunking, problem: Problem) -> float:
+        return problem.machine.time(self.total(chunking, problem))
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How many passes run at once, and whether chunks run in a loop or are written out one after the other."""
+
+    width: int
+    looped: bool
+
+
+def count_passes(
+    run: Callable[..., Any],
+    residuals: Sequence[Any],
+    seeds: Sequence[Any],
+    passes: int,
+    *,
+    forward: bool,
+    one_hot: bool = True,
+) -> Sweep:
+    """Count the passes of `run(residuals, seeds)` on the program that vmapping it gives.
+
+    Raises:
+        Exception: whatever JAX raises where `run` cannot run in its mode.
+    """
+    width = max(1, min(passes, 64))
+    try:
+        program, _, _ = program_of(batched(run, width), list(residuals), list(seeds))
+        program, vmapped = program.pruned(), True
+    except Exception:
+        program, _, _ = program_of(run, list(residuals), list(seeds))
+        program, width, vmapped = program.pruned(), 1, False
+    work = pass_work(program, program.inputs[len(program.inputs) - len(seeds) :], width, one_hot=one_hot)
+    landed = sum(map(nbytes, program.out_avals)) / width
+    return Sweep(work, passes, vmapped, landed, turned(program) / width if forward else 0.0)
+
+
+def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
+    """How the passes are chunked: as the user says, else as is fastest, within the budget.
+
+    Args:
+        problem: the problem, with its budget and chunk_size.
+        sweep: the passes, counted.
+        held: bytes allocated whatever the width.
+    """
+    passes = max(1, sweep.passes)
+    if not sweep.vmapped:
+        return Chunking(1, passes > 1)
+    room = max(0, problem.budget - held)
+    fits = passes if sweep.work.intermediates == 0 else max(1, int(room // sweep.work.intermediates))
+    if problem.chunk_size is not None:
+        width = min(problem.chunk_size, passes, fits if problem.bounded else passes)
+        if width == passes:
+            return Chunking(passes, False)
+        options = [Chunking(width, True), Chunking(width, False)]
+        return min(filter(_allowed(sweep, fits), options), key=lambda option: sweep.seconds(option, problem))
+    widths = {2**k for k in range(passes.bit_length()) if 2**k < passes}
+    options = [Chunking(min(w, max(1, fits // LOOP_STEPS_HELD)), True) for w in widths]
+    options += [Chunking(w, False) for w in widths]
+    best = min(filter(_allowed(sweep, fits), options), key=lambda o: sweep.seconds(o, problem), default=None)
+    once = Chunking(passes, False)
+    if best is None or (passes <= fits and sweep.seconds(once, problem) <= CLEAR_WIN * sweep.seconds(best, problem)):
+        return once
+    return best
+
+
+def _allowed(sweep: Sweep, fits: int) -> Callable[[Chunking], bool]:
+    """Chunks are written out only where all fit at once, for nothing else bounds memory, and only a few of them."""
+
+    def allowed(chunking: Chunking) -> bool:
+        return chunking.looped or (sweep.passes <= fits and sweep.chunks(chunking.width) <= UNROLLED_CHUNKS)
+
+    return allowed
+
+
+def count_groups(
+    problem: Problem, run: Callable[..., Any], residuals: Sequence[Any], *, forward: bool
+) -> list[tuple[Group, Sweep]]:
+    """Count the passes of each group of landed arrays. Raises what `count_passes` does."""
+    seeded, landed = problem.sides(forward=forward)
+    counted = []
+    for group in problem.groups(forward=forward):
+
+        def part(held: Sequence[Any], seeds: Sequence[Any], group: Group = group) -> list[Any]:
+            results = run(held, seeds)
+            return [results[k] for k in group.landed]
+
+        passes = Seeds(seeded, landed, forward, 1, group=group).passes
+        counted.append((group, count_passes(part, residuals, seeded.avals, passes, forward=forward)))
+    return counted
+
+
+def candidate(
+    problem: Problem,
+    mode: str,
+    counted: Sequence[tuple[Group, Sweep]],
+    *,
+    held: int,
+    variant: Any = None,
+    note: str = "",
+    given: tuple[tuple[int, ...], ...] | None = None,
+    before: Work | None = None,
+) -> Candidate:
+    """A candidate of one segment, forward or reverse; its groups run one after the other."""
+    forward = mode == "fwd"
+    seeded, landed = problem.sides(forward=forward)
+    held += math.ceil(sum(sweep.compressed_bytes for group, sweep in counted if any(group.cells)))
+    made, sweeps, peak = [], [], held
+    for group, sweep in counted:
+        chunking = choose_chunks(problem, sweep, held)
+        made.append(Seeds(seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given))
+        sweeps.append((sweep, chunking))
+        peak = max(peak, held + sweep.peak(chunking))
+    return Candidate(mode, tuple(made), cost_of(problem, sweeps, peak, before or NO_WORK), variant, note, len(made))
+
+
+def cost_of(
+    problem: Problem, sweeps: Sequence[tuple[Sweep, Chunking]], peak: int, before: Work = NO_WORK
+) -> Cost:
+    """The cost of some sweeps, each with its chunking, with the primal program and the writing of J."""
+    passes = [sweep.total(chunking, problem) for sweep, chunking in sweeps]
+    return cost_with(problem, [before, *passes], sum(sweep.flops for sweep, _ in sweeps), peak)
+
+
+def cost_with(problem: Problem, passes: Sequence[Work], flops: float, peak: int) -> Cost:
+    """The cost of some work, with the primal program and the writing of J."""
+    machine, size = problem.machine, problem.jacobian_bytes
+    work = sum(passes, Work()) + problem.primal_work + Work(bytes=float(size)) + machine.fresh(size)
+    return Cost(work, flops, peak, machine.time(work))
