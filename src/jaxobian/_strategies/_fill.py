@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,34 +14,70 @@ from .._layout import block_dtype
 from .._seeds import Seeds
 from ._problem import Problem
 
+# Up to this share of a block, elements are added one by one; more are spread out first.
+_FEW = 1 / 16
+
 
 def filled(
     problem: Problem, groups: Sequence[Seeds], results: Sequence[Sequence[Any]], format: str = "dense"
 ) -> list[list[Any]]:
     """blocks[out][in] in their final shape, dtype and format, from what the runs of each group returned."""
+    found: dict[tuple[int, int], Any] = {}
+    for out, inp, shape, place in _placed(problem, groups, results):
+        found[out, inp] = bcoo(*place.entries(), shape) if format == "bcoo" else place.spread().reshape(shape)
+    outputs, inputs = range(len(problem.outputs.avals)), range(len(problem.inputs.avals))
+    return [[found[o, i] for i in inputs] for o in outputs]
+
+
+def added(
+    problem: Problem, groups: Sequence[Seeds], results: Sequence[Sequence[Any]], blocks: list[list[Any]]
+) -> list[list[Any]]:
+    """Dense blocks, with what passes brought back added to them where it belongs."""
+    total = [list(row) for row in blocks]
+    for out, inp, shape, place in _placed(problem, groups, results):
+        block = total[out][inp]
+        if block is None or place.block.size > _FEW * block.size:
+            spread = place.spread().reshape(shape)
+            total[out][inp] = spread if block is None else block + spread
+            continue
+        data, index = place.entries()
+        flat = block.reshape(-1).at[index].add(data, indices_are_sorted=True, unique_indices=True, mode="drop")
+        total[out][inp] = flat.reshape(shape)
+    return total
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A compressed block, and where its elements belong."""
+
+    seeds: Seeds
+    seeded: int
+    landed: int
+    block: Any
+
+    def spread(self) -> Any:
+        return self.seeds.spread(self.seeded, self.landed, self.block)
+
+    def entries(self) -> tuple[Any, np.ndarray]:
+        """Its elements without the zeros that ties know of, and their flat indices, sorted."""
+        order, index = self.seeds.entries(self.seeded, self.landed)
+        return self.block.reshape(-1)[order] if len(order) else jnp.zeros(0, self.block.dtype), index
+
+
+def _placed(
+    problem: Problem, groups: Sequence[Seeds], results: Sequence[Sequence[Any]]
+) -> Iterator[tuple[int, int, tuple[int, ...], _Place]]:
+    """Output, input, shape and place of every compressed block."""
     outputs, inputs = problem.outputs, problem.inputs
     batch = () if problem.batch is None else (problem.batch,)
-    found: dict[tuple[int, int], Any] = {}
     for seeds, landed in zip(groups, results, strict=True):
         numbers = seeds.group.landed if seeds.group else range(len(seeds.landed.avals))
-        rows = seeds.compressed(landed)
-        for s, row in enumerate(rows):
+        for s, row in enumerate(seeds.compressed(landed)):
             for r, (number, block) in enumerate(zip(numbers, row, strict=True)):
                 out, inp = (number, s) if seeds.forward else (s, number)
-                shape = (*batch, *outputs.shapes[out], *inputs.shapes[inp])
                 block = block.astype(block_dtype(outputs.avals[out], inputs.avals[inp]))
-                if format == "bcoo":
-                    found[out, inp] = _bcoo(seeds, s, r, block, shape)
-                else:
-                    found[out, inp] = seeds.spread(s, r, block).reshape(shape)
-    return [[found[o, i] for i in range(len(inputs.avals))] for o in range(len(outputs.avals))]
-
-
-def _bcoo(seeds: Seeds, s: int, r: int, block: Any, shape: tuple[int, ...]) -> sparse.BCOO:
-    """A block without the zeros that ties know of; it is never formed as a whole."""
-    order, index = seeds.entries(s, r)
-    data = block.reshape(-1)[order] if len(order) else jnp.zeros(0, block.dtype)
-    return bcoo(data, index, shape)
+                shape = (*batch, *outputs.shapes[out], *inputs.shapes[inp])
+                yield out, inp, shape, _Place(seeds, s, r, block)
 
 
 def bcoo(data: Any, index: np.ndarray, shape: tuple[int, ...]) -> sparse.BCOO:

@@ -52,17 +52,13 @@ def _dot(
             rows.append(b.reshape(*batch, k, right.sizes[i]).astype(dtype))
     if columns:
         a, b = jnp.concatenate(columns, -1), jnp.concatenate(rows, -2)
-        # With one column a product is an outer one, which fuses with what is made of it.
-        product = a * b if a.shape[-1] == 1 else jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+        if a.shape[-1] == 1:
+            product = a * b  # an outer product, which fuses with what is made of it
+        else:
+            # Written down in this order first, or XLA multiplies in the order in which passes brought the columns.
+            product = jnp.matmul(lax.optimization_barrier(a), b, precision=lax.Precision.HIGHEST)
         terms.append(product.reshape(shape))
     return sum(terms[1:], terms[0]) if terms else None
-
-
-def added(first: Any, second: Any, left: Side, o: int, right: Side, i: int, batch: tuple[int, ...]) -> Any:
-    """The sum of two blocks."""
-    if first is None or second is None:
-        return second if first is None else first
-    return dense(first, left, o, right, i, batch) + dense(second, left, o, right, i, batch)
 
 
 def dense(block: Any, left: Side, o: int, right: Side, i: int, batch: tuple[int, ...]) -> Any:

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from .._cost import Work
 from .._layout import block_dtype, zeros_like
 from .._linear import pullback
 from .._seeds import Seeds, Side
 from . import forward, reverse
-from ._fill import filled
+from ._fill import added, filled
 from ._free import Free
-from ._matrix import ONE, Blocks, added, as_rows, dense, elements, multiplied
+from ._matrix import ONE, Blocks, as_rows, dense, elements, multiplied
 from ._problem import Candidate, Problem, Values
 from ._sweeps import Chunking, Sweep
 
@@ -62,14 +63,26 @@ class Part:
         return self.candidate.cost.peak_bytes - self.problem.jacobian_bytes
 
     def blocks(self, residuals: Sequence[Any]) -> Blocks:
+        results = self._swept(residuals)
+        return _with_shortcuts(self.problem, filled(self.problem, self.candidate.groups, results))
+
+    def added_to(self, blocks: Blocks, residuals: Sequence[Any]) -> Blocks:
+        """Other blocks of the same sides, with these added."""
+        return added(self.problem, self.candidate.groups, self._swept(residuals), blocks)
+
+    def _swept(self, residuals: Sequence[Any]) -> list[Any]:
         problem, candidate = self.problem, self.candidate
         strategy = _SWEEPS[candidate.mode]
         held = strategy.prepare(problem, candidate, Values((), (), residuals))
-        linear = strategy.linear(problem, candidate, held)
+        one = strategy.linear(problem, candidate, held)
+
+        def linear(*seeds: Any) -> Any:
+            # Else XLA turns the last product of the passes about, into an order that it multiplies slowly in.
+            return lax.optimization_barrier(list(one(*seeds)))
+
         seeded, _ = problem.sides(forward=candidate.mode == "fwd")
         like = [held[1]] if isinstance(candidate.variant, Free) else [zeros_like(aval) for aval in seeded.avals]
-        results = [seeds.sweep(linear, like) for seeds in candidate.groups]
-        return _with_shortcuts(problem, filled(problem, candidate.groups, results))
+        return [seeds.sweep(linear, like) for seeds in candidate.groups]
 
 
 def _with_shortcuts(problem: Problem, blocks: Blocks) -> Blocks:
@@ -195,7 +208,7 @@ class Sum:
     """Paths that avoid the cut, and paths through it."""
 
     problem: Problem
-    direct: Node
+    direct: Part
     product: Node
 
     @property
@@ -216,19 +229,12 @@ class Sum:
 
     @property
     def work(self) -> Work:
-        # Zeros beside a tie are filled in while the product is written: what the first term costs is its passes alone.
-        size = elements(self.left, self.right) * (self.problem.batch or 1)
-        return Work(arithmetic=float(size), bytes=-float(self.direct.problem.jacobian_bytes))
+        # The few elements of the first term are added to the product: its zeros are not written down.
+        size = self.direct.problem.jacobian_bytes
+        return Work(bytes=-float(size)) + self.problem.machine.fresh(size) * -1.0
 
     def blocks(self, residuals: Sequence[Any]) -> Blocks:
-        direct, product = self.direct.blocks(residuals), self.product.blocks(residuals)
-        return [
-            [
-                added(a, b, self.left, o, self.right, i, _batch(self.problem))
-                for i, (a, b) in enumerate(zip(first, second, strict=True))
-            ]
-            for o, (first, second) in enumerate(zip(direct, product, strict=True))
-        ]
+        return self.direct.added_to(dense_blocks(self.product, residuals), residuals)
 
 
 Node = Part | Product | Through | Sum
@@ -241,8 +247,8 @@ def walk(node: Node) -> Iterator[Node]:
     yield node
 
 
-def finished(node: Node, residuals: Sequence[Any]) -> Blocks:
-    """The blocks of J with all their elements."""
+def dense_blocks(node: Node, residuals: Sequence[Any]) -> Blocks:
+    """The blocks of a node's Jacobian with all their elements."""
     batch = _batch(node.problem)
     return [
         [

@@ -46,7 +46,7 @@ from ._brackets import Chain, Leaf, Multiply, Pull, Push, Tree
 from ._fill import bcoo
 from ._free import free
 from ._matrix import Blocks
-from ._nodes import Node, Part, Product, Sum, Through, finished, matrix_bytes, matrix_work, product_work, walk
+from ._nodes import Node, Part, Product, Sum, Through, dense_blocks, matrix_bytes, matrix_work, product_work, walk
 from ._problem import Candidate, Impossible, Problem
 from ._sweeps import Sweep, choose_chunks, cost_with, count_passes
 
@@ -91,7 +91,7 @@ def propose(problem: Problem, singles: Sequence[Candidate | Impossible]) -> Cand
 def blocks(problem: Problem, candidate: Candidate, residuals: Sequence[Any], format: str) -> Blocks:
     """The blocks of J in their format."""
     mixed = candidate.variant
-    made, one = _joined(problem, finished(mixed.root, residuals)), mixed.example
+    made, one = _joined(problem, dense_blocks(mixed.root, residuals)), mixed.example
 
     def placed(o: int, i: int, block: Any) -> Any:
         whole = block if one is problem else _spread(one, o, i, block)
