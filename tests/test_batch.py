@@ -208,8 +208,10 @@ def test_one_mode_functions() -> None:
     tripled.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (3 * jnp.cos(x) * g,))
     assert jb.batch_jacobian(tripled).plan(X).mode == "rev"
     assert_same(jb.batch_jacobian(tripled)(X), each(tripled)(X))
-    with pytest.raises(jb.ModeError, match=r"vmap\(jaxobian\.jacobian"):
-        jb.batch_jacobian(lambda x: pushed(tripled(x)))(X)
+    both, twin = lambda x: pushed(tripled(x)), lambda x: 1.5**3 * 3 * jnp.sin(x)
+    plan = jb.batch_jacobian(both).plan(X)
+    assert plan.mode == "mixed"
+    assert_same(plan(X), each(twin)(X))
 
 
 # Passes and memory ------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from ._batch import Batch, batch_of, output_axes
 from ._budget import budget, parse_bytes
 from ._coupling import Names, check_examples
 from ._errors import PlanMismatchError
+from ._explain import describe_structure, title_of
 from ._layout import (
     Argnums,
     Arguments,
@@ -34,7 +35,7 @@ from ._layout import (
     take_apart,
 )
 from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace
-from ._plan import MODES, Choice, Plan, choose, make_plan, title_of
+from ._plan import MODES, Choice, Plan, choose, make_plan
 from ._run import Executable, compiled, executable
 from ._seeds import Side
 from ._structure import structure
@@ -303,7 +304,8 @@ class JacobianFunction:
         choice = traced.choose(self._options, traced.values)
         run = _PlannedRun(traced, choice, self._options, kwargs, self._result)
         title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
-        return make_plan(title, choice, run, on_word=self._options.independent)
+        structure = describe_structure(choice.problem, on_word=self._options.independent)
+        return make_plan(title, structure, choice, run)
 
     def _compute(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool) -> tuple[Any, Any, Any]:
         """y where asked for, aux, J."""
@@ -569,6 +571,10 @@ class _PlannedRun:
     kwargs: dict[str, Any]
     result: Callable[[Any, Any], Any]
     _jitted: list[Executable] = field(default_factory=list)
+
+    def of(self, choice: Choice) -> _PlannedRun:
+        """The same call by another choice."""
+        return replace(self, choice=choice, _jitted=[])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         _compare(self.traced.arguments, self.kwargs, args, kwargs)

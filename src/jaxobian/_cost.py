@@ -41,7 +41,8 @@ class Work:
         arithmetic: elementwise operations (a transcendental counts as several).
         solve: flops of factorisations, solves and transforms.
         equations: equations run, each of which takes a dispatch.
-        fresh: bytes of memory that the system has to hand out anew.
+        fresh: bytes of temporaries that the system has to hand out anew, as often as they are let go.
+        result: bytes of J that the system has to hand out.
     """
 
     dot: float = 0.0
@@ -57,6 +58,7 @@ class Work:
     solve: float = 0.0
     equations: float = 0.0
     fresh: float = 0.0
+    result: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         return Work(*(a + b for a, b in zip(self.vector(), other.vector(), strict=True)))
@@ -102,8 +104,12 @@ class Machine:
         return 1.0 - hits * (1.0 - self.cached)
 
     def fresh(self, allocated: float) -> Work:
-        """The work of getting memory for temporaries or results of that size, in bytes."""
+        """The work of getting memory for temporaries of that size, in bytes."""
         return Work(fresh=allocated if allocated > self.arena_bytes else 0.0)
+
+    def result(self, size: float) -> Work:
+        """The work of getting memory for results of that size, in bytes, and of writing them."""
+        return Work(bytes=size, result=size if size > self.arena_bytes else 0.0)
 
 
 @cache

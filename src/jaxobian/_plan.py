@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+import jax
 
 from ._budget import Budget
-from ._cost import machine, not_understood
+from ._cost import machine
 from ._errors import MemoryBudgetError, ModeError, human_bytes
-from ._layout import describe
-from ._linear import LinearProgram, walk
+from ._explain import WORDS, explain
+from ._linear import LinearProgram
+from ._plot import draw
 from ._seeds import LinearMap, Seeds, Side
 from ._strategies import CLEAR_WIN, Candidate, Impossible, Problem, Values, filled, forward, mixed, reverse
 from ._strategies._free import Free
-from ._structure import Line, Structure
+from ._structure import Structure
 
 _SWEEPS = {"fwd": forward, "rev": reverse}
-_WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
 # On CPU a forward pass predicted to take this much longer usually does not.
 _FORWARD_BONUS = 1.05
+
+# What is so many times slower than the best is not timed.
+HOPELESS = 20
 
 MODES = ("auto", "fwd", "rev", "mixed", "colored")
 
@@ -121,15 +129,15 @@ def choose(
     if problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
     proposals: list[Candidate | Impossible] = [forward.propose(problem), reverse.propose(problem)]
-    proposals.append(mixed.propose(problem, proposals))
+    proposals.append(mixed.propose(problem, proposals, forced=mode == "mixed"))
     possible = [p for p in proposals if isinstance(p, Candidate)]
-    if mode in _WORDS:
+    if mode in WORDS:
         forced = next(p for p in proposals if p.mode == mode)
         if isinstance(forced, Impossible):
-            raise ModeError(f"{_WORDS[mode]} mode is impossible here: {forced.reason}." + _instead(possible, mode))
+            raise ModeError(f"{WORDS[mode]} mode is impossible here: {forced.reason}." + _instead(possible, mode))
         possible = [forced]
     if not possible:
-        reasons = "\n".join(f"  {_WORDS[p.mode]:8} {p.reason}" for p in proposals if isinstance(p, Impossible))
+        reasons = "\n".join(f"  {WORDS[p.mode]:8} {p.reason}" for p in proposals if isinstance(p, Impossible))
         raise ModeError(f"no mode can compute this Jacobian.\n{reasons}")
     chosen = _fastest(possible, problem, prefer_reverse=prefer_reverse)
     if budget.explicit and chosen.cost.peak_bytes > budget.limit:
@@ -171,11 +179,21 @@ def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
 
 
 def _instead(possible: Sequence[Candidate], mode: str) -> str:
-    others = [_WORDS[c.mode] for c in possible if c.mode != mode]
+    others = [WORDS[c.mode] for c in possible if c.mode != mode]
     return f' {others[0].capitalize()} mode works: leave mode="auto".' if others else ""
 
 
 # Plans ------------------------------------------------------------------------------------------------------------
+
+
+class Run(Protocol):
+    """Runs a choice on values of the shapes that it was made for."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def of(self, choice: Choice) -> Run:
+        """The same for another choice."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +211,7 @@ class Plan:
         chunk_size: passes run at once.
         structure: what is known of J's structure.
         candidates: every mode that was looked at: a `Candidate` with its cost, or `Impossible` with the reason.
+        measured: seconds that each mode took, where `tune` timed them.
     """
 
     mode: str
@@ -204,7 +223,8 @@ class Plan:
     candidates: tuple[Candidate | Impossible, ...]
     title: str
     choice: Choice = field(repr=False)
-    _run: Callable[..., Any] = field(repr=False)
+    _run: Run = field(repr=False)
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """J at other values of the same shapes and dtypes.
@@ -214,9 +234,56 @@ class Plan:
         """
         return self._run(*args, **kwargs)
 
+    def tune(self, *args: Any, **kwargs: Any) -> Plan:
+        """Time every candidate on this device, and return the plan of the one that was fastest.
+
+        What is predicted to take more than `HOPELESS` times as long as the best, or more memory than the budget, is
+        left out.
+
+        Args:
+            *args: as for f: arrays of the shapes that were planned.
+            **kwargs: as for f.
+
+        Returns:
+            A plan, whose `measured` has the seconds.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import jaxobian as jb
+            >>> x = jnp.ones(20)
+            >>> plan = jb.jacobian(lambda x: jnp.tanh(x)[:5]).plan(x).tune(x)
+            >>> sorted(plan.measured)
+            ['fwd', 'rev']
+        """
+        choice = self.choice
+        limit = HOPELESS * min(c.cost.seconds for c in choice.candidates if isinstance(c, Candidate))
+        budget = max(choice.problem.budget, choice.chosen.cost.peak_bytes)
+        choices = [
+            replace(choice, chosen=c)
+            for c in choice.candidates
+            if isinstance(c, Candidate) and c.cost.seconds <= limit and c.cost.peak_bytes <= budget
+        ]
+        plans = {c.chosen.mode: make_plan(self.title, self.structure, c, self._run.of(c)) for c in choices}
+        measured = _timed({mode: partial(plan, *args, **kwargs) for mode, plan in plans.items()})
+        return replace(plans[min(measured, key=measured.__getitem__)], measured=measured)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The program as a chain, its widths as thickness, the modes as arrows; needs matplotlib.
+
+        Args:
+            ax: matplotlib axes to draw into; by default those of a new figure.
+
+        Returns:
+            The axes.
+        """
+        return draw(self.choice.problem, self.choice.chosen, self.title, ax)
+
     def explain(self) -> str:
         """The plan in words: the choice, the other modes with their cost or why they are impossible."""
-        return explain(self.title, self.structure, self.choice)
+        choice = self.choice
+        return explain(
+            self.title, self.structure, choice.problem, choice.chosen, choice.candidates, dict(self.measured)
+        )
 
     def __str__(self) -> str:
         return self.explain()
@@ -225,128 +292,31 @@ class Plan:
         return f"<pre>{html.escape(self.explain())}</pre>"
 
 
-def make_plan(title: str, choice: Choice, run: Callable[..., Any], *, on_word: bool) -> Plan:
+def make_plan(title: str, structure: str, choice: Choice, run: Run) -> Plan:
     """A plan that shows `choice` and runs it."""
-    chosen, structure = choice.chosen, describe_structure(choice.problem, on_word=on_word)
+    chosen = choice.chosen
     return Plan(
         chosen.mode, chosen.passes, chosen.cost.flops, chosen.cost.peak_bytes, chosen.chunk_size, structure,
         choice.candidates, title, choice, run,
     )  # fmt: skip
 
 
-def explain(title: str, structure: str, choice: Choice) -> str:
-    """`str(plan)`."""
-    chosen, problem = choice.chosen, choice.problem
-    rows = [("structure", [structure])]
-    rows.append(("chosen", [_passes(chosen, problem), *_costs(chosen), f"about {_duration(chosen.cost.seconds)}"]))
-    notes = [("", [note]) for note in (chosen.note,) if note]
-    others = [_other(option, chosen) for option in choice.candidates if option is not chosen]
-    opaque = dict.fromkeys(e.primitive.name for e in problem.structure.unknown)
-    if opaque:
-        notes.append(("opaque", [f"taken for dense, for want of a rule: {', '.join(opaque)}"]))
-    guessed = not_understood(list(walk(problem.program.linear.equations)))
-    if guessed:
-        notes.append(("guessed", [f"the cost of {', '.join(guessed)}"]))
-    table = _aligned([rows[1], *others])
-    return "\n".join([title, *_aligned(rows[:1]), table[0], *_aligned(notes[:1]), *table[1:], *_aligned(notes[1:])])
+def _timed(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median seconds of each, taking turns; what turns out hopeless runs twice only."""
+    times: dict[str, list[float]] = {}
+    for mode, run in runs.items():
+        _seconds(run)  # compiles
+        times[mode] = [_seconds(run)]
+    best = min(map(min, times.values()))
+    close = [mode for mode, each in times.items() if min(each) <= HOPELESS * best]
+    turns = max(3, min(30, int(0.5 / max(best, 1e-9)))) if len(close) > 1 else 0
+    for turn in range(turns):
+        for mode in close if turn % 2 else close[::-1]:
+            times[mode].append(_seconds(runs[mode]))
+    return {mode: statistics.median(each) for mode, each in times.items()}
 
 
-def describe_structure(problem: Problem, *, on_word: bool) -> str:
-    """What is known of J's structure, and its size."""
-    size = human_bytes(problem.jacobian_bytes)
-    if problem.batch is not None:
-        pairs = [(o, i) for o in problem.outputs.shapes for i in problem.inputs.shapes]
-        (out, inp), batch = pairs[0], problem.batch
-        shape = ",".join(map(str, (batch, *out, *inp)))
-        shown = f"J is block-diagonal, [{shape}], " if len(pairs) == 1 else "J is block-diagonal, "
-        word = " (on your word)" if on_word else ""
-        axis = problem.inputs.tied[0]
-        whole = human_bytes(problem.jacobian_bytes * batch)
-        return f"{batch} independent examples along axis {axis}{word}: {shown}{size} (dense {whole})"
-    diagonal = _diagonal_axes(problem)
-    if not diagonal:
-        shared = [g for c in (True, False) for g in problem.groups(forward=c) if any(g.cells)]
-        return f"{'partly diagonal' if shared else 'dense'}, {size}"
-    rank = max(len(aval.shape) for aval in problem.inputs.avals)
-    axes = sorted({axis for axis, _ in diagonal})
-    if len(axes) == rank and all(a.shape == problem.inputs.avals[0].shape for a in problem.outputs.avals):
-        return f"diagonal, {size}"
-    axis, n = min(diagonal)
-    words = f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
-    return f"block-diagonal along {words}, {size}: batch_jacobian along axis {axis} would return {n}x less"
-
-
-def _diagonal_axes(problem: Problem) -> set[tuple[int, int]]:
-    """Axes of every input, with their sizes, that are tied to the axis of the same number of every output."""
-    found: set[tuple[int, int]] | None = None
-    for out, dependence in zip(problem.outputs.avals, problem.structure.relations, strict=True):
-        for j, relation in dependence.items():
-            shape = problem.inputs.avals[j].shape
-            mine = {
-                (tie.inp, shape[tie.inp])
-                for tie in relation
-                if tie == Line(tie.inp, tie.inp, 1, 0) and out.shape[tie.inp] == shape[tie.inp]
-            }
-            found = mine if found is None else found & mine
-    return found or set()
-
-
-def _other(option: Candidate | Impossible, chosen: Candidate) -> tuple[str, list[str]]:
-    """A row for a mode that was not taken."""
-    if isinstance(option, Impossible):
-        return _WORDS[option.mode], [option.reason if option.mode == "mixed" else f"impossible: {option.reason}"]
-    ratio = option.cost.seconds / chosen.cost.seconds
-    compared = f"{ratio:,.0f}x slower" if ratio >= 10 else f"{ratio:.1f}x slower" if ratio >= 1.05 else "about as fast"
-    return _WORDS[option.mode], [_count(option), *_costs(option), compared]
-
-
-def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
-    """Rows with their cells in columns; a row of one cell may run on."""
-    cells = [row for _, row in rows if len(row) > 1]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-
-    def columns(row: list[str]) -> str:
-        return "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) if row[1:] else row[0]
-
-    return [f"  {name:<11} {columns(row)}".rstrip() for name, row in rows]
-
-
-def _passes(candidate: Candidate, problem: Problem) -> str:
-    many = f" of {problem.batch} examples" if problem.batch else ""
-    most = max(seeds.passes for seeds in candidate.groups or candidate.seeds)
-    chunked = f", {candidate.chunk_size} at a time" if candidate.chunk_size < most else ""
-    return f"{_WORDS[candidate.mode]}, {_count(candidate)}{many}{chunked}"
-
-
-def _count(candidate: Candidate) -> str:
-    return f"{candidate.passes:,} pass{'' if candidate.passes == 1 else 'es'}"
-
-
-def _costs(candidate: Candidate) -> list[str]:
-    cost = candidate.cost
-    return [f"{_amount(cost.flops)}FLOP", f"peak {human_bytes(cost.peak_bytes)}"]
-
-
-def _amount(count: float) -> str:
-    for unit in ("", "k", "M", "G", "T"):
-        if count < 999.5 or unit == "T":
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= 0.9995 * size or unit == "us":
-            return f"{seconds / size:.0f} {unit}" if seconds >= 9.5 * size else f"{seconds / size:.1f} {unit}"
-    raise AssertionError("unreachable")
-
-
-def title_of(name: str, where: str, ins: Sequence[Any], outs: Sequence[Any], what: str) -> str:
-    """The first line of a plan: jacobian of f (model.py:31): f32[784] -> f32[10]."""
-
-    def side(avals: Sequence[Any]) -> str:
-        shown = [describe(aval) for aval in avals[:3]] + (["..."] if len(avals) > 3 else [])
-        return ", ".join(shown) if len(avals) <= 3 else f"{len(avals)} arrays ({', '.join(shown)})"
-
-    return f"{what} of {name}{f' ({where})' if where else ''}: {side(ins)} -> {side(outs)}"
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start

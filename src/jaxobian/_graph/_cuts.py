@@ -21,16 +21,20 @@ _PLATEAU = 5
 _MOST = 12
 
 
-def chain(program: Linear, weigh: Weigh) -> tuple[list[Cut], int]:
+def chain(program: Linear, weigh: Weigh, bound: int) -> tuple[list[Cut], int]:
     """Nested cuts of a program, from its inputs to its outputs.
 
-    First those narrower than both sides, then, between them and the sides, those narrower than the wider neighbour.
+    First those of the least width, then, between them and the ends, those narrower than the wider neighbour.
+
+    Args:
+        program: the program.
+        weigh: the width of a variable.
+        bound: where no cut is narrower than this there are none.
 
     Returns:
-        The cuts, and the width of the narrowest; none, and the width of the narrower side, where no cut is narrower.
+        The cuts, and the width of the narrowest; or none, and the bound.
     """
-    ends = min(_width(program.tangents, weigh), _width(program.linear.outputs, weigh))
-    width, found = narrowest(program, weigh, ends)
+    width, found = narrowest(program, weigh, bound)
     if not found:
         return [], width
     found = _thinned(found)

@@ -16,9 +16,10 @@ have a price of their own as in Naumann, arXiv:2406.11862 (2024).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 
 
 @dataclass(frozen=True)
@@ -121,20 +122,24 @@ class Chain:
         """The cheapest order of more than one part; None where every order is impossible."""
 
         @cache
-        def best(first: int, last: int) -> tuple[float, Tree]:
-            offers = list(composed(first, last))
-            leaves: list[Tree] = [Leaf(first, last, "fwd"), Leaf(first, last, "rev")]
-            return min([(self.cost(leaf), leaf) for leaf in leaves] + offers, key=lambda offer: offer[0])
+        def best(first: int, last: int, modes: tuple[str, ...] = ("fwd", "rev")) -> tuple[float, Tree]:
+            """The cheapest order for some segments, those leaves among it that run in one of `modes`."""
+            passes = {"fwd": self.widths[first], "rev": self.widths[last + 1]}
+            leaves: list[Tree] = [Leaf(first, last, mode) for mode in sorted(modes, key=passes.__getitem__)]
+            return min([*((self.cost(leaf), leaf) for leaf in leaves), composed(first, last)], key=itemgetter(0))
 
-        def composed(first: int, last: int) -> Iterator[tuple[float, Tree]]:
+        @cache
+        def composed(first: int, last: int) -> tuple[float, Tree]:
+            """The cheapest order of more than one part; what stands for none is infinitely dear."""
+            offers: list[tuple[float, Tree]] = [(math.inf, Leaf(first, last, "fwd"))]
             for k in range(first, last):
                 (left, inner), (right, outer) = best(first, k), best(k + 1, last)
-                yield left + right + self._product(inner, outer), Multiply(inner, outer)
+                offers.append((left + right + self._product(inner, outer), Multiply(inner, outer)))
                 # Pushing on what was pushed from the identity is one forward sweep; a leaf stands for it.
-                if not isinstance(inner, Leaf) or inner.mode != "fwd":
-                    yield self.cost(Push(inner, last)), Push(inner, last)
-                if not isinstance(outer, Leaf) or outer.mode != "rev":
-                    yield self.cost(Pull(outer, first)), Pull(outer, first)
+                _, inner = best(first, k, ("rev",))
+                _, outer = best(k + 1, last, ("fwd",))
+                offers += [(self.cost(tree), tree) for tree in (Push(inner, last), Pull(outer, first))]
+            return min(offers, key=itemgetter(0))
 
-        least, tree = min(composed(0, len(self.widths) - 2), key=lambda offer: offer[0], default=(math.inf, None))
+        least, tree = composed(0, len(self.widths) - 2)
         return tree if least < math.inf else None

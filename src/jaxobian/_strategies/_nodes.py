@@ -25,13 +25,22 @@ from ._sweeps import Chunking, Sweep
 
 _SWEEPS = {"fwd": forward, "rev": reverse}
 
+Ends = tuple[tuple[Any, ...], tuple[Any, ...]]
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The Jacobian of a segment, by passes of one mode."""
+    """The Jacobian of a segment, by passes of one mode.
+
+    Attributes:
+        problem: of the segment.
+        candidate: how it is solved.
+        ends: the variables of the whole program that it begins and ends at.
+    """
 
     problem: Problem
     candidate: Candidate
+    ends: Ends
 
     @property
     def left(self) -> Side:
@@ -155,6 +164,7 @@ class Through:
         given: the Jacobian at hand.
         passes: one for each column or row.
         sweep, chunking: what they take.
+        ends: the variables that the further segment begins and ends at.
     """
 
     problem: Problem
@@ -163,6 +173,7 @@ class Through:
     passes: Seeds
     sweep: Sweep
     chunking: Chunking
+    ends: Ends
 
     @property
     def left(self) -> Side:
@@ -230,8 +241,7 @@ class Sum:
     @property
     def work(self) -> Work:
         # The few elements of the first term are added to the product: its zeros are not written down.
-        size = self.direct.problem.jacobian_bytes
-        return Work(bytes=-float(size)) + self.problem.machine.fresh(size) * -1.0
+        return self.problem.machine.result(float(self.direct.problem.jacobian_bytes)) * -1.0
 
     def blocks(self, residuals: Sequence[Any]) -> Blocks:
         return self.direct.added_to(dense_blocks(self.product, residuals), residuals)

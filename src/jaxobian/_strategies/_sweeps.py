@@ -194,6 +194,6 @@ def cost_of(
 
 def cost_with(problem: Problem, passes: Sequence[Work], flops: float, peak: int) -> Cost:
     """The cost of some work, with the primal program and the writing of J."""
-    machine, size = problem.machine, problem.jacobian_bytes
-    work = sum(passes, Work()) + problem.primal_work + Work(bytes=float(size)) + machine.fresh(size)
-    return Cost(work, flops, peak, machine.time(work))
+    result = problem.machine.result(float(problem.jacobian_bytes))
+    work = sum(passes, Work()) + problem.primal_work + result
+    return Cost(work, flops, peak, problem.machine.time(work))

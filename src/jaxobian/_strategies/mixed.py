@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cost import Machine, PassWork, pass_work
-from .._graph import Cut, chain, path_splits, stages
+from .._graph import Cut, chain, narrowest, path_splits, stages
 from .._layout import is_complex, is_inexact
 from .._linear import (
     Linear,
@@ -46,12 +46,13 @@ from ._brackets import Chain, Leaf, Multiply, Pull, Push, Tree
 from ._fill import bcoo
 from ._free import free
 from ._matrix import Blocks
-from ._nodes import Node, Part, Product, Sum, Through, dense_blocks, matrix_bytes, matrix_work, product_work, walk
+from ._nodes import Ends, Node, Part, Product, Sum, Through, dense_blocks, matrix_bytes, matrix_work, product_work, walk
 from ._problem import Candidate, Impossible, Problem
-from ._sweeps import Sweep, choose_chunks, cost_with, count_passes
+from ._sweeps import CLEAR_WIN, Sweep, choose_chunks, cost_with, count_passes
 
 _MODES = {"fwd": forward, "rev": reverse}
 _OTHER = {"fwd": "rev", "rev": "fwd"}
+_FAR = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +71,15 @@ class Mixed:
     cuts: tuple[Cut, ...]
 
 
-def propose(problem: Problem, singles: Sequence[Candidate | Impossible]) -> Candidate | Impossible:
+def propose(
+    problem: Problem, singles: Sequence[Candidate | Impossible], *, forced: bool
+) -> Candidate | Impossible:
     """The best order of more than one part, or why there is none.
 
     Args:
         problem: the problem.
         singles: what forward and reverse propose for it.
+        forced: whether it is asked for even where it cannot win clearly.
     """
     sides = problem.inputs.avals, problem.outputs.avals
     if not problem.holomorphic and all(any(map(is_complex, avals)) for avals in sides):
@@ -83,7 +87,7 @@ def propose(problem: Problem, singles: Sequence[Candidate | Impossible]) -> Cand
     try:
         if all(isinstance(single, Impossible) for single in singles):
             return _alternating(problem)
-        return _narrowed(problem)
+        return _narrowed(problem, 1.0 if forced else CLEAR_WIN)
     except _NoCutError as error:
         return Impossible("mixed", str(error))
 
@@ -97,7 +101,8 @@ def blocks(problem: Problem, candidate: Candidate, residuals: Sequence[Any], for
         whole = block if one is problem else _spread(one, o, i, block)
         if format == "dense":
             return whole
-        index = np.arange(whole.size) if one is problem else np.flatnonzero(_spread(one, o, i, np.ones(block.shape)))
+        every = np.ones(block.shape, bool)
+        index = np.flatnonzero(every if one is problem else _spread(one, o, i, every))
         return bcoo(whole.reshape(-1)[index], index, whole.shape)
 
     return [[placed(o, i, block) for i, block in enumerate(row)] for o, row in enumerate(made)]
@@ -126,17 +131,26 @@ class _NoCutError(Exception):
 # Which cuts -------------------------------------------------------------------------------------------------------
 
 
-def _narrowed(problem: Problem) -> Candidate:
-    """Cuts where the program is narrow; or where paths around a narrow place keep elements apart."""
+def _narrowed(problem: Problem, gain: float) -> Candidate:
+    """Cuts where the program is narrow; or where paths around a narrow place keep elements apart.
+
+    A cut wins by no more than the number of passes that it saves; those that win less than `gain` are not looked at.
+    """
     example = _per_example(problem)
     weigh = _weigher(example)
-    cuts, width = chain(example.program, weigh)
+    bound = math.ceil(min(_size(example.inputs), _size(example.outputs)) / gain)
+    cuts, width = chain(example.program, weigh, bound)
     offers = [_offer(problem, example, *_chained(example, _apart(example, cuts)))] if cuts else []
     _, splits = path_splits(example.structure, weigh, example.inputs.tied, width)
     offers += [_offer(problem, example, node, (z,)) for z in splits[:1] for node in _split(example, z)]
     if not offers:
-        raise _NoCutError(_too_wide(example, width))
+        raise _NoCutError(_too_wide(example))
     return min(offers, key=lambda offer: offer.cost.seconds)
+
+
+def _size(side: Side) -> int:
+    """Real numbers that a pass tells apart."""
+    return sum(n * (2 if is_complex(aval) else 1) for n, aval in zip(side.sizes, side.avals, strict=True))
 
 
 def _alternating(problem: Problem) -> Candidate:
@@ -161,12 +175,14 @@ def _alternating(problem: Problem) -> Candidate:
     return min(offers, key=lambda offer: offer.cost.seconds)
 
 
-def _too_wide(problem: Problem, width: int) -> str:
+def _too_wide(problem: Problem) -> str:
     n, m = problem.inputs.size, problem.outputs.size
-    if width >= min(n, m):
-        side = f"{n:,} inputs" if n <= m else f"{m:,} outputs"
-        return f"no cut of the program is narrower than its {side}"
-    return f"the narrowest cut, {width:,} wide, leads to nothing that can be multiplied out"
+    number, side = (n, "input") if n <= m else (m, "output")
+    ends = f"{number:,} {side}{'' if number == 1 else 's'}"
+    width, _ = narrowest(problem.program, _weigher(problem), min(_size(problem.inputs), _size(problem.outputs)))
+    if width < number:
+        return f"the narrowest cut of the program is {width:,} wide, hardly narrower than its {ends}"
+    return f"no cut of the program is narrower than its {ends}"
 
 
 def _weigher(problem: Problem) -> Callable[[Any], int | None]:
@@ -236,14 +252,14 @@ def _shared_axis(
 
 def _spread(example: Problem, o: int, i: int, block: Any) -> Any:
     """The blocks of all examples on the diagonal of a dense Jacobian."""
+    numpy: Any = np if isinstance(block, np.ndarray) else jnp
     left, right, n = example.outputs, example.inputs, example.batch or 1
     out, inp = left.shapes[o], right.shapes[i]
-    here = jnp.arange(n)
-    mask = (here[:, None] == here[None, :]).reshape(n, *(1,) * len(out), n, *(1,) * len(inp))
-    whole = jnp.where(mask, block.reshape(n, *out, 1, *inp), jnp.zeros((), block.dtype))
-    whole = jnp.moveaxis(whole, 0, left.tied[o] or 0)
+    mask = np.eye(n, dtype=bool).reshape(n, *(1,) * len(out), n, *(1,) * len(inp))
+    whole = numpy.where(mask, block.reshape(n, *out, 1, *inp), numpy.zeros((), block.dtype))
+    whole = numpy.moveaxis(whole, 0, left.tied[o] or 0)
     first = len(out) + 1
-    return jnp.moveaxis(whole, first, first + (right.tied[i] or 0))
+    return numpy.moveaxis(whole, first, first + (right.tied[i] or 0))
 
 
 # From cuts to a tree ----------------------------------------------------------------------------------------------
@@ -352,7 +368,9 @@ class _Estimate:
         reason = ""
         if only != "rev" and all(e.primitive.name != "custom_lin" for e in walk_equations(program.linear.equations)):
             work["fwd"] = pass_work(program.linear, program.tangents, 1, one_hot=False)
-        if only != "fwd":
+        if "fwd" in work and _symmetric(program):
+            work["rev"] = work["fwd"]
+        elif only != "fwd":
             try:
                 pulled = _pulled(program)
                 work["rev"] = pass_work(pulled, pulled.inputs[len(program.residuals) :], 1, one_hot=False)
@@ -370,6 +388,17 @@ class _Estimate:
     def passes(self, mode: str, number: int) -> float:
         """Seconds for so many passes."""
         return self.machine.time(self.work[mode].chunk(number)) if mode in self.work else math.inf
+
+
+# A pass back through these takes what a pass forward does.
+_SYMMETRIC = frozenset(
+    "dot_general mul div neg add sub add_any convert_element_type transpose reshape squeeze expand_dims "
+    "broadcast_in_dim reduce_sum rev copy".split()
+)
+
+
+def _symmetric(program: Linear) -> bool:
+    return all(e.primitive.name in _SYMMETRIC for e in program.linear.equations)
 
 
 def _pulled(program: Linear) -> Program:
@@ -436,7 +465,8 @@ def _built(links: _Links, tree: Tree, budget: int) -> Node:
     problem = links.problem
     match tree:
         case Leaf(first, last, mode):
-            return _single(replace(links.segment(first, last), budget=budget), (mode,))
+            ends = links.ends[first], links.ends[last + 1]
+            return _single(replace(links.segment(first, last), budget=budget), ends, (mode,))
         case Multiply(inner, outer):
             return Product(problem, _built(links, outer, budget), _built(links, inner, budget))
         case Push(inner, last):
@@ -451,16 +481,28 @@ def _built(links: _Links, tree: Tree, budget: int) -> Node:
     shapes = tuple(aval.shape for aval in segment.sides(forward=mode == "fwd")[0].avals)
     group = plain(len(seeded.avals), len(landed.avals))
     seeds = Seeds(seeded, landed, mode == "fwd", chunking.width, counted.vmapped, chunking.looped, group, shapes)
-    return Through(whole, segment, given, seeds, counted, chunking)
+    ends = links.ends[span[0]], links.ends[span[1] + 1]
+    return Through(whole, segment, given, seeds, counted, chunking, ends)
 
 
-def _single(problem: Problem, modes: Sequence[str] = ("fwd", "rev")) -> Part:
+def _single(problem: Problem, ends: Ends, modes: Sequence[str] = ("fwd", "rev")) -> Part:
     """A problem solved in a single mode."""
-    offers = [_MODES[mode].propose(problem) for mode in modes]
+    passes = {mode: _passes_of(problem, mode) for mode in modes}
+    offers: list[Candidate | Impossible] = []
+    for mode in sorted(modes, key=passes.__getitem__):
+        # Of two modes the one with far fewer passes is the faster one.
+        if not any(isinstance(o, Candidate) and _FAR * passes[o.mode] < passes[mode] for o in offers):
+            offers.append(_MODES[mode].propose(problem))
     possible = [offer for offer in offers if isinstance(offer, Candidate)]
     if not possible:
         raise _NoCutError("; ".join(offer.reason for offer in offers if isinstance(offer, Impossible)))
-    return Part(problem, min(possible, key=lambda offer: offer.cost.seconds))
+    return Part(problem, min(possible, key=lambda offer: offer.cost.seconds), ends)
+
+
+def _passes_of(problem: Problem, mode: str) -> int:
+    forward = mode == "fwd"
+    seeded, landed = problem.sides(forward=forward)
+    return sum(Seeds(seeded, landed, forward, 1, group=g).passes for g in problem.groups(forward=forward))
 
 
 def _given_passes(problem: Problem, passes: int, mode: str) -> Sweep:
@@ -485,8 +527,8 @@ def _split(problem: Problem, z: Cut) -> list[Node]:
         direct = _part(problem, program.segment(x, y, held=z), right, left)
         inner = _part(problem, program.segment(x, z), right, middle)
         outer = _part(problem, program.segment(z, y), middle, left)
-        product = Product(problem, _single(outer), _single(inner))
-        return [Sum(problem, _single(direct), product)]
+        product = Product(problem, _single(outer, (z, y)), _single(inner, (x, z)))
+        return [Sum(problem, _single(direct, (x, y)), product)]
     except (_NoCutError, NotImplementedError):
         return []
 

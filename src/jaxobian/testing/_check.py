@@ -273,7 +273,7 @@ def _report(
                 raise
             impossible[mode] = str(error)
         except NotImplementedError:
-            if mode not in ("mixed", "colored"):  # modes that are to come
+            if mode != "colored":  # a mode that is to come
                 raise
     along, errors = _central_differences(problem, step, unit, holomorphic)
     blocks |= along

@@ -1,0 +1,101 @@
+"""A choice as a picture: the program as a chain, its widths as thickness, the modes as arrows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ._explain import WORDS
+from ._layout import is_inexact
+from ._linear import active_variables, is_variable, source_line
+from ._strategies import Candidate, Mixed, Part, Problem, Sum, Through, nodes
+
+_COLOURS = {"fwd": "tab:blue", "rev": "tab:orange"}
+
+
+def draw(problem: Problem, candidate: Candidate, title: str, ax: Any = None) -> Any:
+    """Draw `candidate` into matplotlib's axes `ax`, or into new ones, which are returned."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    places, widths = _profile(problem)
+    heights = [math.log2(1 + width) for width in widths]
+    top = max(heights)
+    steps = range(len(heights))
+    ax.fill_between(steps, [-h for h in heights], heights, color="0.85", edgecolor="0.6", linewidth=0.8)
+    last = len(widths) - 1
+    for end, name, side in ((0, "x", "right"), (last, "y", "left")):
+        margin = 0.02 * last if end else -0.02 * last
+        ax.text(end + margin, 0, f"{name}\n{widths[end]:,}", ha=side, va="center")
+    mixed = candidate.variant if isinstance(candidate.variant, Mixed) else None
+    for cut in mixed.cuts if mixed else ():
+        at = _place(cut, places)
+        width = sum(v.aval.size for v in cut) // (mixed.example.batch or 1) if mixed else 0
+        lines = dict.fromkeys(source_line(e) for v in cut for e in _makers(problem, v))
+        label = "\n".join([f"{width:,} wide", ", ".join(line for line in lines if line != "unknown line")])
+        ax.plot((at, at), (-1.1 * top, 1.1 * top), color="tab:red", linestyle="--", linewidth=1.2)
+        ax.text(at, -1.15 * top, label, ha="center", va="top", color="tab:red")
+    level = 0.0
+    for first, end, mode, text, level in _arrows(candidate, mixed, places, last, top):
+        start, stop = (first, end) if mode == "fwd" else (end, first)
+        arrow = {"arrowstyle": "-|>", "color": _COLOURS[mode], "linewidth": 2}
+        ax.annotate("", (stop, level), (start, level), arrowprops=arrow)
+        ax.text((first + end) / 2, level + 0.04 * top, text, ha="center", va="bottom", color=_COLOURS[mode])
+    ax.set(title=title, xlim=(-0.12 * last, 1.12 * last), ylim=(-1.75 * top, level + 0.35 * top))
+    ax.axis("off")
+    return ax
+
+
+def _profile(problem: Problem) -> tuple[dict[Any, int], list[int]]:
+    """Where each variable stands along the program, and how many elements an example has there."""
+    program, batch = problem.program, problem.batch or 1
+    active = active_variables(program.linear, program.tangents)
+    places = dict.fromkeys(program.tangents, 0)
+    widths = [sum(v.aval.size for v in program.tangents) // batch]
+    for equation in program.linear.equations:
+        made = [v for v in equation.outvars if v in active and is_inexact(v.aval)]
+        if made:
+            places.update(dict.fromkeys(made, len(widths)))
+            widths.append(max(1, sum(v.aval.size for v in made) // batch))
+    widths.append(sum(v.aval.size for v in program.linear.outputs) // batch)
+    return places, widths
+
+
+def _place(variables: Sequence[Any], places: dict[Any, int]) -> int:
+    return max((places[v] for v in variables if is_variable(v) and v in places), default=0)
+
+
+def _makers(problem: Problem, variable: Any) -> Iterator[Any]:
+    return (e for e in problem.program.linear.equations if variable in e.outvars)
+
+
+def _arrows(
+    candidate: Candidate, mixed: Mixed | None, places: dict[Any, int], last: int, top: float
+) -> Iterator[tuple[int, int, str, str, float]]:
+    """From, to, mode, text and height of an arrow for every sweep; those that begin with rows at hand stand higher."""
+    level, step = 1.15 * top, 0.3 * top
+    if mixed is None:
+        yield 0, last, candidate.mode, _text(candidate.mode, candidate.passes), level
+        return
+    outputs = mixed.example.program.linear.outputs
+    for node in nodes(mixed.root):
+        if isinstance(node, Sum):
+            level += step
+            passes = node.direct.candidate.passes
+            yield 0, last, node.direct.candidate.mode, f"around: {_text(node.direct.candidate.mode, passes)}", level
+        elif isinstance(node, Part | Through) and not _is_direct(node, mixed):
+            begin, end = node.ends
+            mode = "fwd" if node.seeds[0].forward else "rev"
+            to = last if end is outputs or tuple(end) == tuple(outputs) else _place(end, places)
+            height = level + step * isinstance(node, Through)
+            yield _place(begin, places), to, mode, _text(mode, sum(s.passes for s in node.seeds)), height
+
+
+def _is_direct(node: Any, mixed: Mixed) -> bool:
+    return any(isinstance(n, Sum) and n.direct is node for n in nodes(mixed.root))
+
+
+def _text(mode: str, passes: int) -> str:
+    return f"{WORDS[mode]}, {passes:,} pass{'' if passes == 1 else 'es'}"
