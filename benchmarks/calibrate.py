@@ -2,6 +2,7 @@
 
     python benchmarks/calibrate.py              # measure, fit, say how well it fits, rewrite
     python benchmarks/calibrate.py --dry-run    # all but the last
+    python benchmarks/calibrate.py --plot       # predicted against measured, into benchmarks/results; fits nothing
 
 Every scenario tagged "bench" is timed in each mode that can compute it, all passes at once and in chunks. Seconds
 are linear in the counted work, so that the constants are a least-squares fit: non-negative, on relative errors, and
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import statistics
 import time
@@ -21,12 +23,14 @@ from typing import Any
 import jax
 import numpy as np
 from scipy.optimize import nnls
+from scipy.stats import spearmanr
 
 import jaxobian as jb
 from jaxobian._cost import KINDS
 from jaxobian.testing import Scenario, scenarios
 
 MACHINES = Path(jb.__file__).parent / "_machines.json"
+RESULTS = Path(__file__).parent / "results"
 # How much the constants there are weigh, in timings.
 PRIOR_WEIGHT = 4.0
 # Below this, dispatch is all that is measured.
@@ -49,8 +53,8 @@ def measure(scenario: Scenario) -> list[dict[str, Any]]:
     f, args = scenario.make()
     verb = jb.batch_jacobian if scenario.batched else jb.jacobian
     rows = []
-    for mode in ("fwd", "rev"):
-        for chunk_size in CHUNKS:
+    for mode in ("fwd", "rev", "mixed"):
+        for chunk_size in CHUNKS if mode != "mixed" else (None,):
             J = verb(f, scenario.argnums, mode=mode, holomorphic=scenario.holomorphic, chunk_size=chunk_size)
             try:
                 plan = J.plan(*args)
@@ -116,9 +120,47 @@ def report(rows: list[dict[str, Any]], seconds: dict[str, float]) -> str:
     )
 
 
+def plot(rows: list[dict[str, Any]]) -> str:
+    """Predicted against measured seconds as a picture and as JSON; how well the order is told."""
+    from matplotlib.figure import Figure
+
+    colours = {"fwd": "tab:blue", "rev": "tab:orange", "mixed": "tab:red"}
+    words = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    ax = figure.subplots()
+    for mode, colour in colours.items():
+        mine = [row for row in rows if row["mode"] == mode]
+        measured, foreseen = [r["seconds"] for r in mine], [r["predicted"] for r in mine]
+        ax.loglog(measured, foreseen, "o", ms=4, color=colour, alpha=0.7, label=words[mode])
+    ends = [min(r["seconds"] for r in rows), max(r["seconds"] for r in rows)]
+    ax.loglog(ends, ends, color="0.6", lw=1)
+    rank = float(spearmanr([r["predicted"] for r in rows], [r["seconds"] for r in rows])[0])  # pyright: ignore
+    right, pairs = told(rows)
+    told_right = f"{right} of {pairs} pairs in the right order"
+    ax.set(xlabel="measured seconds", ylabel="predicted seconds", title=f"rank correlation {rank:.2f}; {told_right}")
+    ax.legend(frameon=False)
+    figure.savefig(RESULTS / "calibration.png", dpi=110)
+    kept = [{key: row[key] for key in ("name", "mode", "chunk_size", "predicted", "seconds")} for row in rows]
+    found = {"rank_correlation": rank, "pairs": pairs, "pairs_in_order": right, "timings": kept}
+    (RESULTS / "calibration.json").write_text(json.dumps(found, indent=1) + "\n")
+    return f"rank correlation {rank:.3f} over {len(rows)} timings; of two candidates for one function, {told_right}"
+
+
+def told(rows: list[dict[str, Any]]) -> tuple[int, int]:
+    """Of pairs of candidates for a function that really differ, by a tenth and more than dispatch, those told apart."""
+    right = pairs = 0
+    for a, b in itertools.combinations(rows, 2):
+        slow, fast = max(a["seconds"], b["seconds"]), min(a["seconds"], b["seconds"])
+        if a["name"] == b["name"] and slow > 1.1 * fast and slow - fast > SHORTEST:
+            pairs += 1
+            right += (a["predicted"] > b["predicted"]) == (a["seconds"] > b["seconds"])
+    return right, pairs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="measure and fit, rewrite nothing")
+    parser.add_argument("--plot", action="store_true", help="draw predicted against measured seconds, and stop")
     parser.add_argument("--rows", type=Path, help="keep the timings here, or use those there")
     options = parser.parse_args()
     if options.rows and options.rows.exists():
@@ -136,6 +178,9 @@ def main() -> None:
     if options.rows:
         options.rows.write_text(json.dumps(rows))
 
+    if options.plot:
+        print(plot(rows))
+        return
     platform = jax.devices()[0].platform
     table = json.loads(MACHINES.read_text())
     before = table[platform]["seconds"]

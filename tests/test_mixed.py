@@ -133,24 +133,18 @@ def test_the_dense_jacobian_of_a_batch_is_cut_per_example() -> None:
 def test_several_arrays_keep_examples_apart() -> None:
     f = lambda x, a: {"y": HOURGLASS(x) * a[:, None], "z": (mlp(40, 3)(x), a)}
     args = normal(6, 40), normal(6, seed=2)
-    for transform, by_jax in (
-        (jb.jacobian, jax.jacrev(f, (0, 1))),
-        (jb.batch_jacobian, jax.vmap(jax.jacrev(lambda x, a: jax.tree.map(lambda y: y[0], f(x[None], a[None])), (0, 1)))),
-    ):
-        try:
-            assert_same(transform(f, (0, 1), mode="mixed")(*args), by_jax(*args))
-        except jb.ModeError as error:
-            assert "cut" in str(error)
+    one = lambda x, a: jax.tree.map(lambda y: y[0], f(x[None], a[None]))
+    # Beside the code, a is part of the cut.
+    assert_same(jb.jacobian(f, (0, 1), mode="mixed")(*args), jax.jacrev(f, (0, 1))(*args))
+    assert_same(jb.batch_jacobian(f, (0, 1), mode="mixed")(*args), jax.vmap(jax.jacrev(one, (0, 1)))(*args))
 
 
 def test_examples_that_are_mixed_on_the_way_are_not_cut_per_example() -> None:
     """Flipped twice: x and y keep examples apart, what lies between does not stand along the batch."""
     f = lambda x: HOURGLASS(x[::-1])[::-1]
     batch = normal(6, 40)
-    try:
-        assert_same(jb.batch_jacobian(f, mode="mixed")(batch), jax.vmap(jax.jacrev(HOURGLASS))(batch))
-    except jb.ModeError as error:
-        assert "cut" in str(error)
+    with pytest.raises(jb.ModeError, match="cut"):
+        jb.batch_jacobian(f, mode="mixed")(batch)
     assert_same(jb.batch_jacobian(f)(batch), jax.vmap(jax.jacrev(HOURGLASS))(batch))
 
 
@@ -207,11 +201,11 @@ def test_the_plan_shows_the_tree() -> None:
         return jnp.tanh(jnp.tanh(encoder(x)) @ normal(16, 256)) @ normal(256, 784)
 
     plan = jb.jacobian(autoencoder).plan(jax.ShapeDtypeStruct((784,), jnp.float32))
-    line = encoder.__code__.co_firstlineno + 1
+    lines = [f.__code__.co_firstlineno + 1 for f in (encoder, autoencoder)]  # where the code is made, or bent
     assert plan.mode == "mixed"
     assert plan.passes == 32
     text = str(plan)
-    assert f"16 wide (test_mixed.py:{line})" in text
+    assert any(f"16 wide (test_mixed.py:{line})" in text for line in lines)
     assert "(16 -> 784: forward, 16 passes) x (784 -> 16: reverse, 16 passes)" in text
 
 

@@ -23,6 +23,9 @@ TOO_SLOW = {
     for name in ("lenet5_batch64", "lenet5_avg_tanh_batch64", "conv32_batch32", "lenet5_dense_batch3")
 }
 
+# Those that must be cut.
+CUT = {name for name in NAMED if "autoencoder" in name or "bottleneck" in name} | {"helmholtz", "layer_norm"}
+
 by_name = pytest.mark.parametrize("scenario", ORDINARY, ids=str)
 
 
@@ -76,11 +79,14 @@ def cases() -> Iterator[Any]:
 def test_equals_jax(scenario: Scenario, mode: str, chunk_size: int | None) -> None:
     f, args, expected = made(scenario)
     compute = transform(scenario, f, mode=mode, chunk_size=chunk_size)
-    if mode == "mixed":
+    if mode == "mixed" and not (scenario.name in CUT or scenario.modes == ()):
         try:
             assert_same(compute(*args), expected)
-        except jb.ModeError as error:
-            assert "cut" in str(error)  # nothing is narrow; or what is narrow is of no use
+        except jb.ModeError as error:  # nothing is narrow, or examples are not kept apart there
+            if "cut" not in str(error):
+                raise
+    elif mode == "mixed":
+        assert_same(compute(*args), expected)
     elif mode != "auto" and mode not in scenario.modes:
         with pytest.raises(jb.ModeError):
             compute(*args)

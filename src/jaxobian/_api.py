@@ -100,7 +100,8 @@ def jacobian(
     Args:
         f: a function of arrays, or pytrees of them, to an array or a pytree of them.
         argnums: which positional argument, or arguments, to differentiate with respect to.
-        mode: "auto", or "fwd" (a tangent for each input) or "rev" (a cotangent for each output) to force one.
+        mode: "auto", or to force one: "fwd" (a tangent for each input), "rev" (a cotangent for each output), or "mixed"
+            (f is cut where it is narrow, and each part takes its own mode).
         has_aux: f returns a pair (y, aux); aux is not differentiated and returned beside J.
         holomorphic: f is promised to be holomorphic, complex to complex.
         allow_int: let integer arguments pass; their blocks of J are zeros of their own dtype, as `jax.jacrev`'s.
@@ -128,7 +129,8 @@ def jacobian(
          [0. 4.]]
 
     Source:
-        Griewank and Walther, Evaluating Derivatives (2nd edition, 2008), chapter 3: forward and reverse accumulation.
+        Griewank and Walther, Evaluating Derivatives (2nd edition, 2008): forward and reverse accumulation in chapter 3,
+        going beyond them in chapters 9 and 10.
     """
     return JacobianFunction(
         f, Options(argnums, mode, has_aux, holomorphic, allow_int, format, chunk_size, memory_budget)

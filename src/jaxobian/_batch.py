@@ -59,7 +59,10 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], dict[
             f"{path} {describe(leaf)} along axis {axis}"
             for path, leaf, axis in zip(arguments.paths, arguments.leaves, found, strict=True)
         )
-        raise ValueError(f"batch sizes differ between differentiated arguments: {shown}.")
+        raise ValueError(
+            f"batch sizes differ between differentiated arguments: {shown}. If some of them hold parameters, "
+            "differentiate by the others: argnums=1 for apply(params, x)."
+        )
     return tuple(found), inert, sizes.pop() if sizes else 0
 
 

@@ -16,8 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ._linear import Program, is_variable, subprograms
+from ._linear import Program, as_program, is_variable, subprograms
 
+# What an equation that is fused into others, or stands in a loop's body, takes of a dispatch.
+_FUSED = 0.03
+# What the kernel takes that a fused chain of equations becomes.
+_KERNEL = 0.5
 # Output channels with which a convolution keeps the vector units busy.
 _FULL_WIDTH = 8.0
 # A dynamic while loop runs an unknown number of steps; any guess is the same for both modes.
@@ -160,7 +164,7 @@ _REDUCTIONS = frozenset(
 _CUMULATIVE = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
 _SOLVES = frozenset(
     "cholesky lu qr geqrf householder_product eigh eig svd schur triangular_solve tridiagonal_solve hessenberg "
-    "tridiagonal lu_pivots_to_permutation custom_linear_solve".split()
+    "tridiagonal lu_pivots_to_permutation".split()
 )
 
 
@@ -204,6 +208,8 @@ def pass_work(program: Program, seeds: Sequence[Any], width: int, *, one_hot: bo
         stored = [v for v in equation.outvars if v not in fused]
         moved = 2.0 * sum(nbytes(v.aval) for v in stored)
         work = _work(equation)
+        if stored and _is_elementwise(equation):
+            work += Work(equations=_KERNEL)
         if any(is_variable(v) and v in active for v in equation.invars):
             active.update(equation.outvars)
             read = {v for v in equation.invars if is_variable(v) and v in active}
@@ -296,9 +302,9 @@ def _work(equation: Any) -> Work:
     if inner:
         return sum(inner, Work(equations=1.0))
     if name in _MOVES:
-        return Work(equations=0.2)
+        return Work(equations=_FUSED)
     size = sum(math.prod(getattr(v.aval, "shape", ())) for v in equation.outvars)
-    return Work(arithmetic=size * (10.0 if name in _TRANSCENDENTAL else 1.0), equations=0.2)
+    return Work(arithmetic=size * (10.0 if name in _TRANSCENDENTAL else 1.0), equations=_FUSED)
 
 
 def _size(atom: Any) -> int:
@@ -336,22 +342,32 @@ def _solve(equation: Any) -> Work:
     """A factorisation or solve with matrices of order n: about n flops for each element it reads or writes."""
     largest = max((v.aval for v in equation.invars), key=lambda a: math.prod(a.shape))
     order = largest.shape[-1] if largest.shape else 1
-    inner = sum((count(p) for p in subprograms(equation)), Work())
-    return Work(solve=2.0 * order * (sum(map(_size, equation.invars)) + sum(map(_size, equation.outvars)))) + inner
+    return Work(solve=2.0 * order * (sum(map(_size, equation.invars)) + sum(map(_size, equation.outvars))))
+
+
+def _linear_solve(equation: Any) -> Work:
+    """Its own solver, which it runs once; in what else it holds it is taken apart and put together again."""
+    solver = equation.params["jaxprs"].solve
+    return count(as_program(solver))
 
 
 def _fft(equation: Any) -> Work:
     size = _size(equation.outvars[0])
-    return Work(solve=5.0 * size * math.log2(max(2, math.prod(equation.params["fft_lengths"]))))
+    return Work(solve=20.0 * size * math.log2(max(2, math.prod(equation.params["fft_lengths"]))))
 
 
 def _scan(equation: Any) -> Work:
-    body = sum((count(p) for p in subprograms(equation)), Work())
-    return body * equation.params["length"]
+    return sum((_step(p) for p in subprograms(equation)), Work()) * equation.params["length"]
 
 
 def _while(equation: Any) -> Work:
-    return sum((count(p) for p in subprograms(equation)), Work()) * ASSUMED_STEPS
+    return sum((_step(p) for p in subprograms(equation)), Work()) * ASSUMED_STEPS
+
+
+def _step(body: Program) -> Work:
+    """One step of a loop, whose equations take no dispatch of their own."""
+    work = count(body)
+    return replace(work, equations=_FUSED * work.equations)
 
 
 def _cond(equation: Any) -> Work:
@@ -389,6 +405,7 @@ _RULES: dict[str, Callable[[Any], Work]] = {
     **dict.fromkeys(_REDUCTIONS, lambda e: Work(reduce=float(_size(e.invars[0])))),
     **dict.fromkeys(_CUMULATIVE, lambda e: Work(reduce=4.0 * _size(e.invars[0]))),
     **dict.fromkeys(_SOLVES, _solve),
+    "custom_linear_solve": _linear_solve,
 }
 
 

@@ -159,10 +159,11 @@ def complex_reason(problem: Problem, mode: str) -> str | None:
     """Why `mode` would give the wrong answer for complex numbers, or None."""
     if problem.holomorphic:
         return None
-    side, name = (problem.inputs, "inputs") if mode == "fwd" else (problem.outputs, "outputs")
-    if any(is_complex(aval) for aval in side.avals):
-        word = "forward" if mode == "fwd" else "reverse"
-        return f"{word} mode needs real {name}; for a holomorphic function pass holomorphic=True"
+    seeded, landed = problem.sides(forward=mode == "fwd")
+    if any(is_complex(aval) for aval in seeded.avals):
+        words = "forward mode needs real inputs" if mode == "fwd" else "reverse mode needs real outputs"
+        both = all(is_complex(aval) for aval in (*seeded.avals, *landed.avals))
+        return words + ("; for a holomorphic function pass holomorphic=True" if both else "")
     return None
 
 

@@ -7,8 +7,7 @@ If z has fewer elements than x and than y, the first factor takes a forward pass
 reverse pass. Where no single mode can compute J, the cuts lie between equations that want forward mode and others that
 want reverse.
 
-Source: Griewank and Walther, Evaluating Derivatives (2nd edition, 2008), chapters 9 and 10: bottlenecks, cross-country
-elimination.
+Source: Griewank and Walther, Evaluating Derivatives (2nd edition, 2008), chapters 9 and 10.
 """
 
 from __future__ import annotations
