@@ -87,7 +87,7 @@ def propose(
         if all(isinstance(single, Impossible) for single in singles):
             return _alternating(problem)
         return _narrowed(problem, 1.0 if forced else CLEAR_WIN)
-    except _NoCutError as error:
+    except (_NoCutError, NotImplementedError) as error:
         return Impossible("mixed", str(error))
 
 
@@ -528,7 +528,7 @@ def _split(problem: Problem, z: Cut) -> list[Node]:
         outer = _part(problem, program.segment(z, y), middle, left)
         product = Product(problem, _single(outer, (z, y)), _single(inner, (x, z)))
         return [Sum(problem, _single(direct, (x, y)), product)]
-    except (_NoCutError, NotImplementedError):
+    except (_NoCutError, NotImplementedError):  # the latter where a part would begin with zeros under shard_map
         return []
 
 
