@@ -98,7 +98,11 @@ def test_complex_numbers_in_the_bottleneck() -> None:
     outwards = lambda x: jnp.exp(0.1j * (x @ to) ** 2) @ back
     assert_same(jb.jacobian(outwards, mode="mixed")(X), jax.jacfwd(outwards)(X))
     inwards = lambda z: jnp.abs(jnp.tanh(0.1 * z @ to)) @ jnp.abs(back)
+    beside = lambda x: outwards(x) + (2 - 1j) * x[::-1]
+    assert_same(jb.jacobian(beside, mode="mixed")(X), jax.jacfwd(beside)(X))
     z = X + 0.3j
+    around = lambda z: inwards(z) + jnp.real((2 - 1j) * z)
+    assert_same(jb.jacobian(around, mode="mixed")(z), jax.jacrev(around)(z))
     assert_same(jb.jacobian(inwards, mode="mixed")(z), jax.jacrev(inwards)(z))
     through = lambda z: jnp.tanh(0.1 * z @ to) @ back
     assert_same(
@@ -164,6 +168,7 @@ def test_bcoo(name: str) -> None:
     J = jb.jacobian(f, mode="mixed", format="bcoo")(x)
     assert_same(J.todense(), jax.jacrev(f)(x))
     assert J.nse == (6 * 40 * 40 if name == "batch" else 1600)
+    assert jb.jacobian(f, format="bcoo").plan(x).mode != "mixed"  # which would form zeros, too
     indices = np.asarray(J.indices)
     assert np.array_equal(indices, np.unique(indices, axis=0))
 
@@ -229,6 +234,7 @@ def test_the_plan_shows_the_sum_over_paths() -> None:
         (mlp(40, 20, 5), 40, "no cut of the program is narrower than its 5 outputs"),
         (mlp(8, 20, 40), 8, "no cut of the program is narrower than its 8 inputs"),
         (jnp.sum, 40, "no cut of the program is narrower than its 1 output"),
+        (lambda x: jnp.ones(3), 40, "no path leads from its inputs to its outputs"),
     ],
 )
 def test_without_a_cut_it_says_so(f: Callable[..., Any], n: int, message: str) -> None:

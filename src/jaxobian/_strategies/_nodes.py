@@ -224,11 +224,11 @@ class Sum:
 
     @property
     def left(self) -> Side:
-        return self.problem.outputs
+        return self.direct.left
 
     @property
     def right(self) -> Side:
-        return self.problem.inputs
+        return self.direct.right
 
     @property
     def children(self) -> tuple[Node, ...]:

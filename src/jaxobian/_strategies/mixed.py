@@ -86,6 +86,8 @@ def propose(
     try:
         if all(isinstance(single, Impossible) for single in singles):
             return _alternating(problem)
+        if problem.format == "bcoo" and not forced:
+            return Impossible("mixed", 'a product has no zeros to leave out: only mode="mixed" forms it as bcoo')
         return _narrowed(problem, 1.0 if forced else CLEAR_WIN)
     except (_NoCutError, NotImplementedError) as error:
         return Impossible("mixed", str(error))
@@ -179,6 +181,8 @@ def _too_wide(problem: Problem) -> str:
     number, side = (n, "input") if n <= m else (m, "output")
     ends = f"{number:,} {side}{'' if number == 1 else 's'}"
     width, _ = narrowest(problem.program, _weigher(problem), min(_size(problem.inputs), _size(problem.outputs)))
+    if width == 0:
+        return "no cut is needed: no path leads from its inputs to its outputs"
     if width < number:
         return f"the narrowest cut of the program is {width:,} wide, hardly narrower than its {ends}"
     return f"no cut of the program is narrower than its {ends}"
