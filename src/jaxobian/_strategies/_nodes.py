@@ -28,8 +28,22 @@ _SWEEPS = {"fwd": forward, "rev": reverse}
 Ends = tuple[tuple[Any, ...], tuple[Any, ...]]
 
 
+class _Answer:
+    """What solves a problem makes the Jacobian between its sides."""
+
+    problem: Problem
+
+    @property
+    def left(self) -> Side:
+        return self.problem.outputs
+
+    @property
+    def right(self) -> Side:
+        return self.problem.inputs
+
+
 @dataclass(frozen=True, eq=False)
-class Part:
+class Part(_Answer):
     """The Jacobian of a segment, by passes of one mode.
 
     Attributes:
@@ -41,14 +55,6 @@ class Part:
     problem: Problem
     candidate: Candidate
     ends: Ends
-
-    @property
-    def left(self) -> Side:
-        return self.problem.outputs
-
-    @property
-    def right(self) -> Side:
-        return self.problem.inputs
 
     @property
     def children(self) -> tuple[Node, ...]:
@@ -155,7 +161,7 @@ def matrix_work(n: int, m: int, batch: int, itemsize: int) -> Work:
 
 
 @dataclass(frozen=True, eq=False)
-class Through:
+class Through(_Answer):
     """A Jacobian at hand, its columns pushed on (or its rows pulled back) through a further segment.
 
     Attributes:
@@ -174,14 +180,6 @@ class Through:
     sweep: Sweep
     chunking: Chunking
     ends: Ends
-
-    @property
-    def left(self) -> Side:
-        return self.problem.outputs
-
-    @property
-    def right(self) -> Side:
-        return self.problem.inputs
 
     @property
     def children(self) -> tuple[Node, ...]:
