@@ -13,7 +13,7 @@ import pytest
 from jax import Array
 
 from jaxobian._graph import Graph, chain, minimum_cuts, narrowest, path_splits, stages
-from jaxobian._linear import LinearProgram, trace
+from jaxobian._linear import LinearProgram, active_variables, trace
 from jaxobian._structure import structure
 from jaxobian.testing._scenario import mlp, normal
 
@@ -92,12 +92,17 @@ def test_capacities_do_not_overflow() -> None:
 # Programs ---------------------------------------------------------------------------------------------------
 
 
+def of_size(program: LinearProgram, wanted: int) -> list[Any]:
+    """What has `wanted` elements (how many steps tanh's derivative takes is JAX's affair)."""
+    return [v for v in active_variables(program.linear, program.tangents) if size(v) == wanted]
+
+
 def test_an_autoencoder_is_cut_at_its_code() -> None:
     program = program_of(mlp(40, 20, 4, 20, 40), normal(40))
     width, cuts = narrowest(program, size, 40)
     assert width == 4
     assert {sum(map(size, cut)) for cut in cuts} == {4}
-    assert len(cuts) == 3  # the product, and what tanh's derivative makes of it, step by step
+    assert 2 <= len(cuts) <= len(of_size(program, 4))  # the product, and what tanh's derivative makes of it, step by step
     first, last = cuts[0], cuts[-1]
     assert program.segment(program.tangents, first).linear.equations[-1].primitive.name == "dot_general"
     assert program.segment(last, program.linear.outputs).linear.equations[0].primitive.name == "dot_general"
@@ -108,7 +113,7 @@ def test_cuts_of_a_chain_follow_each_other() -> None:
     cuts, width = chain(program, size, 60)
     assert width == 4
     widths = [sum(map(size, cut)) for cut in cuts]
-    assert widths.count(4) == 3
+    assert 2 <= widths.count(4) <= len(of_size(program, 4))
     assert 6 in widths  # beside the narrowest there is another, narrower than what it lies between
     order = {v: k for k, e in enumerate(program.linear.equations) for v in e.outvars}
     places = [order[cut[0]] for cut in cuts]
