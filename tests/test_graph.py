@@ -102,7 +102,8 @@ def test_an_autoencoder_is_cut_at_its_code() -> None:
     width, cuts = narrowest(program, size, 40)
     assert width == 4
     assert {sum(map(size, cut)) for cut in cuts} == {4}
-    assert 2 <= len(cuts) <= len(of_size(program, 4))  # the product, and what tanh's derivative makes of it, step by step
+    # The product, and what tanh's derivative makes of it, step by step.
+    assert 2 <= len(cuts) <= len(of_size(program, 4))
     first, last = cuts[0], cuts[-1]
     assert program.segment(program.tangents, first).linear.equations[-1].primitive.name == "dot_general"
     assert program.segment(last, program.linear.outputs).linear.equations[0].primitive.name == "dot_general"
