@@ -5,78 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ._batch import Batch, batch_of, output_axes
-from ._budget import budget, parse_bytes
-from ._coupling import Names, check_examples
-from ._errors import PlanMismatchError
+from ._batch import Batch
+from ._call import Options, Traced, kept
 from ._explain import describe_structure, title_of
-from ._layout import (
-    Argnums,
-    Arguments,
-    Layout,
-    Rest,
-    abstract,
-    as_array,
-    check_argnums,
-    check_outputs,
-    describe,
-    is_arraylike,
-    is_flax_module,
-    is_python_number,
-    take_apart,
-)
-from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace
-from ._plan import MODES, Choice, Plan, choose, make_plan
-from ._run import Executable, compiled, executable
-from ._seeds import Side
-from ._structure import structure
-
-FORMATS = ("dense", "bcoo")
-# Compiled functions kept between eager calls; the one unused for longest goes first.
-KEPT = 128
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for beside f."""
-
-    argnums: Argnums = 0
-    mode: str = "auto"
-    has_aux: bool = False
-    holomorphic: bool = False
-    allow_int: bool = False
-    format: str = "dense"
-    chunk_size: int | None = None
-    memory_budget: int | float | str | None = None
-    batch: Batch | None = None
-    independent: bool = False
-    prefer_reverse: bool = False
-
-    def __post_init__(self) -> None:
-        check_argnums(self.argnums)
-        if self.mode == "colored":
-            raise NotImplementedError('mode="colored" is to come; use "auto", "fwd", "rev" or "mixed".')
-        if self.mode not in MODES:
-            raise ValueError(f'mode must be "auto", "fwd", "rev" or "mixed"; got {self.mode!r}.')
-        if self.format not in FORMATS:
-            raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
-        size = self.chunk_size
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer)):
-            raise ValueError(f"chunk_size must be a positive int or None; got {size!r}.")
-        if size is not None and size <= 0:
-            raise ValueError(f"chunk_size must be positive, the number of passes run at once; got {size}.")
-        if self.memory_budget is not None:
-            parse_bytes(self.memory_budget)
-
+from ._layout import Argnums, is_flax_module
+from ._linear import is_concrete
+from ._plan import Plan, make_plan
+from ._planned import PlannedRun
+from ._run import executable
+from ._shared import Examples, MappedRun, shares
 
 # Public functions -------------------------------------------------------------------------------------------------
 
@@ -92,6 +36,7 @@ def jacobian(
     format: str = "dense",
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
+    rewrite: bool = True,
 ) -> JacobianFunction:
     """The Jacobian of `f`, in the mode that is fastest for it.
 
@@ -109,6 +54,8 @@ def jacobian(
         chunk_size: passes run at once; None lets memory and speed decide. The answer does not depend on it.
         memory_budget: bytes that may be allocated, as a number or as text such as "4GB"; None means half of what
             the device has free.
+        rewrite: let slow linear operations, such as max-pooling's gradient, be replaced by faster equals; values may
+            differ in the last digits.
 
     Returns:
         A function with f's arguments that returns J: f's output tree outside, the argument's tree inside, each leaf
@@ -133,7 +80,7 @@ def jacobian(
         going beyond them in chapters 9 and 10.
     """
     return JacobianFunction(
-        f, Options(argnums, mode, has_aux, holomorphic, allow_int, format, chunk_size, memory_budget)
+        f, Options(argnums, mode, has_aux, holomorphic, allow_int, format, chunk_size, memory_budget, rewrite)
     )
 
 
@@ -173,6 +120,7 @@ def batch_jacobian(
     format: str = "dense",
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
+    rewrite: bool = True,
     independent: bool = False,
 ) -> JacobianFunction:
     """The Jacobian of every example of a batch, for a function that maps a batch to a batch.
@@ -184,7 +132,8 @@ def batch_jacobian(
         f: a function of a batch to a batch, such as a model's `apply`.
         argnums: which positional argument, or arguments, to differentiate with respect to.
         in_axes: the batch axis of the differentiated arguments, as for `jax.vmap`; what it says of the other
-            arguments is not looked at.
+            arguments is not looked at. None for a differentiated argument that all examples share, such as parameters:
+            then it must say for every argument where its batch is, and f must take a batch of any size.
         out_axes: the batch axis of f's outputs, as for `jax.vmap`.
         mode: as for `jacobian`.
         has_aux: as for `jacobian`.
@@ -193,6 +142,7 @@ def batch_jacobian(
         format: as for `jacobian`.
         chunk_size: as for `jacobian`.
         memory_budget: as for `jacobian`.
+        rewrite: as for `jacobian`.
         independent: your word that no example influences another, where that cannot be proved. If it is wrong, so is
             J: each block is then the sum over the batch.
 
@@ -212,10 +162,10 @@ def batch_jacobian(
         (64, 2, 3)
     """
     options = Options(
-        argnums, mode, has_aux, holomorphic, allow_int, format, chunk_size, memory_budget, Batch(in_axes, out_axes),
-        independent,
+        argnums, mode, has_aux, holomorphic, allow_int, format, chunk_size, memory_budget, rewrite,
+        Batch(in_axes, out_axes), independent,
     )
-    return JacobianFunction(f, options)
+    return SharedFunction(f, options) if shares(options) else JacobianFunction(f, options)
 
 
 def hessian(
@@ -229,6 +179,7 @@ def hessian(
     format: str = "dense",
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
+    rewrite: bool = True,
 ) -> JacobianFunction:
     """The Hessian of `f`: the Jacobian of its Jacobian, the inner one in reverse mode where that is possible.
 
@@ -244,6 +195,7 @@ def hessian(
         format: as for `jacobian`.
         chunk_size: as for `jacobian`, of the outer Jacobian.
         memory_budget: as for `jacobian`.
+        rewrite: as for `jacobian`.
 
     Returns:
         A function as `jacobian` returns it, laid out as `jax.hessian`: leaves `out.shape + in.shape + in.shape`. Its
@@ -256,7 +208,7 @@ def hessian(
         [[6. 2.]
          [2. 0.]]
     """
-    outer = Options(argnums, mode, has_aux, holomorphic, allow_int, format, chunk_size, memory_budget)
+    outer = Options(argnums, mode, has_aux, holomorphic, allow_int, format, chunk_size, memory_budget, rewrite)
     return HessianFunction(f, outer)
 
 
@@ -304,12 +256,14 @@ class JacobianFunction:
         if not traced.xs:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
         choice = traced.choose(self._options, traced.values)
-        run = _PlannedRun(traced, choice, self._options, kwargs, self._result)
+        run = PlannedRun(traced, choice, self._options, kwargs, self._result)
         title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
         structure = describe_structure(choice.problem, on_word=self._options.independent)
         return make_plan(title, structure, choice, run)
 
-    def _compute(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool) -> tuple[Any, Any, Any]:
+    def _compute(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
+    ) -> tuple[Any, Any, Any]:
         """y where asked for, aux, J."""
         traced = Traced.of(self._f, self._options, args, kwargs)
         operands, xs = traced.program.operands, traced.xs
@@ -317,10 +271,58 @@ class JacobianFunction:
             ys, aux, _ = traced.program.evaluate(operands, xs)
             results = ([[] for _ in ys], ys, aux)
         elif all(map(is_concrete, (*operands, *xs))):
-            results = _compiled(traced, self._options, value)(operands, xs)
+            results = kept(traced, self._options, value)(operands, xs)
+        elif mapped:
+            results = kept(traced, self._options, value, mapped=True)(operands, xs)
         else:
             results = executable(traced.choose(self._options), value, self._options.format)(operands, xs)
         return traced.deliver(*results, self._options)
+
+
+class SharedFunction(JacobianFunction):
+    """Jacobians of every example by what all examples share. Made by `batch_jacobian` where an `in_axes` is None."""
+
+    def __init__(self, f: Callable[..., Any], options: Options):
+        super().__init__(f, options)
+        if options.format != "dense":
+            raise ValueError('format="bcoo" is not to be had where examples share an argument: use "dense".')
+        self._examples = Examples(f, options)
+        self._one = JacobianFunction(self._examples.one, self._examples.alone)
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """What a call with these arguments would run for each example, and why; see `JacobianFunction.plan`."""
+        self._examples.check(args, kwargs)
+        plan = self._one.plan(*self._examples.sliced(args), **kwargs)
+        title = plan.title.replace("jacobian of one", f"each example of jacobian of {_name(self._f)}", 1)
+        return replace(plan, title=title, _run=MappedRun(self._examples, plan))
+
+    def _compute(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
+    ) -> tuple[Any, Any, Any]:
+        self._examples.check(args, kwargs)
+        rest: list[Any] = []
+
+        def one(*args: Any) -> tuple[Any, Any, Any]:
+            y, aux, J = self._one._compute(args, kwargs, value=value, mapped=True)
+            arrays, others = _arrays(aux)
+            rest.append(others)
+            return y, arrays, J
+
+        y, arrays, J = self._examples.mapped(one, (self._examples.out_axes if value else 0, 0, 0))(*args)
+        return y, rest[-1](arrays), J
+
+
+def _arrays(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The arrays of a tree, and how to put others in their place; anything else stays as it is."""
+    leaves, structure = jax.tree.flatten(tree)
+    is_array = [isinstance(leaf, jax.Array) for leaf in leaves]
+
+    def put(arrays: list[Any]) -> Any:
+        rest = iter(arrays)
+        filled = [next(rest) if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
+        return jax.tree.unflatten(structure, filled)
+
+    return [leaf for leaf, array in zip(leaves, is_array, strict=True) if array], put
 
 
 class HessianFunction(JacobianFunction):
@@ -382,240 +384,3 @@ def _where(f: Any) -> str:
     if code.co_filename.startswith(os.path.dirname(__file__)):
         return ""  # a function that we made, such as a Flax model's apply
     return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}"
-
-
-# Tracing a call ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Traced:
-    """One call, traced: the linear program of it, and how to hand the results back in the user's trees."""
-
-    arguments: Arguments
-    layout: Layout
-    program: LinearProgram
-    xs: tuple[Any, ...]
-    inputs: Side
-    outputs: Side
-    inert_axes: dict[int, int]
-    aux: Any
-    names: Names
-
-    @classmethod
-    def of(
-        cls,
-        f: Callable[..., Any],
-        options: Options,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        as_plan: bool = False,
-    ) -> Traced:
-        """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
-        arguments = take_apart(args, options.argnums, holomorphic=options.holomorphic, allow_int=options.allow_int)
-        # A plan leaves every array open; a call closes over all that is not differentiated, just as it came.
-        open_arrays, close = Rest.of(arguments, kwargs).opened() if as_plan else ((), None)
-        returned: list[Returned] = []
-
-        def flat(extras: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-            rest = close(extras) if close else None
-            out = f(*arguments.rebuild(xs, rest), **(rest.kwargs if rest else kwargs))
-            described, ys, aux = Returned.of(out, options.has_aux)
-            returned.append(described)
-            return ys, aux
-
-        def check(avals: Sequence[Any]) -> None:
-            check_outputs(avals, returned[-1].paths, holomorphic=options.holomorphic)
-
-        xs = arguments.leaves
-        program = trace(flat, xs, open_arrays, check)
-        cast = cast_varying(xs, program.out_avals)
-        if cast is not None:
-            xs = cast
-            program = trace(flat, xs, open_arrays, check)
-        result = returned[-1]
-        inputs, outputs, inert_axes = _sides(arguments, program, result, options)
-        names = Names(arguments.paths, result.paths)
-        layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
-        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux, names)
-
-    def choose(self, options: Options, values: tuple[Sequence[Any], Sequence[Any]] | None = None) -> Choice:
-        """The choice for this call; `values` of operands and inputs make the error about a batch more certain."""
-        ties = structure(self.program)
-        if options.batch is not None and not options.independent:
-            check_examples(ties, self.inputs, self.outputs, self.names, values)
-        return choose(
-            ties,
-            self.inputs,
-            self.outputs,
-            mode=options.mode,
-            prefer_reverse=options.prefer_reverse,
-            holomorphic=options.holomorphic,
-            chunk_size=options.chunk_size,
-            budget=budget(options.memory_budget),
-            platform=jax.devices()[0].platform,
-            format=options.format,
-        )
-
-    @property
-    def values(self) -> tuple[Sequence[Any], Sequence[Any]] | None:
-        """Operands and inputs, where all of them have values now."""
-        arrays = (*self.program.operands, *self.xs)
-        known = all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays)
-        return (self.program.operands, self.xs) if known else None
-
-    def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
-        """y, aux and J in the user's trees."""
-        y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.outputs.avals) else None
-        return y, self.aux(aux), self.layout.assemble(blocks, self._inert_block)
-
-    def _inert_block(self, out: int, slot: int) -> Any:
-        """The block of an integer leaf, as `jax.jacrev` gives it: zeros of its own dtype."""
-        array = as_array(self.arguments.inert[slot])
-        batched, tied = self.inert_axes.get(slot), self.outputs.tied[out]
-        batch = () if tied is None else (self.outputs.avals[out].shape[tied],)
-        own = tuple(n for axis, n in enumerate(array.shape) if axis != batched)
-        shape = (*batch, *self.outputs.shapes[out], *own)
-        if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # a random key
-            return np.zeros(shape, jax.dtypes.float0)
-        return jnp.zeros(shape, array.dtype)
-
-
-def _sides(
-    arguments: Arguments, program: LinearProgram, result: Returned, options: Options
-) -> tuple[Side, Side, dict[int, int]]:
-    """Both sides of J with their batch axes, and the batch axes of integer leaves by their slots."""
-    ins, outs = program.in_avals, program.out_avals
-    if options.batch is None:
-        return Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs)), {}
-    in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
-    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size)
-    return Side(ins, in_axes), Side(outs, out_axes), inert_axes
-
-
-@dataclass(frozen=True)
-class Returned:
-    """The trees of what f returned; its arrays belong to the trace and are not kept."""
-
-    paths: list[str]
-    tree: Any
-    rebuild_aux: Callable[[Sequence[Any]], Any]
-
-    @classmethod
-    def of(cls, out: Any, has_aux: bool) -> tuple[Returned, list[Any], list[Any]]:
-        """The trees, y's leaves and aux's arrays."""
-        aux = None
-        if has_aux:
-            if not (isinstance(out, tuple | list) and len(out) == 2):
-                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {type(out).__name__}.")
-            out, aux = out
-        keyed, tree = jax.tree_util.tree_flatten_with_path(out)
-        leaves, aux_tree = jax.tree.flatten(aux)
-        # Arrays are results of the program; anything else (a name, a Python number) is handed back as it is.
-        is_array = [isinstance(leaf, jax.Array) for leaf in leaves]
-        constants = [None if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
-
-        def rebuild_aux(arrays: Sequence[Any]) -> Any:
-            values = iter(arrays)
-            filled = [next(values) if array else c for c, array in zip(constants, is_array, strict=True)]
-            return jax.tree.unflatten(aux_tree, filled)
-
-        ys = [_output(leaf, jax.tree_util.keystr(path)) for path, leaf in keyed]
-        arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
-        return cls([jax.tree_util.keystr(path) for path, _ in keyed], tree, rebuild_aux), ys, arrays
-
-
-def _output(leaf: Any, path: str) -> Any:
-    if not is_arraylike(leaf):
-        raise TypeError(
-            f"the output{' ' + path if path else ''} is of type {type(leaf).__name__}: expected arrays. Return it "
-            "beside the output and pass has_aux=True."
-        )
-    return as_array(leaf)
-
-
-# Running ----------------------------------------------------------------------------------------------------------
-
-
-_kept: OrderedDict[Hashable, Executable] = OrderedDict()
-
-
-def _compiled(traced: Traced, options: Options, value: bool) -> Executable:
-    """The compiled function for a trace; one that computes the same from the same kinds of arrays is used again."""
-    asked = (
-        options.mode,
-        options.format,
-        options.prefer_reverse,
-        options.holomorphic,
-        options.independent,
-        options.chunk_size,
-        str(options.memory_budget),
-        value,
-    )
-    key = (identity(traced.program), traced.inputs.tied, traced.outputs.tied, asked, jax.devices()[0])
-    found = _kept.get(key)
-    if found is None:
-        closed = replace(traced, program=traced.program.without_values())
-        found = compiled(closed.choose(options, traced.values), value, options.format)
-        _kept[key] = found
-        while len(_kept) > KEPT:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class _PlannedRun:
-    """Runs a plan on other values of the same shapes, and refuses all else."""
-
-    traced: Traced
-    choice: Choice
-    options: Options
-    kwargs: dict[str, Any]
-    result: Callable[[Any, Any], Any]
-    _jitted: list[Executable] = field(default_factory=list)
-
-    def of(self, choice: Choice) -> _PlannedRun:
-        """The same call by another choice."""
-        return replace(self, choice=choice, _jitted=[])
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        _compare(self.traced.arguments, self.kwargs, args, kwargs)
-        arguments = take_apart(
-            args, self.options.argnums, holomorphic=self.options.holomorphic, allow_int=self.options.allow_int
-        )
-        open_arrays, _ = Rest.of(arguments, kwargs).opened()
-        program, xs = self.traced.program, arguments.leaves
-        xs = cast_varying(xs, program.out_avals) or xs
-        constants = program.operands[: len(program.operands) - len(open_arrays)]
-        if not self._jitted:
-            self._jitted.append(compiled(self.choice, False, self.options.format))
-        results = self._jitted[0]((*constants, *open_arrays), xs)
-        traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
-        _, aux, J = traced.deliver(*results, self.options)
-        return self.result(J, aux)
-
-
-def _compare(planned: Arguments, kwargs: dict[str, Any], new_args: tuple[Any, ...], new_kwargs: dict[str, Any]) -> None:
-    """Raise where a call differs from what a plan was made for.
-
-    Raises:
-        PlanMismatchError: naming the argument, what was planned and what came.
-    """
-    old, tree = jax.tree_util.tree_flatten_with_path((planned.args, kwargs))
-    new, new_tree = jax.tree_util.tree_flatten_with_path((new_args, new_kwargs))
-    advice = "Make a plan for these arguments: jacobian(f).plan(...)."
-    if tree != new_tree:
-        raise PlanMismatchError(f"the plan was made for arguments of the structure {tree}; {new_tree} came. {advice}")
-    for (path, before), (_, now) in zip(old, new, strict=True):
-        name = ("args" if path[0].idx == 0 else "kwargs") + jax.tree_util.keystr(path[1:])
-        differentiated = path[0].idx == 0 and path[1].idx in planned.positions
-        shown, shown_now = (_signature(leaf, differentiated) for leaf in (before, now))
-        if shown != shown_now:
-            raise PlanMismatchError(f"{name} was planned as {shown} and came as {shown_now}. {advice}")
-
-
-def _signature(leaf: Any, differentiated: bool) -> str:
-    """What of an argument a plan depends on: of an array shape and dtype, of all else the value."""
-    if is_arraylike(leaf) and (differentiated or not is_python_number(leaf)):
-        return describe(abstract(as_array(leaf)))
-    return f"the Python {type(leaf).__name__} {leaf!r}"

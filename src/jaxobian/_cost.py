@@ -22,8 +22,10 @@ from ._linear import Program, as_program, is_variable, subprograms
 _FUSED = 0.03
 # What the kernel takes that a fused chain of equations becomes.
 _KERNEL = 0.5
-# Output channels with which a convolution keeps the vector units busy.
+# Output channels with which a grouped convolution keeps the vector units busy.
 _FULL_WIDTH = 8.0
+# What a convolution takes for each tap of its kernel at each place, and for each element that it gathers, in flops.
+_TAP, _GATHERED = 90.0, 6.0
 # A dynamic while loop runs an unknown number of steps; any guess is the same for both modes.
 ASSUMED_STEPS = 10
 
@@ -35,7 +37,7 @@ class Work:
     Attributes:
         dot: multiply-adds of matrix products, in flops.
         conv: the same of convolutions.
-        idle: flops that a convolution with few output channels could have done beside its own.
+        idle: flops that a convolution could have done while it gathers what its kernel reads.
         bytes: bytes written and read again where a fused chain of equations ends.
         scatter: elements written at computed positions, one after the other.
         gather: elements read at computed positions.
@@ -326,11 +328,16 @@ def _convolution(equation: Any) -> Work:
     depth = kernel.shape[spec[1]] * math.prod(kernel.shape[d] for d in spec[2:])
     # Between the elements of a dilated operand lie zeros, which are skipped.
     holes = math.prod(params["lhs_dilation"])
-    # It runs as a matrix product as wide as there are output channels, and a narrow one takes no less time.
     flops = 2.0 * depth * _size(equation.outvars[0]) / holes
     groups = params["feature_group_count"] * params["batch_group_count"]
-    idle = max(0.0, _FULL_WIDTH * groups / max(1, kernel.shape[spec[0]]) - 1)
-    return Work(conv=flops, idle=flops * idle)
+    channels = max(1, kernel.shape[spec[0]])
+    if groups > 1:
+        return Work(conv=flops, idle=flops * max(0.0, _FULL_WIDTH * groups / channels - 1))
+    # It gathers what the kernel reads, tap by tap, and multiplies that with the kernel: the fewer channels, the less
+    # there is to do for each tap.
+    gathered = _size(equation.outvars[0]) / channels * depth / holes
+    taps = gathered / max(1, kernel.shape[spec[1]])
+    return Work(conv=flops, idle=_TAP * taps + _GATHERED * gathered)
 
 
 def _window(equation: Any) -> Work:

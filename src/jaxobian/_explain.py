@@ -8,7 +8,7 @@ from typing import Any
 from ._cost import not_understood
 from ._errors import human_bytes
 from ._layout import describe
-from ._linear import walk
+from ._linear import UNKNOWN_LINE, walk
 from ._strategies import Candidate, Impossible, Problem
 from ._structure import Line
 
@@ -36,6 +36,7 @@ def explain(
     rows = [("structure", [structure])]
     rows.append(("chosen", [_passes(chosen, problem), *_costs(chosen), _time(chosen, measured)]))
     notes = [("", [note]) for note in (chosen.note,) if note]
+    notes += [("rewritten" if k == 0 else "", [line]) for k, line in enumerate(_rewrites(chosen))]
     others = [_other(option, chosen, measured) for option in candidates if option is not chosen]
     opaque = dict.fromkeys(e.primitive.name for e in problem.structure.unknown)
     if opaque:
@@ -44,7 +45,22 @@ def explain(
     if guessed:
         notes.append(("guessed", [f"the cost of {', '.join(guessed)}"]))
     table = _aligned([rows[1], *others])
-    return "\n".join([title, *_aligned(rows[:1]), table[0], *_aligned(notes[:1]), *table[1:], *_aligned(notes[1:])])
+    first = len([note for note in (chosen.note,) if note])
+    return "\n".join(
+        [title, *_aligned(rows[:1]), table[0], *_aligned(notes[:first]), *table[1:], *_aligned(notes[first:])]
+    )
+
+
+def _rewrites(chosen: Candidate) -> list[str]:
+    """What was replaced, by what, and where: 2 max-pool gradients -> a mask (model.py:22, model.py:24)."""
+    lines = []
+    for what, by in dict.fromkeys((what, by) for what, by, _ in chosen.rewrites):
+        found = [place for one, other, place in chosen.rewrites if (one, other) == (what, by)]
+        places = [place for place in dict.fromkeys(found) if place != UNKNOWN_LINE]
+        count = what if len(found) == 1 else f"{len(found)} {what}s"
+        where = f" ({', '.join(places)})" if places else ""
+        lines.append(f"{count} -> {by}{where}")
+    return lines
 
 
 def describe_structure(problem: Problem, *, on_word: bool) -> str:

@@ -53,7 +53,7 @@ class Choice:
 
     def prepare(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], Any]:
         """y, aux, and what the passes read."""
-        program = self.problem.program
+        program = self.chosen.program or self.problem.program
         assert isinstance(program, LinearProgram), "only a whole program can be evaluated"
         ys, aux, residuals = program.evaluate(operands, xs)
         if not self.sweeps:
@@ -95,6 +95,7 @@ def choose(
     budget: Budget,
     platform: str,
     format: str = "dense",
+    rewrite: bool = True,
 ) -> Choice:
     """Let each strategy propose, and take the fastest that is possible.
 
@@ -109,6 +110,7 @@ def choose(
         budget: bytes that may be allocated.
         platform: of the device: "cpu", "gpu" or "tpu".
         format: of J: "dense" or "bcoo".
+        rewrite: whether equations may be replaced by faster equals.
 
     Raises:
         ModeError: the mode, or every mode, is impossible.
@@ -125,6 +127,7 @@ def choose(
         budget.explicit,
         machine(platform),
         format,
+        rewrite,
     )
     if problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ._explain import WORDS
 from ._layout import is_inexact
-from ._linear import active_variables, is_variable, source_line
+from ._linear import UNKNOWN_LINE, active_variables, is_variable, source_line
 from ._strategies import Candidate, Mixed, Part, Problem, Sum, Through, nodes
 
 _COLOURS = {"fwd": "tab:blue", "rev": "tab:orange"}
@@ -34,7 +34,7 @@ def draw(problem: Problem, candidate: Candidate, title: str, ax: Any = None) -> 
         at = _place(cut, places)
         width = sum(v.aval.size for v in cut) // (mixed.example.batch or 1) if mixed else 0
         lines = dict.fromkeys(source_line(e) for v in cut for e in _makers(problem, v))
-        label = "\n".join([f"{width:,} wide", ", ".join(line for line in lines if line != "unknown line")])
+        label = "\n".join([f"{width:,} wide", ", ".join(line for line in lines if line != UNKNOWN_LINE)])
         ax.plot((at, at), (-1.1 * top, 1.1 * top), color="tab:red", linestyle="--", linewidth=1.2)
         ax.text(at, -1.15 * top, label, ha="center", va="top", color="tab:red")
     level = 0.0

@@ -1,6 +1,7 @@
 """f, args -> LinearProgram: the only room that traces, and the one that knows JAX's equations."""
 
 from ._identity import identity as identity
+from ._modes import UNKNOWN_LINE as UNKNOWN_LINE
 from ._modes import Obstruction as Obstruction
 from ._modes import batched as batched
 from ._modes import obstructions as obstructions
@@ -14,6 +15,7 @@ from ._program import subprograms as subprograms
 from ._program import walk as walk
 from ._segment import Linear as Linear
 from ._segment import active_variables as active_variables
+from ._segment import closed as closed
 from ._segment import pullback as pullback
 from ._segment import real_avals as real_avals
 from ._trace import LinearProgram as LinearProgram

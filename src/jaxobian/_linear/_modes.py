@@ -15,6 +15,9 @@ from ._program import Program, is_variable, program_of, subprograms, walk
 from ._segment import pullback
 from ._source import in_library, user_frame
 
+# What stands for the user's line where there is none.
+UNKNOWN_LINE = "unknown line"
+
 
 def source_line(equation: Any) -> str:
     """Where the user wrote `equation`: `model.py:31`, the first frame outside jax, flax and jaxobian."""
@@ -22,7 +25,7 @@ def source_line(equation: Any) -> str:
     if frame is not None:
         return f"{os.path.basename(frame.file_name)}:{frame.line_num}"
     code = _backward_code(equation)  # a custom rule that only library code called
-    return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code else "unknown line"
+    return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code else UNKNOWN_LINE
 
 
 def _backward_code(equation: Any) -> CodeType | None:

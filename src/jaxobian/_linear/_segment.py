@@ -91,7 +91,7 @@ class Linear:
 
         avals = [aval for v in self.tangents for aval in real_avals(v.aval)]
         program, constants, _ = program_of(push, list(self.residual_avals), avals)
-        return Linear(_closed(program, constants), len(avals))
+        return Linear(closed(program, constants), len(avals))
 
 
 def real_avals(aval: Any) -> list[Any]:
@@ -108,7 +108,7 @@ def _joined(parts: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
     return [jax.lax.complex(next(rest), next(rest)) if is_complex(aval) else next(rest) for aval in avals]
 
 
-def _closed(program: Program, constants: Sequence[Any]) -> Program:
+def closed(program: Program, constants: Sequence[Any]) -> Program:
     """A program with its first inputs, whose values are known, as literals."""
     known = {v: jex.Literal(value, v.aval) for v, value in zip(program.inputs, constants, strict=False)}
 

@@ -17,7 +17,7 @@ import jax.extend.core as jex
 
 from .._layout import abstract, varying_axes, zeros_like
 from ._program import Program, inlined, is_variable, program_of, walk
-from ._segment import Linear, pullback
+from ._segment import Linear, active_variables, pullback
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,27 @@ class LinearProgram(Linear):
     def without_values(self) -> LinearProgram:
         """The same program with abstract operands: what may be kept without keeping arrays alive."""
         return replace(self, operands=self.function.in_avals[: len(self.operands)])
+
+    def rewritten(self, primal: Program, linear: Program) -> LinearProgram:
+        """The same function by other programs with the same inputs.
+
+        What depends on no tangent is computed by the primal program, once, rather than by every pass.
+        """
+        active = active_variables(linear, self.tangents)
+        n_own = len(self.function.outputs)
+        names = dict(zip(self.residuals, primal.outputs[n_own:], strict=True))
+
+        def read(atom: Any) -> Any:
+            return names.get(atom, atom) if is_variable(atom) else atom
+
+        passes = [e for e in linear.equations if any(v in active for v in e.outvars)]
+        once = [e.replace(invars=[read(v) for v in e.invars]) for e in linear.equations if e not in passes]
+        atoms = [a for atoms in (*(e.invars for e in passes), linear.outputs) for a in atoms]
+        held = tuple(dict.fromkeys(a for a in atoms if is_variable(a) and a not in active))
+        outputs = (*primal.outputs[:n_own], *map(read, held))
+        primal = replace(primal, equations=(*primal.equations, *once), outputs=outputs).pruned()
+        linear = replace(linear, inputs=(*held, *self.tangents), equations=tuple(passes))
+        return replace(self, primal=primal, linear=linear)
 
     def evaluate(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
         """y, aux and residuals."""

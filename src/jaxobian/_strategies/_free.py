@@ -15,7 +15,7 @@ from typing import Any
 
 from .._cost import Work
 from .._layout import varying_axes
-from .._linear import Program, active_variables, is_variable, pullback, source_line
+from .._linear import UNKNOWN_LINE, Program, active_variables, is_variable, pullback, source_line
 from .._seeds import Group, LinearMap
 from ._problem import Candidate, Problem
 from ._sweeps import candidate, count_passes
@@ -73,7 +73,7 @@ def begun(problem: Problem, plain: Candidate, *, held: int) -> Candidate:
         run, problem.program.residual_avals, [found.z], seeds.passes, forward=forward, one_hot=False
     )
     size = math.prod(found.shape) * found.z.dtype.itemsize
-    where = "" if found.where == "unknown line" else f" at {found.where}"
+    where = "" if found.where == UNKNOWN_LINE else f" at {found.where}"
     note = f"begins with the rows of a constant, past the product{where}"
     offer = candidate(
         problem,

@@ -31,6 +31,7 @@ class Problem:
         bounded: whether the budget is the user's word, which even their chunk_size must obey.
         machine: constants of the device.
         format: "dense" or "bcoo".
+        rewrite: whether equations may be replaced by faster equals.
     """
 
     program: Linear
@@ -43,6 +44,7 @@ class Problem:
     bounded: bool
     machine: Machine
     format: str = "dense"
+    rewrite: bool = True
 
     @property
     def batch(self) -> int | None:
@@ -113,6 +115,9 @@ class Candidate:
         cost: predicted flops, traffic, peak memory and time.
         variant: which of a strategy's builds it is.
         note: what people should know about it.
+        n_groups: how many of the seeds fill J.
+        program: what runs, where that is not the problem's own program but one with faster equations.
+        rewrites: what was replaced: in words, by what, and the user's lines.
     """
 
     mode: str
@@ -121,6 +126,8 @@ class Candidate:
     variant: Any = None
     note: str = ""
     n_groups: int = 1
+    program: Linear | None = None
+    rewrites: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def groups(self) -> tuple[Seeds, ...]:

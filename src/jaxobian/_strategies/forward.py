@@ -15,11 +15,16 @@ from .._linear import LinearProgram
 from .._seeds import LinearMap
 from ._free import Free, begun, prepared
 from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
+from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
     """J, a few columns at a time: J[:, j] = J e_j."""
+    return with_rewrites(problem, "fwd", _propose)
+
+
+def _propose(problem: Problem) -> Candidate | Impossible:
     reason = complex_reason(problem, "fwd")
     if reason:
         return Impossible("fwd", reason)
@@ -77,7 +82,7 @@ def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
     if isinstance(candidate.variant, Free):
         residuals, _ = held
         return candidate.variant.linear(residuals, problem.program.in_avals, forward=True)
-    program = problem.program
+    program = candidate.program or problem.program
     push = program.push
     if isinstance(program, LinearProgram) and candidate.variant == "jvp":
         push = _jvp(program)

@@ -27,6 +27,7 @@ from .._cost import Machine, PassWork, pass_work
 from .._graph import Cut, chain, narrowest, path_splits, stages
 from .._layout import is_complex, is_inexact
 from .._linear import (
+    UNKNOWN_LINE,
     Linear,
     Program,
     active_variables,
@@ -550,7 +551,8 @@ def _offer(problem: Problem, example: Problem, root: Node, cuts: tuple[Cut, ...]
     seeds = tuple(seeds for node in nodes for seeds in node.seeds)
     cost = cost_with(problem, [node.work for node in nodes], sum(node.flops for node in nodes), peak)
     variant = Mixed(root, example, cuts)
-    return Candidate("mixed", seeds, cost, variant, _note(example, root, cuts), n_groups=0)
+    rewrites = tuple(r for node in nodes if isinstance(node, Part) for r in node.candidate.rewrites)
+    return Candidate("mixed", seeds, cost, variant, _note(example, root, cuts), n_groups=0, rewrites=rewrites)
 
 
 def _note(problem: Problem, root: Node, cuts: Sequence[Cut]) -> str:
@@ -588,7 +590,7 @@ def _where(problem: Problem, cut: Cut) -> str:
     """Where the variables of a cut are made."""
     makers = {v: e for e in problem.program.linear.equations for v in e.outvars}
     places = [source_line(makers[v]) if v in makers else "an input" for v in cut]
-    known = [place for place in dict.fromkeys(places) if place != "unknown line"]
+    known = [place for place in dict.fromkeys(places) if place != UNKNOWN_LINE]
     return ", ".join(known[:3]) + (", ..." if len(known) > 3 else "") if known else "inside a library"
 
 

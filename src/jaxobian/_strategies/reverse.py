@@ -9,11 +9,16 @@ from .._linear import pullback
 from .._seeds import LinearMap
 from ._free import Free, begun, prepared
 from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
+from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
     """J, a few rows at a time: J[i, :] = e_i^T J."""
+    return with_rewrites(problem, "rev", _propose)
+
+
+def _propose(problem: Problem) -> Candidate | Impossible:
     reason = complex_reason(problem, "rev")
     if reason:
         return Impossible("rev", reason)
@@ -40,4 +45,5 @@ def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
     if isinstance(candidate.variant, Free):
         residuals, _ = held
         return candidate.variant.linear(residuals, problem.program.in_avals, forward=False)
-    return pullback(lambda *t: problem.program.push(held, t), problem.program.in_avals)
+    program = candidate.program or problem.program
+    return pullback(lambda *t: program.push(held, t), program.in_avals)

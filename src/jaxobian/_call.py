@@ -1,0 +1,286 @@
+"""One call: what the user asked for, the trace of it, and the choice; compiled functions kept between calls."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._batch import Batch, batch_of, output_axes
+from ._budget import budget, parse_bytes
+from ._coupling import Names, check_examples
+from ._layout import (
+    Argnums,
+    Arguments,
+    Layout,
+    Rest,
+    as_array,
+    check_argnums,
+    check_outputs,
+    is_arraylike,
+    take_apart,
+)
+from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace
+from ._plan import MODES, Choice, choose
+from ._run import Executable, compiled, executable
+from ._seeds import Side
+from ._structure import structure
+
+FORMATS = ("dense", "bcoo")
+# Compiled functions kept between eager calls; the one unused for longest goes first.
+KEPT = 128
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for beside f."""
+
+    argnums: Argnums = 0
+    mode: str = "auto"
+    has_aux: bool = False
+    holomorphic: bool = False
+    allow_int: bool = False
+    format: str = "dense"
+    chunk_size: int | None = None
+    memory_budget: int | float | str | None = None
+    rewrite: bool = True
+    batch: Batch | None = None
+    independent: bool = False
+    prefer_reverse: bool = False
+
+    def __post_init__(self) -> None:
+        check_argnums(self.argnums)
+        if self.mode == "colored":
+            raise NotImplementedError('mode="colored" is to come; use "auto", "fwd", "rev" or "mixed".')
+        if not isinstance(self.rewrite, bool):
+            raise ValueError(f"rewrite must be True or False; got {self.rewrite!r}.")
+        if self.mode not in MODES:
+            raise ValueError(f'mode must be "auto", "fwd", "rev" or "mixed"; got {self.mode!r}.')
+        if self.format not in FORMATS:
+            raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
+        size = self.chunk_size
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer)):
+            raise ValueError(f"chunk_size must be a positive int or None; got {size!r}.")
+        if size is not None and size <= 0:
+            raise ValueError(f"chunk_size must be positive, the number of passes run at once; got {size}.")
+        if self.memory_budget is not None:
+            parse_bytes(self.memory_budget)
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """One call, traced: the linear program of it, and how to hand the results back in the user's trees."""
+
+    arguments: Arguments
+    layout: Layout
+    program: LinearProgram
+    xs: tuple[Any, ...]
+    inputs: Side
+    outputs: Side
+    inert_axes: dict[int, int]
+    aux: Any
+    names: Names
+
+    @classmethod
+    def of(
+        cls,
+        f: Callable[..., Any],
+        options: Options,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        as_plan: bool = False,
+    ) -> Traced:
+        """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
+        arguments = take_apart(args, options.argnums, holomorphic=options.holomorphic, allow_int=options.allow_int)
+        # A plan leaves every array open; a call closes over all that is not differentiated, just as it came.
+        open_arrays, close = Rest.of(arguments, kwargs).opened() if as_plan else ((), None)
+        returned: list[Returned] = []
+
+        def flat(extras: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+            rest = close(extras) if close else None
+            out = f(*arguments.rebuild(xs, rest), **(rest.kwargs if rest else kwargs))
+            described, ys, aux = Returned.of(out, options.has_aux)
+            returned.append(described)
+            return ys, aux
+
+        def check(avals: Sequence[Any]) -> None:
+            check_outputs(avals, returned[-1].paths, holomorphic=options.holomorphic)
+
+        xs = arguments.leaves
+        program = trace(flat, xs, open_arrays, check)
+        cast = cast_varying(xs, program.out_avals)
+        if cast is not None:
+            xs = cast
+            program = trace(flat, xs, open_arrays, check)
+        result = returned[-1]
+        inputs, outputs, inert_axes = _sides(arguments, program, result, options)
+        names = Names(arguments.paths, result.paths)
+        layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
+        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux, names)
+
+    def choose(self, options: Options, values: tuple[Sequence[Any], Sequence[Any]] | None = None) -> Choice:
+        """The choice for this call; `values` of operands and inputs make the error about a batch more certain."""
+        ties = structure(self.program)
+        if options.batch is not None and not options.independent:
+            check_examples(ties, self.inputs, self.outputs, self.names, values)
+        return choose(
+            ties,
+            self.inputs,
+            self.outputs,
+            mode=options.mode,
+            prefer_reverse=options.prefer_reverse,
+            holomorphic=options.holomorphic,
+            chunk_size=options.chunk_size,
+            budget=budget(options.memory_budget),
+            platform=jax.devices()[0].platform,
+            format=options.format,
+            rewrite=options.rewrite,
+        )
+
+    @property
+    def values(self) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        """Operands and inputs, where all of them have values now."""
+        arrays = (*self.program.operands, *self.xs)
+        known = all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays)
+        return (self.program.operands, self.xs) if known else None
+
+    def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
+        """y, aux and J in the user's trees."""
+        y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.outputs.avals) else None
+        return y, self.aux(aux), self.layout.assemble(blocks, self._inert_block)
+
+    def _inert_block(self, out: int, slot: int) -> Any:
+        """The block of an integer leaf, as `jax.jacrev` gives it: zeros of its own dtype."""
+        array = as_array(self.arguments.inert[slot])
+        batched, tied = self.inert_axes.get(slot), self.outputs.tied[out]
+        batch = () if tied is None else (self.outputs.avals[out].shape[tied],)
+        own = tuple(n for axis, n in enumerate(array.shape) if axis != batched)
+        shape = (*batch, *self.outputs.shapes[out], *own)
+        if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # a random key
+            return np.zeros(shape, jax.dtypes.float0)
+        return jnp.zeros(shape, array.dtype)
+
+
+def _sides(
+    arguments: Arguments, program: LinearProgram, result: Returned, options: Options
+) -> tuple[Side, Side, dict[int, int]]:
+    """Both sides of J with their batch axes, and the batch axes of integer leaves by their slots."""
+    ins, outs = program.in_avals, program.out_avals
+    if options.batch is None:
+        return Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs)), {}
+    in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
+    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size)
+    return Side(ins, in_axes), Side(outs, out_axes), inert_axes
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The trees of what f returned; its arrays belong to the trace and are not kept."""
+
+    paths: list[str]
+    tree: Any
+    rebuild_aux: Callable[[Sequence[Any]], Any]
+
+    @classmethod
+    def of(cls, out: Any, has_aux: bool) -> tuple[Returned, list[Any], list[Any]]:
+        """The trees, y's leaves and aux's arrays."""
+        aux = None
+        if has_aux:
+            if not (isinstance(out, tuple | list) and len(out) == 2):
+                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {type(out).__name__}.")
+            out, aux = out
+        keyed, tree = jax.tree_util.tree_flatten_with_path(out)
+        leaves, aux_tree = jax.tree.flatten(aux)
+        # Arrays are results of the program; anything else (a name, a Python number) is handed back as it is.
+        is_array = [isinstance(leaf, jax.Array) for leaf in leaves]
+        constants = [None if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
+
+        def rebuild_aux(arrays: Sequence[Any]) -> Any:
+            values = iter(arrays)
+            filled = [next(values) if array else c for c, array in zip(constants, is_array, strict=True)]
+            return jax.tree.unflatten(aux_tree, filled)
+
+        ys = [_output(leaf, jax.tree_util.keystr(path)) for path, leaf in keyed]
+        arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+        return cls([jax.tree_util.keystr(path) for path, _ in keyed], tree, rebuild_aux), ys, arrays
+
+
+def _output(leaf: Any, path: str) -> Any:
+    if not is_arraylike(leaf):
+        raise TypeError(
+            f"the output{' ' + path if path else ''} is of type {type(leaf).__name__}: expected arrays. Return it "
+            "beside the output and pass has_aux=True."
+        )
+    return as_array(leaf)
+
+
+# Kept between eager calls -------------------------------------------------------------------------------------------
+
+
+
+_kept: OrderedDict[Hashable, Any] = OrderedDict()
+
+
+def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False) -> Executable:
+    """The compiled function for a trace; one that computes the same from the same kinds of arrays is used again.
+
+    Args:
+        traced: the call.
+        options: what was asked for.
+        value: whether y is to be returned, too.
+        mapped: whether the call is one of many under `jax.vmap`, where no loop can run on the host.
+    """
+    asked = (
+        options.mode,
+        options.format,
+        options.prefer_reverse,
+        options.holomorphic,
+        options.independent,
+        options.rewrite,
+        options.chunk_size,
+        str(options.memory_budget),
+        value,
+        mapped,
+    )
+
+    def make() -> Executable:
+        closed = replace(traced, program=traced.program.without_values())
+        choice = closed.choose(options, traced.values)
+        if mapped:
+            return jax.jit(executable(choice, value, options.format))
+        return compiled(choice, value, options.format)
+
+    return _remembered((_key(traced), asked), make)
+
+
+def check_apart(traced: Traced) -> None:
+    """Raise unless the examples of a call are proved not to influence each other.
+
+    Raises:
+        BatchCouplingError: naming what couples them.
+    """
+
+    def check() -> bool:
+        check_examples(structure(traced.program), traced.inputs, traced.outputs, traced.names, traced.values)
+        return True
+
+    _remembered((_key(traced), "apart"), check)
+
+
+def _key(traced: Traced) -> Hashable:
+    return identity(traced.program), traced.inputs.tied, traced.outputs.tied, jax.devices()[0]
+
+
+def _remembered(key: Hashable, make: Callable[[], Any]) -> Any:
+    found = _kept.get(key)
+    if found is None:
+        found = _kept[key] = make()
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
+    return found

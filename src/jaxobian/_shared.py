@@ -1,0 +1,164 @@
+"""Jacobians by what all examples share, such as parameters: one example at a time, mapped over the batch.
+
+J[b, i, j] = dy[b]_i / dp_j. No two examples can share a pass here, for the shared argument mixes them: what comes back
+would be the sum over the batch. Each example is therefore a batch of one, and `jax.vmap` runs all of them at once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ._batch import Batch
+from ._call import Options, Traced, check_apart
+from ._errors import BatchCouplingError, PlanMismatchError
+from ._layout import describe
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def shares(options: Options) -> bool:
+    """Whether a differentiated argument, or a leaf of one, has no batch axis."""
+    in_axes = options.batch.in_axes if options.batch else None
+    if not isinstance(in_axes, tuple | list):
+        return False
+    argnums: Any = options.argnums
+    numbers = [operator.index(n) for n in (argnums if isinstance(argnums, tuple | list) else (argnums,))]
+    named = [in_axes[n] for n in numbers if -len(in_axes) <= n < len(in_axes)]
+    return any(axis is None for axes in named for axis in jax.tree.leaves(axes, is_leaf=_is_none))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A function of a batch, seen one example at a time.
+
+    Attributes:
+        f: the function of the batch.
+        options: what was asked for, with the batch axes.
+    """
+
+    f: Callable[..., Any]
+    options: Options
+
+    @property
+    def in_axes(self) -> tuple[Any, ...]:
+        assert self.options.batch is not None
+        return tuple(self.options.batch.in_axes)
+
+    @property
+    def out_axes(self) -> Any:
+        assert self.options.batch is not None
+        return self.options.batch.out_axes
+
+    @property
+    def alone(self) -> Options:
+        """The options for the Jacobian of one example."""
+        return replace(self.options, batch=None, independent=False)
+
+    def one(self, *args: Any, **kwargs: Any) -> Any:
+        """f of one example: a batch of one goes in, and its only result comes out."""
+        out = self.f(*self._each(args, lambda leaf, axis: jnp.expand_dims(leaf, axis)), **kwargs)
+        y, aux = out if self.options.has_aux else (out, None)
+        y = jax.tree.map(self._squeezed, jax.tree.broadcast(self.out_axes, y, is_leaf=_is_none), y, is_leaf=_is_none)
+        return (y, aux) if self.options.has_aux else y
+
+    @staticmethod
+    def _squeezed(axis: int | None, leaf: Any) -> Any:
+        shape = jnp.shape(leaf)
+        if axis is None or not -len(shape) <= axis < len(shape) or shape[axis] != 1:
+            raise ValueError(
+                f"of a batch of one, f returned {describe(leaf)}, which has not one entry along out_axes={axis}. By an "
+                "argument whose in_axes is None, f is differentiated one example at a time: it must take a batch of "
+                "any size."
+            )
+        return jnp.squeeze(leaf, axis)
+
+    def sliced(self, args: Sequence[Any]) -> tuple[Any, ...]:
+        """The shapes of one example's arguments."""
+
+        def without(leaf: Any, axis: int) -> Any:
+            shape = list(jnp.shape(leaf))
+            del shape[axis]
+            return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf)))
+
+        return self._each(args, without)
+
+    def _each(self, args: Sequence[Any], change: Callable[[Any, int], Any]) -> tuple[Any, ...]:
+        """The arguments, those leaves changed that carry the batch."""
+        self.size(args)
+        axes = jax.tree.broadcast(self.in_axes, tuple(args), is_leaf=_is_none)
+        return jax.tree.map(
+            lambda axis, leaf: leaf if axis is None else change(leaf, axis), axes, tuple(args), is_leaf=_is_none
+        )
+
+    def size(self, args: Sequence[Any]) -> None:
+        """Raise where `in_axes` does not fit the arguments."""
+        if len(self.in_axes) != len(args):
+            raise ValueError(
+                f"in_axes has {len(self.in_axes)} entries for {len(args)} positional arguments: expected one each."
+            )
+
+    def mapped(self, run: Callable[..., Any], out_axes: Any) -> Callable[..., Any]:
+        """`run` of one example, over the batch."""
+        return jax.vmap(run, in_axes=self.in_axes, out_axes=out_axes)
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise unless it is proved that no example influences another.
+
+        Raises:
+            BatchCouplingError: naming what couples them; or that nothing can be seen, where no floating-point argument
+                carries the batch.
+        """
+        self.size(args)
+        if self.options.independent:
+            return
+        keyed, tree = jax.tree_util.tree_flatten_with_path(args)
+        leaves = [leaf for _, leaf in keyed]
+        axes = jax.tree.leaves(jax.tree.broadcast(self.in_axes, args, is_leaf=_is_none), is_leaf=_is_none)
+        carried = [
+            k
+            for k, (leaf, axis) in enumerate(zip(leaves, axes, strict=True))
+            if axis is not None and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        ]
+        if not carried:
+            raise BatchCouplingError(
+                "whether examples influence each other is seen by how outputs depend on the arguments that carry the "
+                "batch, and none of those is of floating-point numbers. If you know that they do not, pass "
+                "independent=True."
+            )
+
+        def whole(examples: Sequence[Any], **kwargs: Any) -> Any:
+            filled = dict(zip(carried, examples, strict=True))
+            return self.f(*jax.tree.unflatten(tree, [filled.get(k, leaf) for k, leaf in enumerate(leaves)]), **kwargs)
+
+        batch = Batch(([axes[k] for k in carried],), self.out_axes)
+        options = replace(self.options, argnums=0, batch=batch, holomorphic=False)
+        traced = Traced.of(whole, options, ([leaves[k] for k in carried],), kwargs)
+        names = [f"args{jax.tree_util.keystr(keyed[k][0])}" for k in carried]
+        check_apart(replace(traced, names=replace(traced.names, inputs=names)))
+
+
+@dataclass(frozen=True)
+class MappedRun:
+    """Runs a plan of one example over a batch."""
+
+    examples: Examples
+    plan: Any
+
+    def of(self, choice: Any) -> MappedRun:
+        """The same for another choice."""
+        return replace(self, plan=replace(self.plan, _run=self.plan._run.of(choice)))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            self.examples.sliced(args)
+        except ValueError as error:
+            raise PlanMismatchError(str(error)) from error
+        return self.examples.mapped(lambda *one: self.plan(*one, **kwargs), 0)(*args)
