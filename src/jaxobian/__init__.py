@@ -11,11 +11,13 @@ from ._api import JacobianFunction as JacobianFunction
 from ._api import batch_jacobian as batch_jacobian
 from ._api import hessian as hessian
 from ._api import jacobian as jacobian
+from ._api import sparsity as sparsity
 from ._api import value_and_jacobian as value_and_jacobian
 from ._errors import BatchCouplingError as BatchCouplingError
 from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError
 from ._errors import PlanMismatchError as PlanMismatchError
 from ._plan import Plan as Plan
+from ._structure import Pattern as Pattern
 
 __version__ = "0.1.0"

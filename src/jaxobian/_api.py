@@ -16,11 +16,13 @@ from ._batch import Batch
 from ._call import Options, Traced, kept
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, is_flax_module
-from ._linear import is_concrete
+from ._linear import is_concrete, walk
 from ._plan import Plan, make_plan
 from ._planned import PlannedRun
 from ._run import executable
 from ._shared import Examples, MappedRun, shares
+from ._strategies import pattern
+from ._structure import Pattern, structure
 
 # Public functions -------------------------------------------------------------------------------------------------
 
@@ -45,8 +47,9 @@ def jacobian(
     Args:
         f: a function of arrays, or pytrees of them, to an array or a pytree of them.
         argnums: which positional argument, or arguments, to differentiate with respect to.
-        mode: "auto", or to force one: "fwd" (a tangent for each input), "rev" (a cotangent for each output), or "mixed"
-            (f is cut where it is narrow, and each part takes its own mode).
+        mode: "auto", or to force one: "fwd" (a tangent for each input), "rev" (a cotangent for each output), "mixed"
+            (f is cut where it is narrow, and each part takes its own mode), or "colored" (elements of a sparse J that
+            cannot meet share a pass).
         has_aux: f returns a pair (y, aux); aux is not differentiated and returned beside J.
         holomorphic: f is promised to be holomorphic, complex to complex.
         allow_int: let integer arguments pass; their blocks of J are zeros of their own dtype, as `jax.jacrev`'s.
@@ -212,6 +215,38 @@ def hessian(
     return HessianFunction(f, outer)
 
 
+def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: Any) -> Pattern:
+    """Which elements of f's Jacobian can be nonzero, for any values of arguments of these shapes.
+
+    The pattern is sound: what it leaves out is zero. It may hold more than is nonzero at one place: what depends on
+    values (an index, a condition) is taken for any value, and what is not understood for dense.
+
+    Args:
+        f: as for `jacobian`.
+        *args: as for f: arrays, or `jax.ShapeDtypeStruct` in their place.
+        argnums: as for `jacobian`.
+        **kwargs: as for f.
+
+    Returns:
+        A `Pattern` of shape (elements of the outputs, elements of the differentiated arguments), with `.nnz`,
+        `.to_scipy()` and `.spy()`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxobian as jb
+        >>> pattern = jb.sparsity(lambda x: x[1:] - x[:-1], jnp.zeros(4))
+        >>> pattern
+        Pattern(3 x 4, 6 nonzeros)
+        >>> print(pattern.todense().astype(int))
+        [[1 1 0 0]
+         [0 1 1 0]
+         [0 0 1 1]]
+    """
+    _check_callable(f)
+    traced = Traced.of(f, Options(argnums, allow_int=True), args, kwargs, as_plan=True)
+    return pattern(structure(traced.program), traced.inputs, traced.outputs)
+
+
 # The callable object ----------------------------------------------------------------------------------------------
 
 
@@ -255,7 +290,7 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
         if not traced.xs:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
-        choice = traced.choose(self._options, traced.values)
+        choice = traced.choose(self._settled(traced), traced.values)
         run = PlannedRun(traced, choice, self._options, kwargs, self._result)
         title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
         structure = describe_structure(choice.problem, on_word=self._options.independent)
@@ -266,17 +301,22 @@ class JacobianFunction:
     ) -> tuple[Any, Any, Any]:
         """y where asked for, aux, J."""
         traced = Traced.of(self._f, self._options, args, kwargs)
+        options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
         if not xs:  # nothing to differentiate: empty trees, or integers alone
             ys, aux, _ = traced.program.evaluate(operands, xs)
             results = ([[] for _ in ys], ys, aux)
         elif all(map(is_concrete, (*operands, *xs))):
-            results = kept(traced, self._options, value)(operands, xs)
+            results = kept(traced, options, value)(operands, xs)
         elif mapped:
-            results = kept(traced, self._options, value, mapped=True)(operands, xs)
+            results = kept(traced, options, value, mapped=True)(operands, xs)
         else:
-            results = executable(traced.choose(self._options), value, self._options.format)(operands, xs)
-        return traced.deliver(*results, self._options)
+            results = executable(traced.choose(options), value, options.format)(operands, xs)
+        return traced.deliver(*results, options)
+
+    def _settled(self, traced: Traced) -> Options:
+        """The options, once a call has been traced."""
+        return self._options
 
 
 class SharedFunction(JacobianFunction):
@@ -325,13 +365,25 @@ def _arrays(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     return [leaf for leaf, array in zip(leaves, is_array, strict=True) if array], put
 
 
+class _Gradient(JacobianFunction):
+    """The inner Jacobian of a Hessian; notes whether f has derivatives of the user's own making."""
+
+    has_rules = True
+
+    def _settled(self, traced: Traced) -> Options:
+        names = {e.primitive.name for e in walk(traced.program.function.equations)}
+        self.has_rules = any(name.startswith("custom_") for name in names)
+        return self._options
+
+
 class HessianFunction(JacobianFunction):
     """A function that returns the Hessian of f. Made by `hessian`."""
 
     _what = "hessian"
 
     def __init__(self, f: Callable[..., Any], options: Options):
-        inner = JacobianFunction(f, replace(options, mode="auto", prefer_reverse=True, format="dense", chunk_size=None))
+        inner = _Gradient(f, replace(options, mode="auto", prefer_reverse=True, format="dense", chunk_size=None))
+        self._gradient = inner
 
         @functools.wraps(f)
         def gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -341,6 +393,10 @@ class HessianFunction(JacobianFunction):
         super().__init__(gradient, replace(options, has_aux=True))
         functools.update_wrapper(self, f, updated=())
         self._has_aux = options.has_aux
+
+    def _settled(self, traced: Traced) -> Options:
+        # With derivatives of the user's own making, second derivatives need not be symmetric.
+        return replace(self._options, symmetric=not self._gradient.has_rules)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """H at the arguments; with `has_aux`, `(H, aux)`."""

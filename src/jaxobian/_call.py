@@ -52,15 +52,14 @@ class Options:
     batch: Batch | None = None
     independent: bool = False
     prefer_reverse: bool = False
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         check_argnums(self.argnums)
-        if self.mode == "colored":
-            raise NotImplementedError('mode="colored" is to come; use "auto", "fwd", "rev" or "mixed".')
         if not isinstance(self.rewrite, bool):
             raise ValueError(f"rewrite must be True or False; got {self.rewrite!r}.")
         if self.mode not in MODES:
-            raise ValueError(f'mode must be "auto", "fwd", "rev" or "mixed"; got {self.mode!r}.')
+            raise ValueError(f'mode must be "auto", "fwd", "rev", "mixed" or "colored"; got {self.mode!r}.')
         if self.format not in FORMATS:
             raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
         size = self.chunk_size
@@ -140,6 +139,7 @@ class Traced:
             platform=jax.devices()[0].platform,
             format=options.format,
             rewrite=options.rewrite,
+            symmetric=options.symmetric,
         )
 
     @property
@@ -239,6 +239,7 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
         options.mode,
         options.format,
         options.prefer_reverse,
+        options.symmetric,
         options.holomorphic,
         options.independent,
         options.rewrite,

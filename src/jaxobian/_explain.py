@@ -12,7 +12,7 @@ from ._linear import UNKNOWN_LINE, walk
 from ._strategies import Candidate, Impossible, Problem
 from ._structure import Line
 
-WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
+WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed", "colored": "coloured"}
 
 
 def explain(
@@ -113,7 +113,8 @@ def _other(
 ) -> tuple[str, list[str]]:
     """A row for a mode that was not taken."""
     if isinstance(option, Impossible):
-        return WORDS[option.mode], [option.reason if option.mode == "mixed" else f"impossible: {option.reason}"]
+        told = option.reason if option.mode in ("mixed", "colored") else f"impossible: {option.reason}"
+        return WORDS[option.mode], [told]
     if option.mode in measured:
         return WORDS[option.mode], [_count(option), *_costs(option), _time(option, measured)]
     ratio = option.cost.seconds / chosen.cost.seconds

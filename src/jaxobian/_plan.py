@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from ._explain import WORDS, explain
 from ._linear import LinearProgram
 from ._plot import draw
 from ._seeds import LinearMap, Seeds, Side
-from ._strategies import CLEAR_WIN, Candidate, Impossible, Problem, Values, filled, forward, mixed, reverse
+from ._strategies import CLEAR_WIN, Candidate, Impossible, Problem, Values, colored, filled, forward, mixed, reverse
 from ._strategies._free import Free
 from ._structure import Structure
 
@@ -64,7 +65,8 @@ class Choice:
     def blocks(self, held: Any, xs: Sequence[Any], ys: Sequence[Any], format: str) -> list[list[Any]]:
         """blocks[out][in] of J."""
         if not self.sweeps:
-            return mixed.blocks(self.problem, self.chosen, held, format)
+            strategy = colored if self.chosen.mode == "colored" else mixed
+            return strategy.blocks(self.problem, self.chosen, held, format)
         linear, like = self.linear(held), self.like(held, xs, ys)
         return self.filled([seeds.sweep(linear, like) for seeds in self.groups], format)
 
@@ -96,6 +98,7 @@ def choose(
     platform: str,
     format: str = "dense",
     rewrite: bool = True,
+    symmetric: bool = False,
 ) -> Choice:
     """Let each strategy propose, and take the fastest that is possible.
 
@@ -111,6 +114,7 @@ def choose(
         platform: of the device: "cpu", "gpu" or "tpu".
         format: of J: "dense" or "bcoo".
         rewrite: whether equations may be replaced by faster equals.
+        symmetric: whether J is known to be symmetric.
 
     Raises:
         ModeError: the mode, or every mode, is impossible.
@@ -129,10 +133,12 @@ def choose(
         format,
         rewrite,
     )
-    if problem.jacobian_bytes > budget.hard:
+    if problem.format == "dense" and problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
     proposals: list[Candidate | Impossible] = [forward.propose(problem), reverse.propose(problem)]
-    proposals.append(mixed.propose(problem, proposals, forced=mode == "mixed"))
+    singles = tuple(proposals)
+    proposals.append(mixed.propose(problem, singles, forced=mode == "mixed"))
+    proposals.append(colored.propose(problem, singles, forced=mode == "colored", symmetric=symmetric))
     possible = [p for p in proposals if isinstance(p, Candidate)]
     if mode in WORDS:
         forced = next(p for p in proposals if p.mode == mode)
@@ -143,7 +149,8 @@ def choose(
         reasons = "\n".join(f"  {WORDS[p.mode]:8} {p.reason}" for p in proposals if isinstance(p, Impossible))
         raise ModeError(f"no mode can compute this Jacobian.\n{reasons}")
     chosen = _fastest(possible, problem, prefer_reverse=prefer_reverse)
-    if budget.explicit and chosen.cost.peak_bytes > budget.limit:
+    limit = budget.limit if budget.explicit else budget.hard if problem.format != "dense" else math.inf
+    if chosen.cost.peak_bytes > limit:
         raise MemoryBudgetError(_too_large(problem, budget, chosen.cost.peak_bytes))
     return Choice(problem, chosen, tuple(proposals))
 
@@ -157,7 +164,7 @@ def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse:
     def handicapped(candidate: Candidate) -> float:
         if prefer_reverse:
             return float(candidate.mode != "rev")
-        factor = {favourite: 1 / _FORWARD_BONUS, "mixed": CLEAR_WIN}.get(candidate.mode, 1.0)
+        factor = {favourite: 1 / _FORWARD_BONUS, "mixed": CLEAR_WIN, "colored": CLEAR_WIN}.get(candidate.mode, 1.0)
         return factor * candidate.cost.seconds
 
     return min(within, key=handicapped)
@@ -206,7 +213,7 @@ class Plan:
     Made by `jacobian(f).plan(*args)`. Calling it runs exactly this plan on other values of the same shapes.
 
     Attributes:
-        mode: "fwd", "rev" or "mixed".
+        mode: "fwd", "rev", "mixed" or "colored".
         passes: (co)tangents pushed or pulled, summed over segments, whatever the chunking.
         flops: predicted arithmetic of all passes, in floating-point operations.
         peak_bytes: predicted high-water mark of what is allocated while J is computed, J included, in bytes;

@@ -10,7 +10,7 @@ import jax.extend.core as jex
 import numpy as np
 
 from ._program import Program, as_program, is_variable
-from ._trace import LinearProgram, transposed_equation
+from ._trace import LinearProgram, is_index, transposed_equation
 
 
 class _ById:
@@ -27,8 +27,12 @@ class _ById:
 
 
 def identity(program: LinearProgram) -> Hashable:
-    """A key that two linear programs share only if they compute the same thing from the same kinds of arrays."""
-    return (_program_key(program.primal), _program_key(program.linear), program.n_out, program.n_in)
+    """A key that two linear programs share only if they compute the same thing from the same kinds of arrays.
+
+    What index arrays hold is part of it, for plans are made by it.
+    """
+    indices = tuple(_value_key(np.asarray(x)) if is_index(x) else None for x in program.operands)
+    return (_program_key(program.primal), _program_key(program.linear), program.n_out, program.n_in, indices)
 
 
 def _program_key(program: Program) -> Hashable:

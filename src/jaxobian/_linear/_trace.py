@@ -14,10 +14,15 @@ from typing import Any
 
 import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
 
 from .._layout import abstract, varying_axes, zeros_like
 from ._program import Program, inlined, is_variable, program_of, walk
 from ._segment import Linear, active_variables, pullback
+
+# Larger arrays of indices are not looked at: planning must not grow with the sizes of arrays.
+LARGEST_INDEX = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +54,9 @@ class LinearProgram(Linear):
         return self.function.out_avals[: self.n_out]
 
     def without_values(self) -> LinearProgram:
-        """The same program with abstract operands: what may be kept without keeping arrays alive."""
-        return replace(self, operands=self.function.in_avals[: len(self.operands)])
+        """The same program with abstract operands, but for index arrays: what may be kept without keeping the rest."""
+        pairs = zip(self.operands, self.function.in_avals, strict=False)
+        return replace(self, operands=tuple(x if is_index(x) else aval for x, aval in pairs))
 
     def rewritten(self, primal: Program, linear: Program) -> LinearProgram:
         """The same function by other programs with the same inputs.
@@ -179,6 +185,15 @@ def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple
 
     program, constants, _ = program_of(pull, [v.aval for v in residuals], [v.aval for v in outputs])
     return program, constants
+
+
+def is_index(leaf: Any) -> bool:
+    """Whether an array is one of integers or booleans whose values are known now, and not too many to be looked at."""
+    if not isinstance(leaf, jax.Array | np.ndarray):
+        return False
+    if not any(jnp.issubdtype(leaf.dtype, kind) for kind in (np.integer, np.bool_)):
+        return False
+    return leaf.size <= LARGEST_INDEX and is_concrete(leaf)
 
 
 def is_concrete(leaf: Any) -> bool:

@@ -11,6 +11,7 @@ from ._groups import Landing as Landing
 from ._groups import groups as groups
 from ._groups import plain as plain
 from ._seeds import UNROLLED_CHUNKS as UNROLLED_CHUNKS
+from ._seeds import Classes as Classes
 from ._seeds import LinearMap as LinearMap
 from ._seeds import Run as Run
 from ._seeds import Seeds as Seeds

@@ -49,6 +49,19 @@ def even(total: int, width: int) -> int:
     return -(-total // -(-total // width))
 
 
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Seeded elements by colour: a pass has ones at all elements of its colour.
+
+    Attributes:
+        colours: for each seeded array, the colour of each element, its batch apart; -1 for none.
+        count: how many colours there are.
+    """
+
+    colours: tuple[np.ndarray, ...]
+    count: int
+
+
 @dataclass(frozen=True)
 class Seeds:
     """The passes through a linear map: what is seeded, and how what comes back fills the blocks of J.
@@ -62,6 +75,7 @@ class Seeds:
         looped: whether chunks run in a loop, which bounds memory, or are written out.
         group: which elements share a pass, and which landed arrays are looked at; by default no tie is known.
         given: where passes begin with rows at hand rather than with one-hot vectors: the shapes of what they seed.
+        classes: where a pass stands for all elements of a colour.
     """
 
     seeded: Side
@@ -72,6 +86,7 @@ class Seeds:
     looped: bool = False
     group: Group | None = None
     given: tuple[tuple[int, ...], ...] | None = None
+    classes: Classes | None = None
 
     @cached_property
     def _group(self) -> Group:
@@ -95,10 +110,13 @@ class Seeds:
 
     @property
     def passes(self) -> int:
-        return sum(self.colours)
+        return sum(self.colours) if self.classes is None else self.classes.count
 
     def runs(self) -> list[Run]:
         """Seeded arrays packed into runs of at most `width` passes; a larger array is a run of its own."""
+        if self.classes is not None:  # each pass seeds all arrays
+            count = self.classes.count
+            return [Run(tuple(range(len(self.seeded.avals))), 0, count, even(count, self.width))] if count else []
         sizes, offsets = self.colours, (0, *accumulate(self.colours))
         packs: list[list[int]] = []
         for k, size in enumerate(sizes):
@@ -209,7 +227,7 @@ class Seeds:
 
     def piece(self, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
         """Passes start, ..., start + width - 1 of a run: an array for each landed one, in the order of a block."""
-        make = self._basis if self.given is None else self._rows
+        make = self._coloured if self.classes else self._basis if self.given is None else self._rows
         seeds, linear = make(run.first + start, width, like), self._selected(linear)
         if width == 1:
             results = [result[None] for result in linear(*(seed[0] for seed in seeds))]
@@ -268,6 +286,20 @@ class Seeds:
         """Rows start, ..., start + width - 1 of those at hand, the same along axes that a pass seeds as a whole."""
         rows = [jax.lax.dynamic_slice_in_dim(x, start, width) for x in like]
         return [jnp.broadcast_to(x, (width, *shape)) for x, shape in zip(rows, self.given or (), strict=True)]
+
+    def _coloured(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
+        """Ones at all elements of colours start, ..., start + width - 1."""
+        made = []
+        assert self.classes is not None
+        for colours, split, aval, tied, x in zip(
+            self.classes.colours, self._splits, self.seeded.avals, self.seeded.tied, like, strict=True
+        ):
+            rows = (jnp.arange(width, dtype=jnp.int32) + start)[:, None] == jnp.asarray(colours, jnp.int32)[None]
+            ones = rows.astype(aval.dtype).reshape(width, *split.shape)
+            if tied is not None:
+                ones = jnp.broadcast_to(jnp.expand_dims(ones, tied + 1), (width, *aval.shape))
+            made.append(ones + jnp.zeros_like(x))
+        return made
 
     def _basis(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Basis vectors start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array."""

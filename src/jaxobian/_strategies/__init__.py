@@ -15,4 +15,6 @@ from ._problem import Impossible as Impossible
 from ._problem import Problem as Problem
 from ._problem import Values as Values
 from ._sweeps import CLEAR_WIN as CLEAR_WIN
+from .colored import Colored as Colored
+from .colored import pattern as pattern
 from .mixed import Mixed as Mixed

@@ -1,7 +1,14 @@
-"""What linear equations do to axes: which output axis can depend on an input axis only along a diagonal."""
+"""What linear equations do: to axes (ties along which alone an output can depend on an input), and to elements."""
 
 from ._axes import Structure as Structure
 from ._axes import structure as structure
+from ._elements import elements as elements
+from ._pattern import Pattern as Pattern
+from ._pattern import rows_of as rows_of
+from ._rows import FULL as FULL
+from ._rows import Full as Full
+from ._rows import csr as csr
+from ._rows import merged as merged
 from ._ties import Digit as Digit
 from ._ties import Line as Line
 from ._ties import Relation as Relation

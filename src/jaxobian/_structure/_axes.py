@@ -6,7 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._linear import Linear, LinearProgram, Program, as_program, inlined, is_variable, subprograms, transposed_equation
+import numpy as np
+
+from .._linear import (
+    Linear,
+    LinearProgram,
+    Program,
+    as_program,
+    inlined,
+    is_index,
+    is_variable,
+    subprograms,
+    transposed_equation,
+)
 from ._indices import Indices
 from ._rules import PASSED_ON, RULES, Local
 from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed, within
@@ -37,6 +49,15 @@ class Structure:
         """The dependence of any variable of the linear program."""
         return self._dependences.get(atom, {}) if is_variable(atom) else {}
 
+    @property
+    def indices(self) -> Indices:
+        """What is known of index arrays."""
+        return self._indices
+
+    def known(self, atom: Any) -> Any:
+        """What an atom holds, where that depends on no argument; else None."""
+        return self._indices.constant(atom)
+
     def part(self, program: Linear) -> Structure:
         """The structure of a segment of the program."""
         sources = {v: (self._indices, r) for v, r in zip(program.residuals, self.program.residuals, strict=True)}
@@ -45,7 +66,8 @@ class Structure:
 
 def structure(program: LinearProgram) -> Structure:
     """Find the ties between every output and every tangent of a linear program."""
-    primal = Indices(program.primal)
+    given = zip(program.primal.inputs, program.operands, strict=False)
+    primal = Indices(program.primal, values={v: np.asarray(x) for v, x in given if is_index(x)})
     made = program.primal.outputs[len(program.function.outputs) :]
     sources = {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)}
     return _structure(program, Indices(program.linear, sources))
@@ -92,6 +114,11 @@ def _add(total: Dependence, more: Dependence) -> None:
     """Add paths to a dependence: what two of them share must hold on both."""
     for j, relation in more.items():
         total[j] = join(total[j], relation) if j in total else relation
+
+
+def local_ties(equation: Any, active: set[int], indices: Indices) -> Local:
+    """For each output of an equation, the operands that it depends on, each with its ties."""
+    return _local(equation, active, indices, [])
 
 
 def _local(equation: Any, active: set[int], indices: Indices, unknown: list[Any]) -> Local:

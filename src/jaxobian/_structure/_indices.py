@@ -9,26 +9,28 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._linear import Program, is_variable
-
-# Constants larger than this are not looked at: planning must not grow with the sizes of arrays.
-_LARGEST = 1_000_000
+from .._linear import LARGEST_INDEX, Program, is_variable
 
 
 class Indices:
     """Looks up what the variables of a program hold, as far as that does not depend on its inputs."""
 
-    def __init__(self, program: Program, sources: Mapping[Any, tuple[Indices, Any]] | None = None):
+    def __init__(
+        self,
+        program: Program,
+        sources: Mapping[Any, tuple[Indices, Any]] | None = None,
+        values: Mapping[Any, np.ndarray] | None = None,
+    ):
         self._makers = {v: e for e in program.equations for v in e.outvars}
         self._sources = sources or {}  # inputs of the program that another program makes
-        self._known: dict[Any, np.ndarray | None] = {}
+        self._known: dict[Any, np.ndarray | None] = dict(values or {})
 
     def own_position(self, atom: Any, column: int) -> int | None:
         """The axis along which index vectors' entry `column` is its own position: 0, 1, 2, ...
 
         None where there is none, or none that is known.
         """
-        value = self._constant(atom)
+        value = self.constant(atom)
         if value is not None:
             entries = value[..., column]
             for axis, n in enumerate(entries.shape):
@@ -51,7 +53,7 @@ class Indices:
                 column -= piece.aval.shape[-1]
         return None
 
-    def _constant(self, atom: Any) -> np.ndarray | None:
+    def constant(self, atom: Any) -> np.ndarray | None:
         """The value of an atom that depends on no input of a program."""
         if not is_variable(atom):
             return np.asarray(atom.val)
@@ -62,11 +64,11 @@ class Indices:
     def _evaluated(self, atom: Any) -> np.ndarray | None:
         if atom in self._sources:
             outer, there = self._sources[atom]
-            return outer._constant(there)
+            return outer.constant(there)
         maker = self._makers.get(atom)
-        if maker is None or maker.effects or any(math.prod(v.aval.shape) > _LARGEST for v in maker.outvars):
+        if maker is None or maker.effects or any(math.prod(v.aval.shape) > LARGEST_INDEX for v in maker.outvars):
             return None
-        operands = {v: self._constant(v) for v in maker.invars if is_variable(v)}
+        operands = {v: self.constant(v) for v in maker.invars if is_variable(v)}
         if any(value is None for value in operands.values()):
             return None
         try:

@@ -1,0 +1,337 @@
+"""Pattern -> Coloring: which columns can share a tangent, which rows a cotangent. NumPy and SciPy alone.
+
+    columns        no two of a colour have a nonzero in the same row: J's nonzeros are read off the pushed sums
+    rows           the same of the transpose
+    both           the few dense rows are pulled, all else is pushed (or the few dense columns pushed, all else pulled)
+    star           of a symmetric J: an element may be read off its mirror image, too
+
+Greedy colouring in several orders, then iterated greedy: colouring again, class by class, never takes more colours and
+often fewer (Culberson, 1992). Of arrays, lattices are tried first: colours that repeat along each axis, as those of
+stencils do. See Gebremedhin, Manne and Pothen, What color is your Jacobian? (SIAM Review 47, 2005).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+# Work that improving a colouring may take, in nonzeros looked at and in turns: the same on every machine.
+_EFFORT, _TURNS = 1_000_000, 40
+# Lattices tried, and rows that a lattice is first tried on.
+_LATTICES, _SAMPLE = 2_000, 64
+# Splits into dense and other rows that are looked at.
+_SPLITS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Coloring:
+    """Passes that bring back every nonzero of a pattern, and where each is read off.
+
+    Attributes:
+        columns: the colour of each column; -1 where it is not pushed.
+        rows: the colour of each row; -1 where it is not pulled.
+        n_columns, n_rows: how many colours of each there are.
+        pulled: for each nonzero in the order of the pattern, whether a pulled row brings it back.
+        colour: the pass that does.
+        landing: the element of that pass's result: a row of a pushed pass, a column of a pulled one.
+    """
+
+    columns: np.ndarray
+    rows: np.ndarray
+    n_columns: int
+    n_rows: int
+    pulled: np.ndarray
+    colour: np.ndarray
+    landing: np.ndarray
+
+    @property
+    def passes(self) -> int:
+        return self.n_columns + self.n_rows
+
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+def by_columns(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> Coloring | None:
+    """Push all columns.
+
+    Args:
+        matrix: the pattern.
+        shapes: of the arrays whose elements the columns are.
+        below: give up where it is plain that not fewer colours than that will do.
+    """
+    colours = distance_two(matrix, shapes, below)
+    if colours is None:
+        return None
+    height, _ = _shape(matrix)
+    i, j = _nonzeros(matrix)
+    none = np.zeros(len(i), bool)
+    return Coloring(colours, np.full(height, -1), _count(colours), 0, none, colours[j], i)
+
+
+def by_rows(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> Coloring | None:
+    """Pull all rows."""
+    colours = distance_two(sparse.csr_matrix(matrix.T), shapes, below)
+    if colours is None:
+        return None
+    _, width = _shape(matrix)
+    i, j = _nonzeros(matrix)
+    return Coloring(np.full(width, -1), colours, 0, _count(colours), np.ones(len(i), bool), colours[i], j)
+
+
+def by_both(
+    matrix: sparse.csr_matrix,
+    columns: Shapes = (),
+    rows: Shapes = (),
+    price: Callable[[int, int], float] = lambda pushed, pulled: pushed + pulled,
+    below: float = math.inf,
+) -> Coloring | None:
+    """Pull the dense rows and push the rest, or push the dense columns and pull the rest.
+
+    Args:
+        matrix: the pattern.
+        columns: shapes of the arrays whose elements the columns are.
+        rows: the same of the rows.
+        price: what so many pushes and pulls take.
+        below: give up where it is plain that it will take no less.
+    """
+    found = [_split(matrix, columns, price, below)]
+    mirrored = _split(sparse.csr_matrix(matrix.T), rows, lambda pushed, pulled: price(pulled, pushed), below)
+    if mirrored is not None:
+        found.append(_mirrored(mirrored, matrix))
+    possible = [c for c in found if c is not None]
+    return min(possible, key=lambda c: price(c.n_columns, c.n_rows), default=None)
+
+
+def star(matrix: sparse.csr_matrix) -> Coloring | None:
+    """Push the columns of a symmetric pattern; None where it is not symmetric, or too dense to be worth it.
+
+    Source: Gebremedhin, Tarafdar, Manne and Pothen, New acyclic and star coloring algorithms with application to
+    computing Hessians (SIAM Journal on Scientific Computing 29, 2007), algorithm 4.1.
+    """
+    width = _shape(matrix)[1]
+    if _shape(matrix)[0] != width or (matrix != matrix.T).nnz:
+        return None
+    degree = np.diff(matrix.indptr)
+    if int((degree.astype(np.int64) ** 2).sum()) > 4 * _EFFORT:
+        return None
+    colours = _star_colours(matrix)
+    i, j = _nonzeros(matrix)
+    count = _count(colours)
+    # How many columns of a colour have a nonzero in a row: where one alone has, it is read off there.
+    seen = np.bincount(i * count + colours[j], minlength=width * count)
+    direct = seen[i * count + colours[j]] == 1
+    if not (direct | (seen[j * count + colours[i]] == 1)).all():
+        return None
+    colour, landing = np.where(direct, colours[j], colours[i]), np.where(direct, i, j)
+    return Coloring(colours, np.full(width, -1), count, 0, np.zeros(len(i), bool), colour, landing)
+
+
+def fewest(matrix: sparse.csr_matrix) -> tuple[int, int]:
+    """The least colours that the columns and the rows can take: the nonzeros of the fullest row, and column."""
+    by_row = int(np.diff(matrix.indptr).max(initial=0))
+    by_column = int(np.bincount(matrix.indices, minlength=1).max(initial=0))
+    return by_row, by_column
+
+
+# Columns that share no row ------------------------------------------------------------------------------------------
+
+
+def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> np.ndarray | None:
+    """A colour for each column, such that no two of a colour have a nonzero in the same row; -1 for empty ones."""
+    least, _ = fewest(matrix)
+    if least >= below:
+        return None
+    best = _lattice(matrix, shapes, range(least, least + 1))
+    if best is not None:
+        return best
+    transposed = sparse.csc_matrix(matrix)
+    pointers: Any = transposed.indptr.tolist()
+    rows: Any = transposed.indices.tolist()
+    full = np.flatnonzero(np.diff(transposed.indptr))
+    best = _greedy(full.tolist(), pointers, rows, _shape(matrix))
+    found = _lattice(matrix, shapes, range(least + 1, _count(best)))
+    if found is not None:
+        return found
+    random, now = np.random.default_rng(0), best
+    turns = max(1, min(_TURNS, _EFFORT // (matrix.nnz + len(full) + 1)))
+    for turn in range(turns):
+        if _count(best) <= least:
+            break
+        if turn == 1:
+            order = full[np.argsort(-np.diff(transposed.indptr)[full], kind="stable")].tolist()
+        else:
+            order = _classes(now, full, turn, random)
+        now = _greedy(order, pointers, rows, _shape(matrix))
+        best = now if _count(now) < _count(best) else best
+    return best
+
+
+def _greedy(order: Sequence[int], pointers: list[int], rows: list[int], shape: tuple[int, int]) -> np.ndarray:
+    """The least colour for each column in turn that no row of it has seen."""
+    taken = [0] * shape[0]  # for each row, the colours of its columns, as bits
+    colours = np.full(shape[1], -1)
+    for column in order:
+        mine = rows[pointers[column] : pointers[column + 1]]
+        seen = 0
+        for row in mine:
+            seen |= taken[row]
+        bit = ~seen & (seen + 1)
+        for row in mine:
+            taken[row] |= bit
+        colours[column] = bit.bit_length() - 1
+    return colours
+
+
+def _classes(colours: np.ndarray, full: np.ndarray, turn: int, random: np.random.Generator) -> list[int]:
+    """The columns class by class: the classes turned about, the largest first, or in any order."""
+    count = _count(colours)
+    if turn % 3 == 0:
+        rank = np.arange(count)[::-1]
+    elif turn % 3 == 1:
+        rank = np.argsort(np.argsort(-np.bincount(colours[full], minlength=count), kind="stable"))
+    else:
+        rank = random.permutation(count)
+    return full[np.argsort(rank[colours[full]], kind="stable")].tolist()
+
+
+def _lattice(matrix: sparse.csr_matrix, shapes: Shapes, counts: range) -> np.ndarray | None:
+    """Colours that are a sum of multiples of the indices, modulo their number; None where none is found."""
+    if sum(map(math.prod, shapes)) != _shape(matrix)[1] or not counts or not counts[0]:
+        return None
+    i, j = _nonzeros(matrix)
+    filled = np.flatnonzero(np.diff(matrix.indptr))
+    # Rows from anywhere, and the first and last ones, where a lattice may not close.
+    sample = np.random.default_rng(0).permutation(filled)[:_SAMPLE]
+    sample = np.unique(np.concatenate([sample, filled[: _SAMPLE // 4], filled[-_SAMPLE // 4 :]]))
+    some_i, some_j = _nonzeros(sparse.csr_matrix(matrix[sample]))
+    axes = _axes(shapes)
+    tried = 0
+    for count in counts:
+        for weights in _weights(axes.shape[0], count):
+            tried += 1
+            if tried > _LATTICES:
+                return None
+            if not _apart(some_i, (weights @ axes[:, some_j]) % count, count):
+                continue
+            colours = (weights @ axes) % count
+            if _apart(i, colours[j], count):
+                empty = np.bincount(j, minlength=len(colours)) == 0
+                return np.where(empty, -1, colours)
+    return None
+
+
+def _axes(shapes: Shapes) -> np.ndarray:
+    """The index of each element along every axis that some array has, then the number of its array."""
+    rank = max(len(shape) for shape in shapes)
+    columns = []
+    for number, shape in enumerate(shapes):
+        index = np.indices(shape).reshape(len(shape), -1)
+        missing = np.zeros((rank - len(shape), index.shape[1]), np.int64)
+        columns.append(np.concatenate([missing, index, np.full((1, index.shape[1]), number)]))
+    joined = np.concatenate(columns, axis=1)
+    return joined[np.flatnonzero(joined.max(axis=1, initial=0))]
+
+
+def _weights(axes: int, count: int) -> Iterator[np.ndarray]:
+    """Multiples for each axis; the last one's may be 1 without loss where it divides nothing."""
+    for rest in itertools.product(range(count), repeat=axes - 1):
+        yield np.array([*rest, 1])
+
+
+def _apart(rows: np.ndarray, colours: np.ndarray, count: int) -> bool:
+    """Whether no row has a colour twice."""
+    keys = rows * count + colours
+    return bool(np.bincount(keys - keys.min(initial=0)).max(initial=0) <= 1)
+
+
+# Both sides ---------------------------------------------------------------------------------------------------------
+
+
+def _split(
+    matrix: sparse.csr_matrix, shapes: Shapes, price: Callable[[int, int], float], below: float
+) -> Coloring | None:
+    """Pull the rows with the most nonzeros, and push what is left; as many as seems best."""
+    height = _shape(matrix)[0]
+    lengths = np.diff(matrix.indptr)
+    limits = np.unique(lengths)[::-1][1 : _SPLITS + 1]
+    guesses = {int(t): price(int(t), int((lengths > t).sum())) for t in limits}
+    if not guesses:
+        return None
+    limit = min(guesses, key=guesses.__getitem__)
+    if guesses[limit] >= below:
+        return None
+    dense = np.flatnonzero(lengths > limit)
+    left = np.where(lengths <= limit, lengths, 0)
+    sparser = sparse.csr_matrix(
+        (matrix.data[np.repeat(lengths <= limit, lengths)], matrix.indices[np.repeat(lengths <= limit, lengths)],
+         np.concatenate([[0], np.cumsum(left)])), shape=_shape(matrix),
+    )  # fmt: skip
+    columns = distance_two(sparser, shapes)
+    few = distance_two(sparse.csr_matrix(matrix[dense].T))
+    if columns is None or few is None:
+        return None
+    rows = np.full(height, -1)
+    rows[dense] = few
+    i, j = _nonzeros(matrix)
+    pulled = lengths[i] > limit
+    return Coloring(
+        columns, rows, _count(columns), _count(few), pulled, np.where(pulled, rows[i], columns[j]),
+        np.where(pulled, j, i),
+    )  # fmt: skip
+
+
+def _mirrored(coloring: Coloring, matrix: sparse.csr_matrix) -> Coloring:
+    """A colouring of the transpose as one of the matrix itself."""
+    i, j = _nonzeros(sparse.csr_matrix(matrix.T))
+    order = np.lexsort((i, j))  # the transpose's nonzeros in the order of the matrix's
+    return Coloring(
+        coloring.rows, coloring.columns, coloring.n_rows, coloring.n_columns, ~coloring.pulled[order],
+        coloring.colour[order], coloring.landing[order],
+    )  # fmt: skip
+
+
+# Symmetric ----------------------------------------------------------------------------------------------------------
+
+
+def _star_colours(matrix: sparse.csr_matrix) -> np.ndarray:
+    """Neighbours differ, and no path of four vertices has two colours alone."""
+    pointers: Any = matrix.indptr.tolist()
+    indices: Any = matrix.indices.tolist()
+    width = _shape(matrix)[1]
+    near = [[k for k in indices[pointers[v] : pointers[v + 1]] if k != v] for v in range(width)]
+    colours = [-1] * width
+    for v in range(width):
+        forbidden = set()
+        for w in near[v]:
+            if colours[w] >= 0:
+                forbidden.add(colours[w])
+            for x in near[w]:
+                if x == v or colours[x] < 0:
+                    continue
+                if colours[w] < 0 or any(y != w and colours[y] == colours[w] for y in near[x]):
+                    forbidden.add(colours[x])
+        colours[v] = next(c for c in itertools.count() if c not in forbidden)
+    return np.array(colours)
+
+
+# Small things -------------------------------------------------------------------------------------------------------
+
+
+def _count(colours: np.ndarray) -> int:
+    return int(colours.max(initial=-1)) + 1
+
+
+def _shape(matrix: Any) -> tuple[int, int]:
+    return matrix.shape
+
+
+def _nonzeros(matrix: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each nonzero, in the order of the matrix."""
+    return np.repeat(np.arange(_shape(matrix)[0]), np.diff(matrix.indptr)), matrix.indices.astype(np.int64)
