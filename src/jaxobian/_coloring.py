@@ -232,7 +232,7 @@ def _axes(shapes: Shapes) -> np.ndarray:
     rank = max(len(shape) for shape in shapes)
     columns = []
     for number, shape in enumerate(shapes):
-        index = np.indices(shape).reshape(len(shape), -1)
+        index = np.indices(shape).reshape(len(shape), math.prod(shape))
         missing = np.zeros((rank - len(shape), index.shape[1]), np.int64)
         columns.append(np.concatenate([missing, index, np.full((1, index.shape[1]), number)]))
     joined = np.concatenate(columns, axis=1)

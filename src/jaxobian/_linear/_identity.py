@@ -10,7 +10,7 @@ import jax.extend.core as jex
 import numpy as np
 
 from ._program import Program, as_program, is_variable
-from ._trace import LinearProgram, is_index, transposed_equation
+from ._trace import LinearProgram, transposed_equation
 
 
 class _ById:
@@ -31,7 +31,7 @@ def identity(program: LinearProgram) -> Hashable:
 
     What index arrays hold is part of it, for plans are made by it.
     """
-    indices = tuple(_value_key(np.asarray(x)) if is_index(x) else None for x in program.operands)
+    indices = tuple(None if x is None else _value_key(x) for x in program.indices)
     return (_program_key(program.primal), _program_key(program.linear), program.n_out, program.n_in, indices)
 
 

@@ -36,12 +36,20 @@ class LinearProgram(Linear):
         primal: operands, x -> y, aux, residuals.
         operands: values of what the function closes over; abstract for a plan that was made from shapes.
         n_out: how many of the function's outputs are y.
+        n_open: how many of the operands, the last ones, are arguments: what they hold is not known.
     """
 
     function: Program
     primal: Program
     operands: tuple[Any, ...]
     n_out: int
+    n_open: int = 0
+
+    @property
+    def indices(self) -> tuple[np.ndarray | None, ...]:
+        """What each operand holds that is an index array and no argument; None for the others."""
+        closed = len(self.operands) - self.n_open
+        return tuple(np.asarray(x) if k < closed and _is_index(x) else None for k, x in enumerate(self.operands))
 
     @property
     def in_avals(self) -> tuple[Any, ...]:
@@ -55,8 +63,8 @@ class LinearProgram(Linear):
 
     def without_values(self) -> LinearProgram:
         """The same program with abstract operands, but for index arrays: what may be kept without keeping the rest."""
-        pairs = zip(self.operands, self.function.in_avals, strict=False)
-        return replace(self, operands=tuple(x if is_index(x) else aval for x, aval in pairs))
+        pairs = zip(self.indices, self.function.in_avals, strict=False)
+        return replace(self, operands=tuple(aval if x is None else x for x, aval in pairs))
 
     def rewritten(self, primal: Program, linear: Program) -> LinearProgram:
         """The same function by other programs with the same inputs.
@@ -115,7 +123,7 @@ def trace(
     n_out = counts[-1]
     check(function.out_avals[:n_out])
     hoisted, function, primal, linear = linearize(function, len(constants) + n_extra, n_out)
-    return LinearProgram(linear, len(xs), function, primal, (*hoisted, *constants, *extras), n_out)
+    return LinearProgram(linear, len(xs), function, primal, (*hoisted, *constants, *extras), n_out, n_extra)
 
 
 def linearize(function: Program, n_operands: int, n_out: int) -> tuple[tuple[Any, ...], Program, Program, Program]:
@@ -187,7 +195,7 @@ def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple
     return program, constants
 
 
-def is_index(leaf: Any) -> bool:
+def _is_index(leaf: Any) -> bool:
     """Whether an array is one of integers or booleans whose values are known now, and not too many to be looked at."""
     if not isinstance(leaf, jax.Array | np.ndarray):
         return False

@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .._linear import (
     Linear,
     LinearProgram,
     Program,
     as_program,
     inlined,
-    is_index,
     is_variable,
     subprograms,
     transposed_equation,
@@ -66,8 +63,8 @@ class Structure:
 
 def structure(program: LinearProgram) -> Structure:
     """Find the ties between every output and every tangent of a linear program."""
-    given = zip(program.primal.inputs, program.operands, strict=False)
-    primal = Indices(program.primal, values={v: np.asarray(x) for v, x in given if is_index(x)})
+    given = zip(program.primal.inputs, program.indices, strict=False)
+    primal = Indices(program.primal, values={v: x for v, x in given if x is not None})
     made = program.primal.outputs[len(program.function.outputs) :]
     sources = {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)}
     return _structure(program, Indices(program.linear, sources))
