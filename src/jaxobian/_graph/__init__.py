@@ -2,6 +2,7 @@
 
 from ._cuts import Cut as Cut
 from ._cuts import chain as chain
+from ._cuts import narrow_places as narrow_places
 from ._cuts import narrowest as narrowest
 from ._cuts import path_splits as path_splits
 from ._flow import Graph as Graph

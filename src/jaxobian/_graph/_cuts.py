@@ -137,6 +137,21 @@ def path_splits(structure: Structure, weigh: Weigh, batch: Sequence[int | None],
     return width, _thinned(found)
 
 
+def narrow_places(program: Linear, weigh: Weigh, bound: int) -> list[Cut]:
+    """Single variables narrower than `bound` that outputs depend on; of each width the middle one, the narrowest first.
+
+    Where skip connections lead past such a variable, the paths around it may still keep most elements apart.
+    """
+    active = active_variables(program.linear, program.tangents)
+    by_width: dict[int, list[Any]] = {}
+    for equation in program.linear.equations:
+        for v in _active(equation.outvars, active):
+            width = weigh(v)
+            if width is not None and 1 < width < bound:
+                by_width.setdefault(width, []).append(v)
+    return [(same[len(same) // 2],) for _, same in sorted(by_width.items())]
+
+
 def _tells_all_apart(relation: Relation, shape: Sequence[int], batch: int | None) -> bool:
     """Whether a result knows by its own position which element of the input it depends on."""
     return all(_covered(relation, axis, n) for axis, n in enumerate(shape) if n > 1 and axis != batch)

@@ -16,7 +16,7 @@ from .._cost import Work
 from .._layout import block_dtype, zeros_like
 from .._linear import pullback
 from .._seeds import Seeds, Side
-from . import forward, reverse
+from . import colored, forward, reverse
 from ._fill import added, filled
 from ._free import Free
 from ._matrix import ONE, Blocks, as_rows, dense, elements, multiplied
@@ -78,11 +78,15 @@ class Part(_Answer):
         return self.candidate.cost.peak_bytes - self.problem.jacobian_bytes
 
     def blocks(self, residuals: Sequence[Any]) -> Blocks:
+        if self.candidate.mode == "colored":
+            return colored.blocks(self.problem, self.candidate, residuals, "dense")
         results = self._swept(residuals)
         return _with_shortcuts(self.problem, filled(self.problem, self.candidate.groups, results))
 
     def added_to(self, blocks: Blocks, residuals: Sequence[Any]) -> Blocks:
         """Other blocks of the same sides, with these added."""
+        if self.candidate.mode == "colored":
+            return colored.added(self.problem, self.candidate, residuals, blocks)
         return added(self.problem, self.candidate.groups, self._swept(residuals), blocks)
 
     def _swept(self, residuals: Sequence[Any]) -> list[Any]:

@@ -89,18 +89,41 @@ def propose(
 
 def blocks(problem: Problem, candidate: Candidate, residuals: Sequence[Any], format: str) -> list[list[Any]]:
     """blocks[out][in] of J: what the passes bring back, each nonzero put in its place."""
+    found, (pushed, pulled) = candidate.variant, _passed(problem, candidate, residuals)
+    return [
+        [_placed(_entries(problem, found, o, i, pushed, pulled), format) for i in range(len(problem.inputs.avals))]
+        for o in range(len(problem.outputs.avals))
+    ]
+
+
+def added(
+    problem: Problem, candidate: Candidate, residuals: Sequence[Any], others: list[list[Any]]
+) -> list[list[Any]]:
+    """Other dense blocks of the same sides, with these added."""
+    found, (pushed, pulled) = candidate.variant, _passed(problem, candidate, residuals)
+    total = []
+    for o, row in enumerate(others):
+        total.append([])
+        for i, block in enumerate(row):
+            entries = _entries(problem, found, o, i, pushed, pulled)
+            total[-1].append(_placed(entries, "dense") if block is None else entries.added_to(block))
+    return total
+
+
+def _passed(
+    problem: Problem, candidate: Candidate, residuals: Sequence[Any]
+) -> tuple[list[Any] | None, list[Any] | None]:
+    """What the pushed and the pulled passes bring back, an array for each landed one."""
     found: Colored = candidate.variant
     program = candidate.program or problem.program
 
     def push(*tangents: Any) -> list[Any]:
         return program.push(residuals, tangents)
 
-    pushed = _swept(found.pushed, push, problem.inputs)
-    pulled = _swept(found.pulled, pullback(push, program.in_avals), problem.outputs)
-    return [
-        [_block(problem, found, o, i, pushed, pulled, format) for i in range(len(problem.inputs.avals))]
-        for o in range(len(problem.outputs.avals))
-    ]
+    return (
+        _swept(found.pushed, push, problem.inputs),
+        _swept(found.pulled, pullback(push, program.in_avals), problem.outputs),
+    )
 
 
 def _swept(seeds: Seeds | None, linear: Callable[..., Any], side: Side) -> list[Any] | None:
@@ -260,10 +283,32 @@ def _entry_bytes(problem: Problem) -> int:
 # The blocks ---------------------------------------------------------------------------------------------------------
 
 
-def _block(
-    problem: Problem, found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: list[Any] | None, format: str
-) -> Any:
-    """The block of an output and an input."""
+@dataclass(frozen=True)
+class _Entries:
+    """The elements of a block that can be nonzero.
+
+    Attributes:
+        data: (batch, elements).
+        index: their sorted flat indices in the block of one example.
+        size: elements of that block.
+        shape: of the whole block, examples first.
+    """
+
+    data: Any
+    index: np.ndarray
+    size: int
+    shape: tuple[int, ...]
+
+    def added_to(self, block: Any) -> Any:
+        """A dense block, with these added."""
+        flat = block.reshape(*self.data.shape[:-1], self.size)
+        return flat.at[..., self.index].add(self.data, indices_are_sorted=True, unique_indices=True).reshape(self.shape)
+
+
+def _entries(
+    problem: Problem, found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: list[Any] | None
+) -> _Entries:
+    """The elements of the block of an output and an input, read off what the passes brought back."""
     outputs, inputs, coloring = problem.outputs, problem.inputs, found.coloring
     row, column = sum(outputs.sizes[:o]), sum(inputs.sizes[:i])
     rows, columns = rows_of(found.matrix), found.matrix.indices
@@ -282,12 +327,18 @@ def _block(
         places = np.where(coloring.pulled[ours], there, places)
         values.append(flat.astype(dtype))
     joined = jnp.concatenate(values, -1) if values else jnp.zeros((*batch, 1), dtype)
-    data = joined[..., places]
     index = (rows[ours] - row) * n + columns[ours] - column
-    shape = (*batch, *outputs.shapes[o], *inputs.shapes[i])
+    return _Entries(joined[..., places], index, m * n, (*batch, *outputs.shapes[o], *inputs.shapes[i]))
+
+
+def _placed(entries: _Entries, format: str) -> Any:
+    """A block of its nonzeros."""
+    data, index, size = entries.data, entries.index, entries.size
     if format == "bcoo":
-        every = np.arange(problem.batch or 1)[:, None] * (m * n) + index
-        return bcoo(data.reshape(-1), every.reshape(-1), shape)
-    flat = jnp.zeros((*batch, m * n), dtype) + jnp.zeros_like(joined[..., :1])
-    filled = flat.at[..., index].set(data, indices_are_sorted=True, unique_indices=True)
-    return filled.reshape(shape)
+        examples = math.prod(data.shape[:-1])
+        every = np.arange(examples)[:, None] * size + index
+        return bcoo(data.reshape(-1), every.reshape(-1), entries.shape)
+    # Under shard_map the zeros must vary as the data do.
+    zeros = jnp.zeros((*data.shape[:-1], size), data.dtype) + jnp.zeros_like(data[..., :1].sum(-1, keepdims=True))
+    filled = zeros.at[..., index].set(data, indices_are_sorted=True, unique_indices=True)
+    return filled.reshape(entries.shape)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cost import Machine, PassWork, pass_work
-from .._graph import Cut, chain, narrowest, path_splits, stages
+from .._graph import Cut, chain, narrow_places, narrowest, path_splits, stages
 from .._layout import is_complex, is_inexact
 from .._linear import (
     UNKNOWN_LINE,
@@ -41,7 +41,7 @@ from .._linear import (
 from .._linear import walk as walk_equations
 from .._seeds import Seeds, Side, plain
 from .._structure import Line
-from . import forward, reverse
+from . import colored, forward, reverse
 from ._brackets import Chain, Leaf, Multiply, Pull, Push, Tree
 from ._fill import bcoo
 from ._free import free
@@ -53,6 +53,8 @@ from ._sweeps import CLEAR_WIN, Sweep, choose_chunks, cost_with, count_passes
 _MODES = {"fwd": forward, "rev": reverse}
 _OTHER = {"fwd": "rev", "rev": "fwd"}
 _FAR = 4
+# A place that paths lead around is looked at where it is so many times narrower than a cut may be.
+_NARROW = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +147,9 @@ def _narrowed(problem: Problem, gain: float) -> Candidate:
     offers = [_offer(problem, example, *_chained(example, _apart(example, cuts)))] if cuts else []
     _, splits = path_splits(example.structure, weigh, example.inputs.tied, width)
     offers += [_offer(problem, example, node, (z,)) for z in splits[:1] for node in _split(example, z)]
+    if not offers:
+        places = narrow_places(example.program, weigh, bound // _NARROW)[:1]
+        offers += [_offer(problem, example, node, (z,)) for z in places for node in _split(example, z, colours=True)]
     if not offers:
         raise _NoCutError(_too_wide(example))
     return min(offers, key=lambda offer: offer.cost.seconds)
@@ -503,6 +508,15 @@ def _single(problem: Problem, ends: Ends, modes: Sequence[str] = ("fwd", "rev"))
     return Part(problem, min(possible, key=lambda offer: offer.cost.seconds), ends)
 
 
+def _coloured(problem: Problem, ends: Ends) -> Part:
+    """A problem solved by colours."""
+    singles = [_MODES[mode].propose(problem) for mode in ("fwd", "rev")]
+    offer = colored.propose(problem, singles, forced=False)
+    if isinstance(offer, Impossible):
+        raise _NoCutError(offer.reason)
+    return Part(problem, offer, ends)
+
+
 def _passes_of(problem: Problem, mode: str) -> int:
     forward = mode == "fwd"
     seeded, landed = problem.sides(forward=forward)
@@ -522,8 +536,11 @@ def _given_passes(problem: Problem, passes: int, mode: str) -> Sweep:
     return count_passes(run, program.residual_avals, avals, passes, forward=forward, one_hot=False)
 
 
-def _split(problem: Problem, z: Cut) -> list[Node]:
-    """The sum over paths around z and paths through it; none where a part of it is impossible."""
+def _split(problem: Problem, z: Cut, *, colours: bool = False) -> list[Node]:
+    """The sum over paths around z and paths through it; none where a part of it is impossible.
+
+    With `colours` it is none, too, where the paths around z have no colours that are worth it.
+    """
     program = problem.program
     try:
         x, y = program.tangents, program.linear.outputs
@@ -531,8 +548,9 @@ def _split(problem: Problem, z: Cut) -> list[Node]:
         direct = _part(problem, program.segment(x, y, held=z), right, left)
         inner = _part(problem, program.segment(x, z), right, middle)
         outer = _part(problem, program.segment(z, y), middle, left)
+        around = _coloured(direct, (x, y)) if colours else _single(direct, (x, y))
         product = Product(problem, _single(outer, (z, y)), _single(inner, (x, z)))
-        return [Sum(problem, _single(direct, (x, y)), product)]
+        return [Sum(problem, around, product)]
     except (_NoCutError, NotImplementedError):  # the latter where a part would begin with zeros under shard_map
         return []
 
@@ -561,7 +579,7 @@ def _note(problem: Problem, root: Node, cuts: Sequence[Cut]) -> str:
     return f"cut where it is {places}: {_words(root, outermost=True)}"
 
 
-_WORDS = {"fwd": "forward", "rev": "reverse"}
+_WORDS = {"fwd": "forward", "rev": "reverse", "colored": "coloured"}
 
 
 def _words(node: Node, *, outermost: bool = False) -> str:

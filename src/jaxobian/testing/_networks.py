@@ -341,6 +341,24 @@ def unet():
 
 
 @scenario("bench")
+def unet_32():
+    """The convolutional autoencoder of 32x32 images, whose last convolution also sees its input."""
+    sizes = [(1, 8), (8, 16), (16, 8), (9, 1)]
+    k1, k2, k3, k4 = (weights(3, 3, *io, seed=i) for i, io in enumerate(sizes))
+    encode, decode = weights(1024, 16, seed=5), weights(16, 1024, seed=6)
+
+    def f(image: Array) -> Array:
+        h = jnp.tanh(conv(image[None], k1, stride=2))
+        h = jnp.tanh(conv(h, k2, stride=2))
+        z = jnp.tanh(h.reshape(-1) @ encode)
+        h = upsample(jnp.tanh(z @ decode).reshape(1, 8, 8, 16))
+        h = upsample(jnp.tanh(conv(h, k3)))
+        return conv(jnp.concatenate([h, image[None]], axis=-1), k4)[0]
+
+    return f, (normal(32, 32, 1),)
+
+
+@scenario("bench")
 def resnet_block():
     """Two convolutions with a skip connection."""
     k1, k2 = weights(3, 3, 4, 4), weights(3, 3, 4, 4, seed=1)
