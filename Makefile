@@ -51,6 +51,8 @@ notebooks: $(VENV)/.has-dev ## Execute the notebooks, storing nothing
 
 bench: $(VENV)/.has-bench ## Time jaxobian beside jacfwd, jacrev and its peers
 	$(RUN) benchmarks/run.py
+	$(RUN) benchmarks/peers.py
+	$(RUN) benchmarks/sparse.py
 
 calibrate: $(VENV)/.has-dev ## Measure the cost model's constants on this machine and rewrite them
 	$(RUN) benchmarks/calibrate.py

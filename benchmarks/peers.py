@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _readme import write_readme
 
 RESULTS = Path(__file__).parent / "results"
 FRAMEWORKS = ("jaxobian", "jax", "torch", "tensorflow", "asdex")
@@ -154,7 +155,7 @@ def in_jax(name: str, params: dict[str, np.ndarray], x: np.ndarray, framework: s
         import asdex
 
         f = lambda x: batch(P, x.reshape(X.shape)).reshape(-1)
-        run = jax.jit(asdex.jacobian(f, input_shape=(X.size,)))
+        run = jax.jit(asdex.jacobian(f, X.reshape(-1)))
         return {"jacobian (sparse, of the whole batch)": lambda: jax.block_until_ready(run(X.reshape(-1)))}
 
     def unrolled(p: Any, x: Any) -> Any:
@@ -459,6 +460,7 @@ def main() -> None:
             print(json.dumps(report, indent=1))
             return
         target.write_text(json.dumps(report, indent=1) + "\n")
+        write_readme("peers.json", table(results))
     draw(json.loads(target.read_text()), RESULTS / "peers.png")
 
 

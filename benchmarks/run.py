@@ -27,14 +27,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from _readme import write_readme
 
 import jaxobian as jb
 from jaxobian.testing import Scenario, scenarios
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parent.parent / "README.md"
-# Between these stands the table in the README.
-BEGIN, END = "<!-- benchmarks/results/run.json -->\n", "\n<!-- end -->"
 OURS = "jaxobian"
 # Regret: below SHORT seconds a call, FREE of them are dispatch and do not count.
 SHORT, FREE = 200e-6, 20e-6
@@ -210,17 +208,6 @@ def render(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table_in(readme: str) -> str:
-    """The table that a README holds."""
-    return readme.partition(BEGIN)[2].partition(END)[0].strip()
-
-
-def write_readme(table: str) -> None:
-    """Put a table into the README in place of the one that is there."""
-    before, _, rest = README.read_text().partition(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
-
-
 def milliseconds(t: float | None) -> str:
     """Three digits, or a dash where JAX cannot."""
     if t is None:
@@ -249,7 +236,7 @@ def main() -> None:
         table = render(json.loads(options.render.read_text()))
         print(table)
         if options.render.resolve() == RESULTS / "run.json":
-            write_readme(table)
+            write_readme("run.json", table)
         return
     chosen = [s for s in scenarios() if (s.name in options.only if options.only else "bench" in s.tags)]
     unknown = set(options.only or ()) - {s.name for s in chosen}
@@ -278,7 +265,7 @@ def main() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         if out == RESULTS / "run.json":
-            write_readme(render(results))
+            write_readme("run.json", render(results))
         print(f"\nwrote {out}")
 
 

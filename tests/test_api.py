@@ -563,12 +563,6 @@ def test_bad_options_are_value_errors_that_show_what_came(transform: Any, option
         transform(jnp.sin, **options)
 
 
-@pytest.mark.parametrize("mode", ["colored"])
-def test_modes_to_come_say_so(mode: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"{mode}.*to come"):
-        jb.jacobian(jnp.sin, mode=mode)
-
-
 @pytest.mark.parametrize("argnums", [3, -4, (0, 3), (-4,)])
 def test_argnums_out_of_range(argnums: Any) -> None:
     f = lambda a, b, c: a * b * c

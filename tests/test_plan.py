@@ -40,7 +40,7 @@ def test_attributes(mode: str, passes: int) -> None:
     assert least * passes <= plan.flops <= 3 * 120 * passes
     assert plan.peak_bytes >= 4 * 3 * 20  # J
     assert plan.structure == "dense, 240 B"
-    assert [c.mode for c in plan.candidates] == ["fwd", "rev", "mixed"]
+    assert [c.mode for c in plan.candidates] == ["fwd", "rev", "mixed", "colored"]
     for candidate in plan.candidates[:2]:
         assert candidate.cost.seconds > 0
         assert candidate.cost.flops > 0
@@ -70,7 +70,7 @@ def test_the_text_names_the_function_its_line_and_its_shapes() -> None:
     title, *rest = str(jb.jacobian(dense, mode="fwd").plan(X)).splitlines()
     assert title == f"jacobian of dense (test_plan.py:{line}): f32[3] -> f32[20]"
     words = [row.split()[0] for row in rest if row.startswith("  ") and row[2] != " "]
-    assert words == ["structure", "chosen", "reverse", "mixed"]
+    assert words == ["structure", "chosen", "reverse", "mixed", "coloured"]
     assert rest[1].split()[1:4] == ["forward,", "3", "passes"]
 
 

@@ -16,8 +16,9 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def benchmarks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmarks_run", ROOT / "benchmarks" / "run.py")
+def script(name: str) -> ModuleType:
+    """A script of the benchmarks, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -44,7 +45,7 @@ def test_the_code_runs_and_prints_what_it_says(
         elif language == "text":
             assert words(printed) == words(text)
             compared += 1
-    assert compared == 4
+    assert compared == 5
     assert names["J"].shape == (10, 28, 28, 1)
     assert names["table"].shape == (784, 10)
     assert names["JX"].shape == (64, 10, 28, 28, 1)
@@ -62,7 +63,14 @@ def test_make_targets_that_it_names_exist() -> None:
         assert f"\n{target}: " in makefile, target
 
 
-def test_the_table_is_that_of_the_committed_result() -> None:
-    run = benchmarks()
-    committed = json.loads((run.RESULTS / "run.json").read_text())
-    assert run.table_in(README) == run.render(committed), "python benchmarks/run.py --render writes it anew"
+def test_the_tables_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    run, peers, sparse, readme = map(script, ("run", "peers", "sparse", "_readme"))
+    renderers = {
+        "run.json": run.render,
+        "peers.json": lambda report: peers.table(report["networks"]),
+        "sparse.json": lambda report: sparse.table(report["problems"]),
+    }
+    for name, render in renderers.items():
+        committed = json.loads((run.RESULTS / name).read_text())
+        assert readme.table_in(README, name) == render(committed).strip(), name

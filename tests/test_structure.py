@@ -388,7 +388,7 @@ PASSES = {
 def test_passes(name: str) -> None:
     f, x, passes = PASSES[name]
     plan = jb.jacobian(f).plan(x)
-    assert min(candidate.passes for candidate in plan.candidates if candidate.mode != "mixed") == passes
+    assert min(candidate.passes for candidate in plan.candidates[:2]) == passes  # forward and reverse
     for mode in ("fwd", "rev"):
         J = jb.jacobian(f, mode=mode)(x)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), J, jax.jacrev(f)(x))

@@ -293,7 +293,7 @@ class JacobianFunction:
         choice = traced.choose(self._settled(traced), traced.values)
         run = PlannedRun(traced, choice, self._options, kwargs, self._result)
         title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
-        structure = describe_structure(choice.problem, on_word=self._options.independent)
+        structure = describe_structure(choice.problem, choice.chosen, on_word=self._options.independent)
         return make_plan(title, structure, choice, run)
 
     def _compute(

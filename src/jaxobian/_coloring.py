@@ -212,6 +212,8 @@ def _lattice(matrix: sparse.csr_matrix, shapes: Shapes, counts: range) -> np.nda
     sample = np.unique(np.concatenate([sample, filled[: _SAMPLE // 4], filled[-_SAMPLE // 4 :]]))
     some_i, some_j = _nonzeros(sparse.csr_matrix(matrix[sample]))
     axes = _axes(shapes)
+    if not len(axes):
+        return None
     tried = 0
     for count in counts:
         for weights in _weights(axes.shape[0], count):

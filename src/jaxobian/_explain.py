@@ -9,7 +9,7 @@ from ._cost import not_understood
 from ._errors import human_bytes
 from ._layout import describe
 from ._linear import UNKNOWN_LINE, walk
-from ._strategies import Candidate, Impossible, Problem
+from ._strategies import Candidate, Colored, Impossible, Problem
 from ._structure import Line
 
 WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed", "colored": "coloured"}
@@ -63,9 +63,12 @@ def _rewrites(chosen: Candidate) -> list[str]:
     return lines
 
 
-def describe_structure(problem: Problem, *, on_word: bool) -> str:
+def describe_structure(problem: Problem, chosen: Candidate, *, on_word: bool) -> str:
     """What is known of J's structure, and its size."""
     size = human_bytes(problem.jacobian_bytes)
+    if isinstance(chosen.variant, Colored) and problem.batch is None:
+        share = 100 * chosen.variant.matrix.nnz / max(1, problem.inputs.size * problem.outputs.size)
+        return f"sparse, {share:.2g} % can be nonzero" + (f", {size}" if problem.format == "dense" else "")
     if problem.batch is not None:
         pairs = [(o, i) for o in problem.outputs.shapes for i in problem.inputs.shapes]
         (out, inp), batch = pairs[0], problem.batch

@@ -204,7 +204,7 @@ def _cheapest(
     problem: Problem, matrix: sparse.csr_matrix, sweeps: dict[str, Sweep], least: float, symmetric: bool
 ) -> Coloring | None:
     """The colouring whose passes take the least time; the likelier mode first, the other only if it can still win."""
-    price = {mode: problem.machine.time(sweep.work.each) for mode, sweep in sweeps.items()}
+    price = {mode: problem.machine.time(sweep.work.each) + 1e-12 for mode, sweep in sweeps.items()}
     columns, rows = problem.inputs.shapes, problem.outputs.shapes
     makers: dict[str, Any] = {"fwd": (by_columns, columns), "rev": (by_rows, rows)}
     bounds: dict[str, int] = dict(zip(("fwd", "rev"), fewest(matrix), strict=True))

@@ -62,6 +62,8 @@ def taken(rows: Rows, index: np.ndarray) -> Rows:
         return FULL
     index = np.asarray(index).reshape(-1)
     there = index >= 0
+    if not there.any():
+        return sparse.csr_matrix((len(index), shape_of(rows)[1]), dtype=bool)
     at = index if there.all() else np.where(there, index, 0)
     starts, lengths = rows.indptr[at], rows.indptr[at + 1] - rows.indptr[at]
     if at is not index:
