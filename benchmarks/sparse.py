@@ -181,8 +181,7 @@ def measure(name: str) -> dict[str, Any]:
     expected = jax.jvp(jax.grad(f) if hessian else f, (x,), (t,))[1]
     for side, run in runs.items():
         J = run()
-        size = x.size
-        product = J.reshape((-1, size)) @ t.reshape(-1) if side == "jaxobian" else J @ t.reshape(-1)
+        product = J.reshape((expected.size, x.size)) @ t.reshape(-1)
         scale = float(jnp.abs(expected).max())
         difference = float(np.abs(np.asarray(product).reshape(-1) - np.asarray(expected).reshape(-1)).max())
         result[side]["difference"] = float(f"{difference / scale:.1e}")

@@ -157,14 +157,13 @@ def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = 
     full = np.flatnonzero(np.diff(transposed.indptr))
     best = _greedy(full.tolist(), pointers, rows, _shape(matrix))
     found = _lattice(matrix, shapes, range(least + 1, _count(best)))
-    if found is not None:
-        return found
+    best = best if found is None else found
     random, now = np.random.default_rng(0), best
     turns = max(1, min(_TURNS, _EFFORT // (matrix.nnz + len(full) + 1)))
     for turn in range(turns):
         if _count(best) <= least:
             break
-        if turn == 1:
+        if turn == 0:
             order = full[np.argsort(-np.diff(transposed.indptr)[full], kind="stable")].tolist()
         else:
             order = _classes(now, full, turn, random)

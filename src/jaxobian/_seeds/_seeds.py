@@ -294,8 +294,16 @@ class Seeds:
         for colours, split, aval, tied, x in zip(
             self.classes.colours, self._splits, self.seeded.avals, self.seeded.tied, like, strict=True
         ):
-            rows = (jnp.arange(width, dtype=jnp.int32) + start)[:, None] == jnp.asarray(colours, jnp.int32)[None]
-            ones = rows.astype(aval.dtype).reshape(width, *split.shape)
+            if isinstance(start, int):
+                # Written where they are, ones take no comparisons, which XLA would make anew wherever it reads a seed.
+                there = np.flatnonzero((colours >= start) & (colours < start + width))
+                index = (colours[there] - start) * split.size + there
+                ones = zeros_like(aval, (width * split.size,))
+                ones = ones.at[index].set(1, unique_indices=True, mode="promise_in_bounds")
+            else:
+                rows = (jnp.arange(width, dtype=jnp.int32) + start)[:, None] == jnp.asarray(colours, jnp.int32)[None]
+                ones = rows.astype(aval.dtype)
+            ones = ones.reshape(width, *split.shape)
             if tied is not None:
                 ones = jnp.broadcast_to(jnp.expand_dims(ones, tied + 1), (width, *aval.shape))
             made.append(ones + jnp.zeros_like(x))
@@ -324,14 +332,19 @@ class Seeds:
     @property
     def _axes(self) -> list[int]:
         """Where the axis of passes stands in the block of each landed array."""
-        return [-1 if self.forward else int(tied is not None) for tied in self._landed.tied]
+        return [-1 if self._last else int(tied is not None) for tied in self._landed.tied]
+
+    @property
+    def _last(self) -> bool:
+        """Whether passes are J's columns. Those by colour are gathered one by one, and stay as they come."""
+        return self.forward and self.classes is None
 
     def _turned(self, result: Any, tied: int | None) -> Any:
         """A result (passes, ...) with its axes in the order of a block: tied, out, in."""
         if tied is not None:
             result = jnp.moveaxis(result, tied + 1, 0)  # tied, passes, ...
-            return jnp.moveaxis(result, 1, -1) if self.forward else result
-        return jnp.moveaxis(result, 0, -1) if self.forward else result
+            return jnp.moveaxis(result, 1, -1) if self._last else result
+        return jnp.moveaxis(result, 0, -1) if self._last else result
 
     def _empty(self) -> list[Any]:
         """Compressed blocks of a seeded array that takes no pass."""

@@ -302,7 +302,10 @@ class _Entries:
     def added_to(self, block: Any) -> Any:
         """A dense block, with these added."""
         flat = block.reshape(*self.data.shape[:-1], self.size)
-        return flat.at[..., self.index].add(self.data, indices_are_sorted=True, unique_indices=True).reshape(self.shape)
+        added = flat.at[..., self.index].add(
+            self.data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
+        )
+        return added.reshape(self.shape)
 
 
 def _entries(
@@ -318,8 +321,8 @@ def _entries(
     dtype = block_dtype(outputs.avals[o], inputs.avals[i])
     values, places, offset = [], np.zeros(len(ours), np.int64), 0
     if pushed is not None:
-        flat = pushed[o].reshape(*batch, -1)  # own, then colours
-        places = (coloring.landing[ours] - row) * coloring.n_columns + coloring.colour[ours]
+        flat = pushed[o].reshape(*batch, -1)  # colours, then own
+        places = coloring.colour[ours] * m + coloring.landing[ours] - row
         values, offset = [flat.astype(dtype)], flat.shape[-1]
     if pulled is not None:
         flat = pulled[i].reshape(*batch, -1)  # colours, then own
@@ -328,7 +331,8 @@ def _entries(
         values.append(flat.astype(dtype))
     joined = jnp.concatenate(values, -1) if values else jnp.zeros((*batch, 1), dtype)
     index = (rows[ours] - row) * n + columns[ours] - column
-    return _Entries(joined[..., places], index, m * n, (*batch, *outputs.shapes[o], *inputs.shapes[i]))
+    data = joined.at[..., places].get(mode="promise_in_bounds")
+    return _Entries(data, index, m * n, (*batch, *outputs.shapes[o], *inputs.shapes[i]))
 
 
 def _placed(entries: _Entries, format: str) -> Any:
@@ -340,5 +344,7 @@ def _placed(entries: _Entries, format: str) -> Any:
         return bcoo(data.reshape(-1), every.reshape(-1), entries.shape)
     # Under shard_map the zeros must vary as the data do.
     zeros = jnp.zeros((*data.shape[:-1], size), data.dtype) + jnp.zeros_like(data[..., :1].sum(-1, keepdims=True))
-    filled = zeros.at[..., index].set(data, indices_are_sorted=True, unique_indices=True)
+    filled = zeros.at[..., index].set(
+        data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
+    )
     return filled.reshape(entries.shape)
