@@ -174,6 +174,14 @@ def test_a_kept_function_is_not_used_for_other_indices() -> None:
         np.testing.assert_allclose(run(index), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.complex64])
+def test_where_elements_go_does_not_depend_on_their_dtype(dtype: Any) -> None:
+    index = jnp.asarray(np.random.default_rng(0).permutation(600))
+    for f in (lambda x: x[index], lambda x: jnp.zeros(600, dtype).at[index].add(x)):
+        J = np.asarray(jax.jacfwd(f, holomorphic=dtype == jnp.complex64)(jnp.ones(600, dtype)).astype(jnp.complex64))
+        np.testing.assert_array_equal(jb.sparsity(f, jnp.ones(600, dtype)).todense(), J != 0)
+
+
 def test_several_arguments_and_outputs() -> None:
     f = lambda tree, y: {"a": tree["x"] * y[:3], "b": (y[1:], tree["x"].sum())}
     tree, y = {"x": normal(3)}, normal(5)

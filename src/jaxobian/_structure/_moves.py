@@ -132,11 +132,12 @@ def _starts(atoms: Sequence[Any], operand: Shape, part: Shape, known: Known) -> 
 
 
 def _gather(equation: Any, known: Known) -> Moved | None:
-    if known(equation.invars[1]) is None:
+    shape, where = _shape(equation.invars[0]), known(equation.invars[1])
+    if where is None:
         return None
-    index = _evaluated(equation, [positions(_shape(equation.invars[0])).astype(np.int32), known(equation.invars[1])])
-    size = int(np.prod(_shape(equation.invars[0])))
-    return {0: np.where((index >= 0) & (index < size), index, -1)}
+    # Counted from 1, so that what is filled in, zeros or NaN, is nowhere.
+    index = _evaluated(equation, [positions(shape) + 1, where])
+    return None if index is None else {0: index - 1}
 
 
 def _select(equation: Any, known: Known) -> Moved | None:
@@ -149,11 +150,18 @@ def _select(equation: Any, known: Known) -> Moved | None:
     return {k: np.where(which == k - 1, here, -1) for k in range(1, len(equation.invars))}
 
 
-def _evaluated(equation: Any, operands: Sequence[Any]) -> np.ndarray:
-    """An equation applied to numbers of elements rather than to elements."""
-    params = {**equation.params, "fill_value": None} if "fill_value" in equation.params else equation.params
-    with jax.ensure_compile_time_eval():
-        return np.asarray(equation.primitive.bind(*map(jnp.asarray, operands), **params))
+def _evaluated(equation: Any, operands: Sequence[Any]) -> np.ndarray | None:
+    """An equation applied to the positive numbers of elements rather than to elements; None where that fails."""
+    numbers, *others = operands
+    if numbers.size >= 2**24:  # numbers must be exact in float32
+        return None
+    params = {**equation.params, "fill_value": 0} if "fill_value" in equation.params else equation.params
+    try:
+        with jax.ensure_compile_time_eval():
+            found = equation.primitive.bind(jnp.asarray(numbers, jnp.float32), *map(jnp.asarray, others), **params)
+        return np.nan_to_num(np.asarray(found)).astype(np.int64)
+    except Exception:
+        return None  # what cannot be evaluated here is not known
 
 
 MOVES: dict[str, Callable[[Any, Known], Moved | list[Moved] | None]] = {
@@ -192,7 +200,12 @@ def landings(equation: Any, known: Known) -> np.ndarray | None:
         (out,) = alone(*(values[id(v)] for v in inputs))
         return out
 
-    with jax.ensure_compile_time_eval():
-        numbers = jnp.arange(1, size + 1, dtype=updates.aval.dtype).reshape(_shape(equation.outvars[0]))
-        (landed,) = jax.linear_transpose(scattered, updates.aval)(numbers)
+    try:
+        with jax.ensure_compile_time_eval():
+            # Whatever the dtype of what is scattered: the numbers would not be exact in a narrower one.
+            numbers = jnp.arange(1, size + 1, dtype=jnp.float32).reshape(_shape(equation.outvars[0]))
+            like = jax.ShapeDtypeStruct(_shape(updates), jnp.float32)
+            (landed,) = jax.linear_transpose(scattered, like)(numbers)
         return np.asarray(landed).astype(np.int64).reshape(-1) - 1
+    except Exception:
+        return None  # what cannot be evaluated here is not known
