@@ -202,7 +202,7 @@ def _classes(colours: np.ndarray, full: np.ndarray, turn: int, random: np.random
 
 def _lattice(matrix: sparse.csr_matrix, shapes: Shapes, counts: range) -> np.ndarray | None:
     """Colours that are a sum of multiples of the indices, modulo their number; None where none is found."""
-    if sum(map(math.prod, shapes)) != _shape(matrix)[1] or not counts or not counts[0]:
+    if not shapes or sum(map(math.prod, shapes)) != _shape(matrix)[1] or not counts or not counts[0]:
         return None
     i, j = _nonzeros(matrix)
     filled = np.flatnonzero(np.diff(matrix.indptr))

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._linear import LARGEST_INDEX, Program, is_variable
+from .._linear import CALLS, LARGEST_INDEX, Program, inlined, is_variable, subprograms
+from ._constants import CONSTANTS
 
 
 class Indices:
@@ -68,10 +69,20 @@ class Indices:
         maker = self._makers.get(atom)
         if maker is None or maker.effects or any(math.prod(v.aval.shape) > LARGEST_INDEX for v in maker.outvars):
             return None
-        operands = {v: self.constant(v) for v in maker.invars if is_variable(v)}
+        operands: dict[Any, Any] = {v: self.constant(v) for v in maker.invars if is_variable(v)}
         if any(value is None for value in operands.values()):
             return None
         try:
+            simple = CONSTANTS.get(maker.primitive.name)
+            if simple is not None:
+                values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]
+                return np.asarray(simple(maker, values), atom.aval.dtype)
+            called = list(subprograms(maker)) if maker.primitive.name in CALLS else []
+            if called:
+                inner = inlined(called[0])
+                values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]
+                known = dict(zip(inner.inputs, values, strict=True))
+                return Indices(inner, values=known).constant(inner.outputs[list(maker.outvars).index(atom)])
             with jax.ensure_compile_time_eval():
                 (value,) = Program(tuple(operands), (atom,), (maker,))(*operands.values())
             return np.asarray(value)

@@ -6,14 +6,12 @@ What depends on an index that is not known has no rule here; its ties are all th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from .._linear import Program, is_variable
 from ._rows import Shape, positions
 
 # Looks up what an atom holds, where that depends on no argument.
@@ -132,12 +130,61 @@ def _starts(atoms: Sequence[Any], operand: Shape, part: Shape, known: Known) -> 
 
 
 def _gather(equation: Any, known: Known) -> Moved | None:
-    shape, where = _shape(equation.invars[0]), known(equation.invars[1])
-    if where is None:
+    numbers, index = equation.params["dimension_numbers"], known(equation.invars[1])
+    if index is None:
         return None
-    # Counted from 1, so that what is filled in, zeros or NaN, is nowhere.
-    index = _evaluated(equation, [positions(shape) + 1, where])
-    return None if index is None else {0: index - 1}
+    return {0: _looked_at(
+        _shape(equation.invars[0]), index, numbers.offset_dims, numbers.collapsed_slice_dims,
+        numbers.start_index_map, numbers.operand_batching_dims, numbers.start_indices_batching_dims,
+        equation.params["slice_sizes"], _shape(equation.outvars[0]), equation.params["mode"],
+    )}  # fmt: skip
+
+
+def landings(equation: Any, known: Known) -> np.ndarray | None:
+    """Where each element that a scatter adds arrives; -1 for nowhere; None where the index is not known."""
+    numbers, index = equation.params["dimension_numbers"], known(equation.invars[1])
+    if index is None:
+        return None
+    operand, updates = _shape(equation.outvars[0]), _shape(equation.invars[2])
+    # A scatter puts elements where the gather with the same numbers would take them from.
+    whole = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+    windows = iter(updates[d] for d in numbers.update_window_dims)
+    sizes = [1 if axis in whole else next(windows) for axis in range(len(operand))]
+    places = _looked_at(
+        operand, index, numbers.update_window_dims, numbers.inserted_window_dims,
+        numbers.scatter_dims_to_operand_dims, numbers.operand_batching_dims, numbers.scatter_indices_batching_dims,
+        sizes, updates, equation.params["mode"],
+    )  # fmt: skip
+    return places.reshape(-1)
+
+
+def _looked_at(
+    operand: Shape, index: np.ndarray, offsets: Sequence[int], collapsed: Sequence[int], starts_at: Sequence[int],
+    batching: Sequence[int], index_batching: Sequence[int], sizes: Sequence[int], out: Shape, mode: Any,
+) -> np.ndarray:  # fmt: skip
+    """The element of the operand that each element of a gather's result is; -1 for one beyond the operand's ends."""
+    index = index.astype(np.int64)
+    lead = index.shape[:-1]
+    strides = [math.prod(operand[axis + 1 :]) for axis in range(len(operand))]
+    first, inside = np.zeros(lead, np.int64), np.ones(lead, bool)
+    for column, axis in enumerate(starts_at):
+        start, room = index[..., column], operand[axis] - sizes[axis]
+        # What is promised to be inside is clamped if it is not.
+        if "FILL_OR_DROP" in str(mode):
+            inside &= (start >= 0) & (start <= room)
+        first = first + np.clip(start, 0, room) * strides[axis]
+    for axis, lead_axis in zip(batching, index_batching, strict=True):
+        own = np.arange(lead[lead_axis]).reshape(-1, *(1,) * (len(lead) - lead_axis - 1))
+        first = first + own * strides[axis]
+    window = [axis for axis in range(len(operand)) if axis not in collapsed and axis not in batching]
+    places = np.where(inside, first, -1)[(..., *(None,) * len(window))]
+    for k, axis in enumerate(window):
+        step = np.arange(sizes[axis]).reshape(-1, *(1,) * (len(window) - k - 1)) * strides[axis]
+        places = np.where(places < 0, -1, places + step)
+    # The axes of the window go where the result has them, those of the index to the others.
+    leading = iter(range(len(lead)))
+    order = [len(lead) + list(offsets).index(d) if d in offsets else next(leading) for d in range(len(out))]
+    return places.transpose(order)
 
 
 def _select(equation: Any, known: Known) -> Moved | None:
@@ -148,20 +195,6 @@ def _select(equation: Any, known: Known) -> Moved | None:
     out = _shape(equation.outvars[0])
     which, here = np.broadcast_to(which, out).astype(int), positions(out)
     return {k: np.where(which == k - 1, here, -1) for k in range(1, len(equation.invars))}
-
-
-def _evaluated(equation: Any, operands: Sequence[Any]) -> np.ndarray | None:
-    """An equation applied to the positive numbers of elements rather than to elements; None where that fails."""
-    numbers, *others = operands
-    if numbers.size >= 2**24:  # numbers must be exact in float32
-        return None
-    params = {**equation.params, "fill_value": 0} if "fill_value" in equation.params else equation.params
-    try:
-        with jax.ensure_compile_time_eval():
-            found = equation.primitive.bind(jnp.asarray(numbers, jnp.float32), *map(jnp.asarray, others), **params)
-        return np.nan_to_num(np.asarray(found)).astype(np.int64)
-    except Exception:
-        return None  # what cannot be evaluated here is not known
 
 
 MOVES: dict[str, Callable[[Any, Known], Moved | list[Moved] | None]] = {
@@ -183,29 +216,3 @@ MOVES: dict[str, Callable[[Any, Known], Moved | list[Moved] | None]] = {
     "gather": _gather,
     "select_n": _select,
 }
-
-
-def landings(equation: Any, known: Known) -> np.ndarray | None:
-    """Where each element that a scatter adds arrives; -1 for nowhere; None where the index is not known."""
-    index = known(equation.invars[1])
-    size = int(np.prod(_shape(equation.outvars[0])))
-    if index is None or size >= 2**24:  # numbers must be exact in float32
-        return None
-    operand, indices, updates = equation.invars
-    inputs = [v for v in (operand, indices, updates) if is_variable(v)]
-    alone = Program(tuple(inputs), tuple(equation.outvars), (equation,))
-
-    def scattered(u: Any) -> Any:
-        values = {id(operand): jnp.zeros(_shape(operand), u.dtype), id(indices): jnp.asarray(index), id(updates): u}
-        (out,) = alone(*(values[id(v)] for v in inputs))
-        return out
-
-    try:
-        with jax.ensure_compile_time_eval():
-            # Whatever the dtype of what is scattered: the numbers would not be exact in a narrower one.
-            numbers = jnp.arange(1, size + 1, dtype=jnp.float32).reshape(_shape(equation.outvars[0]))
-            like = jax.ShapeDtypeStruct(_shape(updates), jnp.float32)
-            (landed,) = jax.linear_transpose(scattered, like)(numbers)
-        return np.asarray(landed).astype(np.int64).reshape(-1) - 1
-    except Exception:
-        return None  # what cannot be evaluated here is not known

@@ -1,0 +1,83 @@
+"""Small equations evaluated with NumPy: an index array or a mask is not worth a compilation each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+# An equation and the values of its operands -> its first result.
+Evaluate = Callable[[Any, Sequence[np.ndarray]], np.ndarray]
+
+
+def _of(function: Callable[..., Any]) -> Evaluate:
+    return lambda equation, values: function(*values)
+
+
+def _shape(equation: Any) -> tuple[int, ...]:
+    return tuple(equation.outvars[0].aval.shape)
+
+
+def _iota(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    shape, axis = _shape(equation), equation.params["dimension"]
+    index = np.arange(shape[axis]).reshape(-1, *(1,) * (len(shape) - axis - 1))
+    return np.broadcast_to(index, shape)
+
+
+def _broadcast(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    shape = [1] * len(_shape(equation))
+    for size, axis in zip(values[0].shape, equation.params["broadcast_dimensions"], strict=True):
+        shape[axis] = size
+    return np.broadcast_to(values[0].reshape(shape), _shape(equation))
+
+
+def _reshape(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    return values[0].reshape(_shape(equation))
+
+
+def _slice(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    params = equation.params
+    strides = params["strides"] or (1,) * len(params["start_indices"])
+    bounds = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+    return values[0][tuple(slice(*b) for b in bounds)]
+
+
+def _select(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    which, *cases = values
+    return np.choose(np.broadcast_to(which, cases[0].shape).astype(int), cases)
+
+
+CONSTANTS: dict[str, Evaluate] = {
+    "iota": _iota,
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "squeeze": _reshape,
+    "expand_dims": _reshape,
+    "slice": _slice,
+    "select_n": _select,
+    "transpose": lambda e, values: values[0].transpose(e.params["permutation"]),
+    "rev": lambda e, values: np.flip(values[0], e.params["dimensions"]),
+    "concatenate": lambda e, values: np.concatenate(values, e.params["dimension"]),
+    "convert_element_type": _of(lambda x: x),
+    "copy": _of(lambda x: x),
+    "add": _of(np.add),
+    "sub": _of(np.subtract),
+    "mul": _of(np.multiply),
+    "neg": _of(np.negative),
+    "rem": _of(np.fmod),
+    "sign": _of(np.sign),
+    "abs": _of(np.abs),
+    "and": _of(np.bitwise_and),
+    "or": _of(np.bitwise_or),
+    "xor": _of(np.bitwise_xor),
+    "not": _of(np.invert),
+    "max": _of(np.maximum),
+    "min": _of(np.minimum),
+    "eq": _of(np.equal),
+    "ne": _of(np.not_equal),
+    "lt": _of(np.less),
+    "le": _of(np.less_equal),
+    "gt": _of(np.greater),
+    "ge": _of(np.greater_equal),
+}
