@@ -138,6 +138,18 @@ def test_where_all_is_dense_it_says_so(f: Any) -> None:
     np.testing.assert_allclose(jb.jacobian(f, mode="colored")(x), jax.jacfwd(f)(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("format", ["dense", "bcoo"])
+@pytest.mark.parametrize("f", [lambda x: x[:0], lambda x: jnp.ones(3), lambda x: (x[:0], jnp.sin(x), 2.0 * jnp.ones(2))])
+def test_empty_and_constant_outputs(f: Any, format: str) -> None:
+    x = normal(5)
+    J = jb.jacobian(f, mode="colored", format=format)
+    assert J.plan(x).passes <= 1
+    blocks = jax.tree.leaves(J(x), is_leaf=lambda b: hasattr(b, "todense"))
+    expected = jax.tree.leaves(jax.jacfwd(f)(x))
+    for a, b in zip(blocks, expected, strict=True):
+        np.testing.assert_allclose(a.todense() if format == "bcoo" else a, b, rtol=1e-6)
+
+
 def test_what_runs_is_the_same_for_other_values() -> None:
     x = normal(30)
     plan = jb.jacobian(burgers, mode="colored").plan(jax.ShapeDtypeStruct(x.shape, x.dtype))

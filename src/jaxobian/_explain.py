@@ -138,7 +138,7 @@ def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
 
 def _passes(candidate: Candidate, problem: Problem) -> str:
     many = f" of {problem.batch} examples" if problem.batch else ""
-    most = max(seeds.passes for seeds in candidate.groups or candidate.seeds)
+    most = max((seeds.passes for seeds in candidate.groups or candidate.seeds), default=0)
     chunked = f", {candidate.chunk_size} at a time" if candidate.chunk_size < most else ""
     return f"{WORDS[candidate.mode]}, {_count(candidate)}{many}{chunked}"
 

@@ -142,7 +142,7 @@ class Candidate:
     @property
     def chunk_size(self) -> int:
         """Passes run at once, of those that fill J; of all where none do."""
-        return max(seeds.width for seeds in self.groups or self.seeds)
+        return max((seeds.width for seeds in self.groups or self.seeds), default=1)
 
 
 @dataclass(frozen=True)

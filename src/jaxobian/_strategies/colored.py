@@ -71,8 +71,6 @@ def propose(
     least = min(c.passes for c in possible.values())
     if least < _WORTHWHILE and not wanted:
         return Impossible("colored", f"{least} passes are few enough")
-    if problem.inputs.size * problem.outputs.size == 0:
-        return Impossible("colored", "J is empty")
     matrix, dense = example_pattern(problem.structure, problem.inputs, problem.outputs, None if wanted else _EFFORT)
     if matrix is None:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
