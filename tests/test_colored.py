@@ -204,6 +204,12 @@ def test_second_derivatives_of_custom_rules_need_not_be_symmetric() -> None:
     np.testing.assert_allclose(jb.hessian(odd, mode="colored")(x), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_hessians_of_nothing() -> None:
+    for shape in ((0,), (0, 2)):
+        H = jb.hessian(lambda v: jnp.sum(v**2), format="bcoo")(jnp.ones(shape))
+        assert H.shape == (*shape, *shape)
+
+
 def test_a_budget_bounds_the_entries() -> None:
     x = normal(10_000)
     with pytest.raises(jb.MemoryBudgetError):

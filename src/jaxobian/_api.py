@@ -136,18 +136,19 @@ def batch_jacobian(
         argnums: which positional argument, or arguments, to differentiate with respect to.
         in_axes: the batch axis of the differentiated arguments, as for `jax.vmap`; what it says of the other
             arguments is not looked at. None for a differentiated argument that all examples share, such as parameters:
-            then it must say for every argument where its batch is, and f must take a batch of any size.
+            then it must say for every argument where its batch is, and f must take a batch of any size and give each
+            example what it gives a batch of that example alone (no division by the size of the batch).
         out_axes: the batch axis of f's outputs, as for `jax.vmap`.
         mode: as for `jacobian`.
         has_aux: as for `jacobian`.
         holomorphic: as for `jacobian`.
         allow_int: as for `jacobian`.
-        format: as for `jacobian`.
+        format: as for `jacobian`; "dense" alone where examples share an argument.
         chunk_size: as for `jacobian`.
         memory_budget: as for `jacobian`.
         rewrite: as for `jacobian`.
-        independent: your word that no example influences another, where that cannot be proved. If it is wrong, so is
-            J: each block is then the sum over the batch.
+        independent: your word that no example influences another, where that cannot be proved, as by parameters of
+            examples that are integers. If it is wrong, so is J: each block is then the sum over the batch.
 
     Returns:
         A function as `jacobian` returns it, with leaves of shape `(B, *out, *in)` for B examples.
@@ -228,8 +229,8 @@ def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: 
         **kwargs: as for f.
 
     Returns:
-        A `Pattern` of shape (elements of the outputs, elements of the differentiated arguments), with `.nnz`,
-        `.to_scipy()` and `.spy()`.
+        A `Pattern` of shape (elements of the outputs, elements of the differentiated arguments), each leaf after leaf
+        in the order of `jax.tree.leaves` and row-major within a leaf, with `.nnz`, `.to_scipy()` and `.spy()`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -333,7 +334,9 @@ class SharedFunction(JacobianFunction):
         """What a call with these arguments would run for each example, and why; see `JacobianFunction.plan`."""
         self._examples.check(args, kwargs)
         plan = self._one.plan(*self._examples.sliced(args), **kwargs)
-        title = plan.title.replace("jacobian of one", f"each example of jacobian of {_name(self._f)}", 1)
+        where = f" ({place})" if (place := _where(self._f)) else ""
+        ends = plan.title.partition(": ")[2]
+        title = f"each example of jacobian of {_name(self._f)}{where}: {ends}"
         return replace(plan, title=title, _run=MappedRun(self._examples, plan))
 
     def _compute(
@@ -366,13 +369,16 @@ def _arrays(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 
 class _Gradient(JacobianFunction):
-    """The inner Jacobian of a Hessian; notes whether f has derivatives of the user's own making."""
+    """The inner Jacobian of a Hessian; notes whether f has equations that may make the Hessian unsymmetric.
+
+    Derivatives of the user's own making may, and indices out of range, which JAX clamps one way and drops the other.
+    """
 
     has_rules = True
 
     def _settled(self, traced: Traced) -> Options:
         names = {e.primitive.name for e in walk(traced.program.function.equations)}
-        self.has_rules = any(name.startswith("custom_") for name in names)
+        self.has_rules = any(name.startswith(("custom_", "gather", "scatter")) for name in names)
         return self._options
 
 
@@ -395,7 +401,6 @@ class HessianFunction(JacobianFunction):
         self._has_aux = options.has_aux
 
     def _settled(self, traced: Traced) -> Options:
-        # With derivatives of the user's own making, second derivatives need not be symmetric.
         return replace(self._options, symmetric=not self._gradient.has_rules)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

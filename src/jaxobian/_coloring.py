@@ -116,7 +116,7 @@ def star(matrix: sparse.csr_matrix) -> Coloring | None:
     computing Hessians (SIAM Journal on Scientific Computing 29, 2007), algorithm 4.1.
     """
     width = _shape(matrix)[1]
-    if _shape(matrix)[0] != width or (matrix != matrix.T).nnz:
+    if not width or _shape(matrix)[0] != width or (matrix != matrix.T).nnz:
         return None
     degree = np.diff(matrix.indptr)
     if int((degree.astype(np.int64) ** 2).sum()) > 4 * _EFFORT:

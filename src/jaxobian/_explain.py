@@ -66,8 +66,10 @@ def _rewrites(chosen: Candidate) -> list[str]:
 def describe_structure(problem: Problem, chosen: Candidate, *, on_word: bool) -> str:
     """What is known of J's structure, and its size."""
     size = human_bytes(problem.jacobian_bytes)
+    share = 100.0
     if isinstance(chosen.variant, Colored) and problem.batch is None:
         share = 100 * chosen.variant.matrix.nnz / max(1, problem.inputs.size * problem.outputs.size)
+    if share < 99:
         return f"sparse, {share:.2g} % can be nonzero" + (f", {size}" if problem.format == "dense" else "")
     if problem.batch is not None:
         pairs = [(o, i) for o in problem.outputs.shapes for i in problem.inputs.shapes]

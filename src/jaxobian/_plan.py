@@ -164,7 +164,9 @@ def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse:
     def handicapped(candidate: Candidate) -> float:
         if prefer_reverse:
             return float(candidate.mode != "rev")
-        factor = {favourite: 1 / _FORWARD_BONUS, "mixed": CLEAR_WIN, "colored": CLEAR_WIN}.get(candidate.mode, 1.0)
+        # Only colours know all zeros, which is what bcoo is for.
+        colours = CLEAR_WIN if problem.format == "dense" else 1 / CLEAR_WIN
+        factor = {favourite: 1 / _FORWARD_BONUS, "mixed": CLEAR_WIN, "colored": colours}.get(candidate.mode, 1.0)
         return factor * candidate.cost.seconds
 
     return min(within, key=handicapped)

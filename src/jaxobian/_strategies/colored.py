@@ -70,7 +70,7 @@ def propose(
     wanted = forced or problem.format == "bcoo"
     least = min(c.passes for c in possible.values())
     if least < _WORTHWHILE and not wanted:
-        return Impossible("colored", f"{least} passes are few enough")
+        return Impossible("colored", f"not looked for: {least} {'pass does' if least == 1 else 'passes do'}")
     matrix, dense = example_pattern(problem.structure, problem.inputs, problem.outputs, None if wanted else _EFFORT)
     if matrix is None:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
