@@ -128,6 +128,18 @@ def test_only_reverse_will_do_for_a_custom_vjp() -> None:
     np.testing.assert_allclose(plan(x), jax.jacrev(f)(x), rtol=1e-6)
 
 
+def test_a_custom_vjp_whose_jacobian_is_zero_takes_no_pass() -> None:
+    @jax.custom_vjp
+    def g(x: Array) -> Array:
+        return x**2
+
+    g.defvjp(lambda x: (x**2, None), lambda _, t: (jnp.zeros_like(t),))
+    x = normal(6)
+    f = lambda x: g(x)[:0]
+    np.testing.assert_allclose(jb.jacobian(f, mode="colored")(x), jax.jacrev(f)(x))
+    np.testing.assert_allclose(jb.jacobian(g, mode="colored")(x), jnp.zeros((6, 6)))
+
+
 @pytest.mark.parametrize("f", [jnp.cumsum, lambda x: jnp.tanh(weights(20, 20, seed=1) @ x)])
 def test_where_all_is_dense_it_says_so(f: Any) -> None:
     x = normal(20)

@@ -257,8 +257,7 @@ def _candidate(
     work += placed + problem.primal_work + problem.machine.result(float(size))
     cost = Cost(work, flops, held + peak, problem.machine.time(work))
     # Which program runs is all the same to the values: that of the mode with more passes.
-    main = possible["fwd" if coloring.n_columns >= coloring.n_rows else "rev"]
-    main = main if main.mode in possible else next(iter(possible.values()))
+    main = possible.get("fwd" if coloring.n_columns >= coloring.n_rows else "rev") or next(iter(possible.values()))
     seeds = tuple(s for s in made.values() if s is not None)
     variant = Colored(matrix, coloring, made["fwd"], made["rev"])
     cells = problem.outputs.size * problem.inputs.size
