@@ -81,12 +81,18 @@ def as_rows(blocks: Blocks, left: Side, right: Side, batch: tuple[int, ...], *, 
     """
     filled = [[dense(b, left, o, right, i, batch) for i, b in enumerate(row)] for o, row in enumerate(blocks)]
     if forward:
-        parts = [[b.reshape(*batch, n, -1) for b in row] for row, n in zip(filled, left.sizes, strict=True)]
+        parts = [
+            [b.reshape(*batch, n, m) for b, m in zip(row, right.sizes, strict=True)]
+            for row, n in zip(filled, left.sizes, strict=True)
+        ]
         joined = [jnp.moveaxis(jnp.concatenate(row, -1), -1, 0) for row in parts]  # passes, batch, elements
         side = left
     else:
         columns = list(zip(*filled, strict=True))
-        parts = [[b.reshape(*batch, -1, m) for b in column] for column, m in zip(columns, right.sizes, strict=True)]
+        parts = [
+            [b.reshape(*batch, n, m) for b, n in zip(column, left.sizes, strict=True)]
+            for column, m in zip(columns, right.sizes, strict=True)
+        ]
         joined = [jnp.moveaxis(jnp.concatenate(column, -2), -2, 0) for column in parts]
         side = right
     rows = []

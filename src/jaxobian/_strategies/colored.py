@@ -318,11 +318,11 @@ def _entries(
     dtype = block_dtype(outputs.avals[o], inputs.avals[i])
     values, places, offset = [], np.zeros(len(ours), np.int64), 0
     if pushed is not None:
-        flat = pushed[o].reshape(*batch, -1)  # colours, then own
+        flat = pushed[o].reshape(*batch, coloring.n_columns * m)  # colours, then own
         places = coloring.colour[ours] * m + coloring.landing[ours] - row
         values, offset = [flat.astype(dtype)], flat.shape[-1]
     if pulled is not None:
-        flat = pulled[i].reshape(*batch, -1)  # colours, then own
+        flat = pulled[i].reshape(*batch, coloring.n_rows * n)  # colours, then own
         there = offset + coloring.colour[ours] * n + coloring.landing[ours] - column
         places = np.where(coloring.pulled[ours], there, places)
         values.append(flat.astype(dtype))
