@@ -222,6 +222,14 @@ def test_hessians_of_nothing() -> None:
         assert H.shape == (*shape, *shape)
 
 
+def test_arrays_too_large_to_look_at_are_planned_at_once() -> None:
+    shape = jax.ShapeDtypeStruct((2**32,), jnp.float32)
+    option = jb.jacobian(lambda x: jnp.roll(x, 1)[:100] * x[:100], memory_budget="1e15B").plan(shape).candidates[-1]
+    assert "not looked for in arrays this large" in str(option)
+    wide = lambda x: jnp.sum(jnp.sin(x)[:, None] * jnp.ones((1, 2**26)), 1)
+    assert jb.jacobian(wide).plan(jax.ShapeDtypeStruct((64,), jnp.float32)).mode != "colored"
+
+
 def test_a_budget_bounds_the_entries() -> None:
     x = normal(10_000)
     with pytest.raises(jb.MemoryBudgetError):

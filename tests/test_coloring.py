@@ -46,9 +46,10 @@ def test_random_patterns(dense: np.ndarray) -> None:
     matrix = pattern(dense)
     for make in (by_columns, by_rows, by_both):
         coloring = make(matrix)
+        # Where all rows and columns are equally full there is nothing to split.
+        assert coloring is not None or make is by_both
         if coloring is not None:
             assert_recovers(coloring, dense)
-    assert by_both is not None
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -488,7 +488,6 @@ class Tally:
             "miscompiled_by_xla": self.miscompiled,
             "nonzeros": self.nonzeros,
             "elements_in_patterns": self.in_patterns,
-            "missing_nonzeros": 0,
             "jacobians": self.jacobians,
             "chosen": dict(sorted(self.chosen.items())),
             "forced": dict(sorted(self.forced.items())),

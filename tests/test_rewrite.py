@@ -105,6 +105,11 @@ def test_windows_of_other_ranks(rank: int) -> None:
     assert_equal_both_ways(pooled("max", (2, 2, 3)[:rank], (2, 1, 2)[:rank], "VALID"), x, 1e-6)
 
 
+def test_no_windows_are_left_alone() -> None:
+    x = normal(20, 1, 1, 3)
+    assert jb.jacobian(max_pool)(x).shape == (20, 0, 0, 3, 20, 1, 1, 3)
+
+
 def test_the_gradient_of_pooling_is_differentiated_again() -> None:
     f = pooled("max", (2, 2), (2, 2), "SAME")
     assert_equal_both_ways(jax.grad(lambda x: jnp.sum(jnp.sin(f(x)))), normal(1, 5, 4, 2), 1e-5)

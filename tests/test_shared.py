@@ -99,6 +99,9 @@ def test_without_floating_point_examples_it_takes_your_word() -> None:
     table, tokens = weights(7, 3, seed=4), jnp.array([1, 5, 1, 0])
     with pytest.raises(jb.BatchCouplingError, match="independent=True"):
         jb.batch_jacobian(embed, in_axes=(None, 0))(table, tokens)
+    labelled = lambda w, x, labels: jnp.tanh(x @ w) + labels[:, None].mean(0)
+    with pytest.raises(jb.BatchCouplingError, match=r"args\[2\] is not of floating-point"):
+        jb.batch_jacobian(labelled, in_axes=(None, 0, 0))(PARAMS["w"], X, jnp.arange(6))
     J = jb.batch_jacobian(embed, in_axes=(None, 0), independent=True)
     assert_same(J(table, tokens), jax.vmap(jax.jacrev(embed), (None, 0))(table, tokens))
 

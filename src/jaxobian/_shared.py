@@ -113,8 +113,7 @@ class Examples:
         """Raise unless it is proved that no example influences another.
 
         Raises:
-            BatchCouplingError: naming what couples them; or that nothing can be seen, where no floating-point argument
-                carries the batch.
+            BatchCouplingError: naming what couples them; or the arguments of integers by which nothing can be seen.
         """
         self.size(args)
         if self.options.independent:
@@ -127,11 +126,16 @@ class Examples:
             for k, (leaf, axis) in enumerate(zip(leaves, axes, strict=True))
             if axis is not None and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         ]
-        if not carried:
+        unseen = [
+            f"args{jax.tree_util.keystr(path)}"
+            for k, ((path, _), axis) in enumerate(zip(keyed, axes, strict=True))
+            if axis is not None and k not in carried
+        ]
+        if unseen:
             raise BatchCouplingError(
                 "whether examples influence each other is seen by how outputs depend on the arguments that carry the "
-                "batch, and none of those is of floating-point numbers. If you know that they do not, pass "
-                "independent=True."
+                f"batch, and {', '.join(unseen)} is not of floating-point numbers. If you know that no example "
+                "influences another, pass independent=True."
             )
 
         def whole(examples: Sequence[Any], **kwargs: Any) -> Any:

@@ -79,7 +79,8 @@ class LinearProgram(Linear):
             return names.get(atom, atom) if is_variable(atom) else atom
 
         passes = [e for e in linear.equations if any(v in active for v in e.outvars)]
-        once = [e.replace(invars=[read(v) for v in e.invars]) for e in linear.equations if e not in passes]
+        inert = (e for e in linear.equations if not any(v in active for v in e.outvars))
+        once = [e.replace(invars=[read(v) for v in e.invars]) for e in inert]
         atoms = [a for atoms in (*(e.invars for e in passes), linear.outputs) for a in atoms]
         held = tuple(dict.fromkeys(a for a in atoms if is_variable(a) and a not in active))
         outputs = (*primal.outputs[:n_own], *map(read, held))

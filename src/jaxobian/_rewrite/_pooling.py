@@ -34,14 +34,15 @@ class _Windows:
 
     @classmethod
     def of(cls, equation: Any, shape: Sequence[int]) -> _Windows | None:
-        """None for windows that are diluted, or too large."""
+        """None for windows that are diluted, too large, or of which there are none."""
         params = equation.params
         sizes, strides = params["window_dimensions"], params["window_strides"]
         dilations = (*params.get("base_dilation", ()), *params.get("window_dilation", ()))
         if any(d != 1 for d in dilations) or 0 in shape or not 1 < math.prod(sizes) <= _LARGEST:
             return None
         padding = tuple((int(low), int(high)) for low, high in params["padding"])
-        return cls(tuple(shape), tuple(map(int, sizes)), tuple(map(int, strides)), padding)
+        windows = cls(tuple(shape), tuple(map(int, sizes)), tuple(map(int, strides)), padding)
+        return windows if min(windows.counts) > 0 else None
 
     @property
     def counts(self) -> tuple[int, ...]:

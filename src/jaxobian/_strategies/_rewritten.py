@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from .._cost import count
+from .._layout import varying_axes
 from .._linear import LinearProgram, Program, active_variables, is_variable, program_of, pullback, source_line
 from .._rewrite import Makers, Offer, offers, rewritten
 from .._seeds import Seeds
@@ -91,7 +92,9 @@ def _worthwhile(
     taken, seen, makers = {}, dict[Any, int | None](), _makers(program, active)
     for place, equation in enumerate(program.equations):
         ours = _linear_in(equation, active)
-        found = offers(equation, ours, mode, makers) if ours or not active else []
+        # Under shard_map the constants of an offer would have to vary as its operands do.
+        varies = any(varying_axes(v.aval) for v in equation.invars)
+        found = offers(equation, ours, mode, makers) if (ours or not active) and not varies else []
         if not found:
             continue
         # Deep networks repeat their layers.

@@ -71,6 +71,9 @@ def propose(
     least = min(c.passes for c in possible.values())
     if least < _WORTHWHILE and not wanted:
         return Impossible("colored", f"not looked for: {least} {'pass does' if least == 1 else 'passes do'}")
+    sides = (*problem.inputs.avals, *problem.outputs.avals)
+    if not wanted and sum(math.prod(aval.shape) for aval in sides) > _EFFORT:
+        return Impossible("colored", 'not looked for in arrays this large: mode="colored" looks')
     matrix, dense = example_pattern(problem.structure, problem.inputs, problem.outputs, None if wanted else _EFFORT)
     if matrix is None:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")

@@ -67,7 +67,10 @@ class Elements:
             operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
             if not operands:
                 continue
-            results = [self._spent(rows) for rows in self.through(equation, operands)]
+            if self.effort is not None and sum(map(size_of, equation.outvars)) > self.effort:
+                results: Results = [FULL] * len(equation.outvars)  # arrays too large to be looked at one by one
+            else:
+                results = [self._spent(rows) for rows in self.through(equation, operands)]
             if any(r is FULL for r in results) and not any(r is FULL for r in operands.values()):
                 self.dense.append(equation)
             found.update((v, r) for v, r in zip(equation.outvars, results, strict=True) if r is not None)
@@ -106,8 +109,9 @@ class Elements:
         """The outputs of a program by those of its inputs that are active."""
         program = inlined(program)
         indices = Indices(program)
-        inner = Elements(self.columns, indices.constant, indices)
+        inner = Elements(self.columns, indices.constant, indices, self.effort)
         found = inner.follow(program, {program.inputs[k]: rows for k, rows in operands.items()})
+        self.effort = inner.effort
         return [found.get(v) if is_variable(v) else None for v in program.outputs]
 
 
@@ -177,7 +181,7 @@ def _dot(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Result
     places = places.reshape(batches, height, depth)
     b, d, w = np.nonzero(flat)
     source = places[b, :, d]  # (nonzeros, height)
-    if source.size > 40_000_000:
+    if source.size > (40_000_000 if elements.effort is None else elements.effort):
         return None
     target = (b[:, None] * height + np.arange(height)) * width + w[:, None]
     shape = (batches * height * width, math.prod(ours))
@@ -266,7 +270,7 @@ def _cumulative(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
     ((k, rows),) = operands.items()
     shape, axis = _shape(equation.invars[k]), equation.params["axis"]
     size = shape[axis]
-    if math.prod(shape) * size > 40_000_000:
+    if math.prod(shape) * size > (40_000_000 if elements.effort is None else elements.effort):
         return None
     places = np.moveaxis(np.arange(math.prod(shape)).reshape(shape), axis, -1).reshape(-1, size)
     before = np.tril(np.ones((size, size), bool))
@@ -323,12 +327,14 @@ class _Step:
     ins: list[int]
 
     @classmethod
-    def of(cls, body: Program, active: set[int]) -> _Step | None:
+    def of(cls, body: Program, active: set[int], effort: int | None) -> _Step | None:
         """None where a step is dense."""
         ins = [0, *accumulate(map(size_of, body.inputs))]
         outs = [0, *accumulate(size_of(v) for v in body.outputs)]
         indices = Indices(body)
-        inner = Elements(ins[-1], indices.constant, indices)
+        if effort is not None and ins[-1] > effort:
+            return None
+        inner = Elements(ins[-1], indices.constant, indices, effort)
         start: dict[int, Rows] = {k: unit(size_of(body.inputs[k]), ins[k], ins[-1]) for k in active}
         parts = []
         for v, rows in zip(body.outputs, inner.inside(body, start), strict=True):
@@ -425,7 +431,7 @@ def _carries(
 ) -> tuple[Rows, _Step] | None:
     """Carries after any number of steps up to `steps`, one below the other; and one step."""
     first, last = carry
-    step = _Step.of(body, {*operands, *range(first, last)})
+    step = _Step.of(body, {*operands, *range(first, last)}, elements.effort)
     if step is None or not last > first:
         return None if step is None else (FULL, step)
     n_carry = last - first
@@ -466,7 +472,7 @@ def _custom_lin(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
     pulled, _ = transposed_equation(equation, count)
     pulled = inlined(pulled)
     first = len(pulled.inputs) - len(equation.outvars)
-    step = _Step.of(pulled, set(range(first, len(pulled.inputs))))
+    step = _Step.of(pulled, set(range(first, len(pulled.inputs))), elements.effort)
     if step is None:
         return None
     results: Results = []

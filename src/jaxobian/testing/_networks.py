@@ -308,10 +308,10 @@ def embedding_params():
 # --- Blocks ------------------------------------------------------------------------------------------------
 
 
-@scenario("bench")
-def conv_autoencoder():
-    """Convolutions 32x32 -> 16 numbers -> 32x32."""
-    k1, k2, k3, k4 = (weights(3, 3, *io, seed=i) for i, io in enumerate([(1, 8), (8, 16), (16, 8), (8, 1)]))
+def _conv_autoencoder(*, skip: bool) -> Callable[[Array], Array]:
+    """Convolutions 32x32 -> 16 numbers -> 32x32; with a skip the last one also sees the input."""
+    sizes = [(1, 8), (8, 16), (16, 8), (8 + skip, 1)]
+    k1, k2, k3, k4 = (weights(3, 3, *io, seed=i) for i, io in enumerate(sizes))
     encode, decode = weights(1024, 16, seed=5), weights(16, 1024, seed=6)
 
     def f(image: Array) -> Array:
@@ -320,9 +320,21 @@ def conv_autoencoder():
         z = jnp.tanh(h.reshape(-1) @ encode)
         h = upsample(jnp.tanh(z @ decode).reshape(1, 8, 8, 16))
         h = upsample(jnp.tanh(conv(h, k3)))
-        return conv(h, k4)[0]
+        return conv(jnp.concatenate([h, image[None]], axis=-1) if skip else h, k4)[0]
 
-    return f, (normal(32, 32, 1),)
+    return f
+
+
+@scenario("bench")
+def conv_autoencoder():
+    """Convolutions 32x32 -> 16 numbers -> 32x32."""
+    return _conv_autoencoder(skip=False), (normal(32, 32, 1),)
+
+
+@scenario("bench")
+def unet_32():
+    """The convolutional autoencoder of 32x32 images, whose last convolution also sees its input."""
+    return _conv_autoencoder(skip=True), (normal(32, 32, 1),)
 
 
 @scenario("bench")
@@ -338,24 +350,6 @@ def unet():
         return conv(jnp.concatenate([h, image[None]], axis=-1), k3)[0]
 
     return f, (normal(16, 16, 1),)
-
-
-@scenario("bench")
-def unet_32():
-    """The convolutional autoencoder of 32x32 images, whose last convolution also sees its input."""
-    sizes = [(1, 8), (8, 16), (16, 8), (9, 1)]
-    k1, k2, k3, k4 = (weights(3, 3, *io, seed=i) for i, io in enumerate(sizes))
-    encode, decode = weights(1024, 16, seed=5), weights(16, 1024, seed=6)
-
-    def f(image: Array) -> Array:
-        h = jnp.tanh(conv(image[None], k1, stride=2))
-        h = jnp.tanh(conv(h, k2, stride=2))
-        z = jnp.tanh(h.reshape(-1) @ encode)
-        h = upsample(jnp.tanh(z @ decode).reshape(1, 8, 8, 16))
-        h = upsample(jnp.tanh(conv(h, k3)))
-        return conv(jnp.concatenate([h, image[None]], axis=-1), k4)[0]
-
-    return f, (normal(32, 32, 1),)
 
 
 @scenario("bench")
