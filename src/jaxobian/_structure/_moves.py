@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._rows import Shape, positions
+from ._rows import Shape, dims_of, positions
 
 # Looks up what an atom holds, where that depends on no argument.
 Known = Callable[[Any], np.ndarray | None]
@@ -20,22 +20,18 @@ Known = Callable[[Any], np.ndarray | None]
 Moved = dict[int, np.ndarray]
 
 
-def _shape(atom: Any) -> Shape:
-    return tuple(getattr(atom.aval, "shape", ()))
-
-
 def _reshape(equation: Any, known: Known) -> Moved | None:
     if equation.params.get("dimensions") is not None:
         return None
-    return {0: positions(_shape(equation.invars[0]))}
+    return {0: positions(dims_of(equation.invars[0]))}
 
 
 def _transpose(equation: Any, known: Known) -> Moved:
-    return {0: positions(_shape(equation.invars[0])).transpose(equation.params["permutation"])}
+    return {0: positions(dims_of(equation.invars[0])).transpose(equation.params["permutation"])}
 
 
 def _broadcast(equation: Any, known: Known) -> Moved:
-    operand, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+    operand, out = dims_of(equation.invars[0]), dims_of(equation.outvars[0])
     shape = [1] * len(out)
     for size, axis in zip(operand, equation.params["broadcast_dimensions"], strict=True):
         shape[axis] = size
@@ -46,16 +42,16 @@ def _slice(equation: Any, known: Known) -> Moved:
     params = equation.params
     strides = params["strides"] or (1,) * len(params["start_indices"])
     bounds = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
-    return {0: positions(_shape(equation.invars[0]))[tuple(slice(*b) for b in bounds)]}
+    return {0: positions(dims_of(equation.invars[0]))[tuple(slice(*b) for b in bounds)]}
 
 
 def _rev(equation: Any, known: Known) -> Moved:
-    return {0: np.flip(positions(_shape(equation.invars[0])), equation.params["dimensions"])}
+    return {0: np.flip(positions(dims_of(equation.invars[0])), equation.params["dimensions"])}
 
 
 def _concatenate(equation: Any, known: Known) -> Moved:
     axis, moved = equation.params["dimension"], {}
-    shapes = [_shape(v) for v in equation.invars]
+    shapes = [dims_of(v) for v in equation.invars]
     for k in range(len(shapes)):
         parts = [positions(s) if j == k else np.full(s, -1) for j, s in enumerate(shapes)]
         moved[k] = np.concatenate(parts, axis)
@@ -63,7 +59,7 @@ def _concatenate(equation: Any, known: Known) -> Moved:
 
 
 def _pad(equation: Any, known: Known) -> Moved:
-    out, operand = _shape(equation.outvars[0]), _shape(equation.invars[0])
+    out, operand = dims_of(equation.outvars[0]), dims_of(equation.invars[0])
     filled = np.full(out, -1)
     target, source = [], []
     for n, size, (low, _, interior) in zip(operand, out, equation.params["padding_config"], strict=True):
@@ -80,12 +76,12 @@ def _pad(equation: Any, known: Known) -> Moved:
 
 def _split(equation: Any, known: Known) -> list[Moved]:
     sizes, axis = equation.params["sizes"], equation.params["axis"]
-    parts = np.split(positions(_shape(equation.invars[0])), np.cumsum(sizes)[:-1], axis)
+    parts = np.split(positions(dims_of(equation.invars[0])), np.cumsum(sizes)[:-1], axis)
     return [{0: part} for part in parts]
 
 
 def _stack(equation: Any, known: Known) -> Moved:
-    axis, shapes = equation.params["axis"], [_shape(v) for v in equation.invars]
+    axis, shapes = equation.params["axis"], [dims_of(v) for v in equation.invars]
     return {
         k: np.stack([positions(s) if j == k else np.full(s, -1) for j, s in enumerate(shapes)], axis)
         for k in range(len(shapes))
@@ -93,17 +89,17 @@ def _stack(equation: Any, known: Known) -> Moved:
 
 
 def _unstack(equation: Any, known: Known) -> list[Moved]:
-    whole = positions(_shape(equation.invars[0]))
+    whole = positions(dims_of(equation.invars[0]))
     return [{0: part} for part in np.moveaxis(whole, equation.params["axis"], 0)]
 
 
 def _tile(equation: Any, known: Known) -> Moved:
-    out, operand = _shape(equation.outvars[0]), _shape(equation.invars[0])
+    out, operand = dims_of(equation.outvars[0]), dims_of(equation.invars[0])
     return {0: positions(operand)[np.ix_(*(np.arange(m) % n for m, n in zip(out, operand, strict=True)))]}
 
 
 def _dynamic_slice(equation: Any, known: Known) -> Moved | None:
-    operand, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
+    operand, out = dims_of(equation.invars[0]), dims_of(equation.outvars[0])
     starts = _starts(equation.invars[1:], operand, out, known)
     if starts is None:
         return None
@@ -111,7 +107,7 @@ def _dynamic_slice(equation: Any, known: Known) -> Moved | None:
 
 
 def _dynamic_update_slice(equation: Any, known: Known) -> Moved | None:
-    operand, update = _shape(equation.invars[0]), _shape(equation.invars[1])
+    operand, update = dims_of(equation.invars[0]), dims_of(equation.invars[1])
     starts = _starts(equation.invars[2:], operand, update, known)
     if starts is None:
         return None
@@ -134,9 +130,9 @@ def _gather(equation: Any, known: Known) -> Moved | None:
     if index is None:
         return None
     return {0: _looked_at(
-        _shape(equation.invars[0]), index, numbers.offset_dims, numbers.collapsed_slice_dims,
+        dims_of(equation.invars[0]), index, numbers.offset_dims, numbers.collapsed_slice_dims,
         numbers.start_index_map, numbers.operand_batching_dims, numbers.start_indices_batching_dims,
-        equation.params["slice_sizes"], _shape(equation.outvars[0]), equation.params["mode"],
+        equation.params["slice_sizes"], dims_of(equation.outvars[0]), equation.params["mode"],
     )}  # fmt: skip
 
 
@@ -145,7 +141,7 @@ def landings(equation: Any, known: Known) -> np.ndarray | None:
     numbers, index = equation.params["dimension_numbers"], known(equation.invars[1])
     if index is None:
         return None
-    operand, updates = _shape(equation.outvars[0]), _shape(equation.invars[2])
+    operand, updates = dims_of(equation.outvars[0]), dims_of(equation.invars[2])
     # A scatter puts elements where the gather with the same numbers would take them from.
     whole = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
     windows = iter(updates[d] for d in numbers.update_window_dims)
@@ -192,7 +188,7 @@ def _select(equation: Any, known: Known) -> Moved | None:
     which = known(equation.invars[0])
     if which is None:
         return None
-    out = _shape(equation.outvars[0])
+    out = dims_of(equation.outvars[0])
     which, here = np.broadcast_to(which, out).astype(int), positions(out)
     return {k: np.where(which == k - 1, here, -1) for k in range(1, len(equation.invars))}
 

@@ -24,11 +24,13 @@ class Full:
 FULL: Final = Full()
 # A row for each element, a column for each element of the inputs.
 Rows = sparse.csr_matrix | Full
+# The rows of an equation's results; None for one that depends on nothing.
+Results = list[Rows | None]
 
 # A pattern denser than this is of no use, once it has more than a few rows and is not small.
 _DENSE, _FEW, _SMALL = 0.4, 32, 50_000
 # Patterns with more nonzeros are given up.
-_MOST = 40_000_000
+MOST = 40_000_000
 
 
 def shape_of(rows: sparse.csr_matrix) -> tuple[int, int]:
@@ -53,7 +55,7 @@ def checked(rows: Rows) -> Rows:
         return rows
     height, width = shape_of(rows)
     dense = height > _FEW and rows.nnz > _SMALL and rows.nnz > _DENSE * height * width
-    return FULL if dense or rows.nnz > _MOST else rows
+    return FULL if dense or rows.nnz > MOST else rows
 
 
 def taken(rows: Rows, index: np.ndarray) -> Rows:
@@ -70,7 +72,7 @@ def taken(rows: Rows, index: np.ndarray) -> Rows:
         lengths = np.where(there, lengths, 0)
     indptr = np.zeros(len(index) + 1, np.int64)
     np.cumsum(lengths, out=indptr[1:])
-    if indptr[-1] > _MOST:
+    if indptr[-1] > MOST:
         return FULL
     if len(lengths) and (lengths == lengths[0]).all():  # as in a stencil
         source = (starts[:, None] + np.arange(lengths[0])).reshape(-1)
@@ -97,7 +99,7 @@ def multiplied(matrix: sparse.csr_matrix, rows: Rows) -> Rows:
     if matrix.nnz == 0:
         return sparse.csr_matrix((shape_of(matrix)[0], shape_of(rows)[1]), dtype=bool)
     work = np.diff(rows.indptr)[matrix.indices].sum()
-    if work > 4 * _MOST:
+    if work > 4 * MOST:
         return FULL
     product: Any = matrix @ rows
     product.sort_indices()
@@ -155,3 +157,8 @@ def positions(shape: Shape) -> np.ndarray:
 def size_of(atom: Any) -> int:
     """Elements of an atom."""
     return math.prod(getattr(atom.aval, "shape", ()))
+
+
+def dims_of(atom: Any) -> Shape:
+    """The shape of an atom."""
+    return tuple(getattr(atom.aval, "shape", ()))
