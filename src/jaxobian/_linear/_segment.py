@@ -65,7 +65,7 @@ class Linear:
         alive = {v for v in inputs if v not in held}
 
         def read(atom: Any) -> Any:
-            return _zero(atom.aval) if is_variable(atom) and atom in active and atom not in alive else atom
+            return zero_literal(atom.aval) if is_variable(atom) and atom in active and atom not in alive else atom
 
         equations = []
         for equation in self.linear.equations:
@@ -120,7 +120,8 @@ def closed(program: Program, constants: Sequence[Any]) -> Program:
     return Program(program.inputs[len(constants) :], outputs, equations)
 
 
-def _zero(aval: Any) -> Any:
+def zero_literal(aval: Any) -> Any:
+    """Zeros as an operand of an equation."""
     if varying_axes(aval):
         raise NotImplementedError("a zero that differs between devices has no literal")
     return jex.Literal(np.zeros(aval.shape, aval.dtype), aval)

@@ -17,7 +17,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import abstract, varying_axes, zeros_like
+from .._layout import abstract, varying_axes
+from ._linearize import linearize
 from ._program import Program, inlined, is_variable, program_of, walk
 from ._segment import Linear, active_variables, pullback
 
@@ -125,56 +126,6 @@ def trace(
     check(function.out_avals[:n_out])
     hoisted, function, primal, linear = linearize(function, len(constants) + n_extra, n_out)
     return LinearProgram(linear, len(xs), function, primal, (*hoisted, *constants, *extras), n_out, n_extra)
-
-
-def linearize(function: Program, n_operands: int, n_out: int) -> tuple[tuple[Any, ...], Program, Program, Program]:
-    """The primal and the linear program of `function`, differentiated in all but its first `n_operands` inputs.
-
-    Returns:
-        Constants that came to light on the way (a jit's, an output's), then three programs that take them as further
-        first inputs: the function, the primal program, and the linear program.
-    """
-
-    def linearized(*leaves: Any) -> tuple[Any, ...]:
-        def differentiated(*xs: Any) -> tuple[Any, Any]:
-            results = function(*leaves[:n_operands], *xs)
-            return results[:n_out], results[n_out:]
-
-        return jax.linearize(differentiated, *leaves[n_operands:], has_aux=True)
-
-    traced, constants, tree = program_of(linearized, *function.in_avals)
-    # jax.linearize returns the linear function as a pytree whose leaves are the residuals.
-    _, push, aux = jax.tree.unflatten(tree, traced.out_avals)
-    residuals, push_tree = jax.tree.flatten(push)
-    n_residuals, n_aux = len(residuals), len(jax.tree.leaves(aux))
-
-    zero: set[int] = set()
-
-    def linear(*leaves: Any) -> Any:
-        outs = jax.tree.unflatten(push_tree, leaves[:n_residuals])(*leaves[n_residuals:])
-        return [zeros_like(abstract(out)) if k in zero else out for k, out in enumerate(outs)]
-
-    tangent_avals = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
-    pushed, more, _ = program_of(linear, *residuals, *tangent_avals)
-    # A tangent that depends on no tangent is zero; jax.linearize (0.10) hands it over as a value of a trace long ended.
-    zero.update(k for k, v in enumerate(pushed.outputs) if is_variable(v) and v in pushed.inputs[: len(more)])
-    if zero:
-        pushed, more, _ = program_of(linear, *residuals, *tangent_avals)
-    # The linear program's own constants are residuals too, which the primal program hands through.
-    own = pushed.inputs[: len(more)]
-    r_vars = (*own, *traced.outputs[n_out : n_out + n_residuals])
-    pushed = inlined(pushed).pruned()
-    used = pushed.read()
-    kept = [k for k in range(len(r_vars)) if pushed.inputs[k] in used]
-    linear_inputs = (*(pushed.inputs[k] for k in kept), *pushed.inputs[len(r_vars) :])
-    outputs = (*traced.outputs[:n_out], *traced.outputs[len(traced.outputs) - n_aux :], *(r_vars[k] for k in kept))
-    hoisted = (*own, *traced.inputs[: len(constants)])
-    return (
-        (*more, *constants),
-        replace(function, inputs=(*hoisted, *function.inputs)),
-        replace(traced, inputs=(*own, *traced.inputs), outputs=outputs),
-        replace(pushed, inputs=linear_inputs),
-    )
 
 
 def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple[Any, ...]]:

@@ -1,0 +1,159 @@
+"""function -> its primal program, which makes y and residuals, and its linear program, which takes these."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+
+from .._layout import abstract, varying_axes, zeros_like
+from ._program import CALLS, Program, inlined, is_variable, program_of, subprograms, walk
+from ._segment import active_variables, zero_literal
+
+# Constants that came to light on the way (a jit's, an output's), then three programs that take them as further first
+# inputs: the function, the primal program, and the linear program.
+Linearized = tuple[tuple[Any, ...], Program, Program, Program]
+
+# Equations with programs inside of which nothing is left once they are differentiated.
+_UNFOLDED = CALLS | {"custom_jvp_call", "custom_vjp_call"}
+# Of these the programs inside only say how two numbers are made one.
+_COMBINING = ("scatter", "reduce", "select_and")
+
+
+def linearize(function: Program, n_operands: int, n_out: int) -> Linearized:
+    """The primal and the linear program of `function`, differentiated in all but its first `n_operands` inputs.
+
+    Where no equation does the work of both, they are told apart in the trace of `jax.jvp`, which takes a third of the
+    time of `jax.linearize`'s; that one takes apart loops, branches and all that is not known here, too.
+    """
+    return _told_apart(function, n_operands, n_out) or _by_jax(function, n_operands, n_out)
+
+
+def _told_apart(function: Program, n_operands: int, n_out: int) -> Linearized | None:
+    """The two programs from one trace; None where an equation may belong to both."""
+    if any(e.primitive.name not in _UNFOLDED and _has_body(e) for e in walk(function.equations)):
+        return None
+    tangents = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
+    if any(aval.dtype == jax.dtypes.float0 for aval in tangents):
+        return None
+    n_in = len(tangents)
+
+    def pushed(*leaves: Any) -> Any:
+        operands, xs, ts = leaves[:n_operands], leaves[n_operands : len(leaves) - n_in], leaves[len(leaves) - n_in :]
+
+        def differentiated(*xs: Any) -> tuple[Any, Any]:
+            results = function(*operands, *xs)
+            return results[:n_out], results[n_out:]
+
+        return jax.jvp(differentiated, xs, ts, has_aux=True)
+
+    traced, constants, _ = program_of(pushed, *function.in_avals, *tangents)
+    traced = inlined(traced)
+    seeds = traced.inputs[len(traced.inputs) - n_in :]
+    active = active_variables(traced, seeds)
+    outs = traced.outputs
+    ys, ts, aux = outs[:n_out], outs[n_out : 2 * n_out], outs[2 * n_out :]
+    known = not any(v in active for v in (*ys, *aux) if is_variable(v))
+    passes = tuple(e for e in traced.equations if any(v in active for v in e.outvars))
+    if not known or not all(_is_linear(e, active) for e in passes) or any(varying_axes(v.aval) for v in ts):
+        return None
+    # A tangent that depends on no tangent is zero.
+    ts = tuple(v if is_variable(v) and v in active else zero_literal(v.aval) for v in ts)
+    linear = Program(seeds, ts, passes).pruned()
+    read = (v for e in linear.equations for v in e.invars)
+    residuals = tuple(dict.fromkeys(v for v in read if is_variable(v) and v not in active))
+    others = tuple(e for e in traced.equations if not any(v in active for v in e.outvars))
+    inputs = traced.inputs[: len(traced.inputs) - n_in]
+    hoisted = inputs[: len(constants)]
+    return (
+        tuple(constants),
+        replace(function, inputs=(*hoisted, *function.inputs)),
+        Program(inputs, (*ys, *aux, *residuals), others).pruned(),
+        Program((*residuals, *seeds), ts, linear.equations),
+    )
+
+
+def _has_body(equation: Any) -> bool:
+    return not equation.primitive.name.startswith(_COMBINING) and any(True for _ in subprograms(equation))
+
+
+# The operands in which equations are linear: in all of them together,
+_JOINTLY = frozenset(
+    "add add_any sub neg convert_element_type reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum rev "
+    "slice concatenate pad copy copy_p real imag complex conj cumsum reduce_window_sum split stack unstack tile fft "
+    "reduce_precision optimization_barrier sharding_constraint".split()
+)
+# in any one of them,
+_SINGLY = frozenset("mul dot_general conv_general_dilated".split())
+# or in these alone.
+_PLACES = {
+    "div": {0},
+    "gather": {0},
+    "dynamic_slice": {0},
+    "dynamic_update_slice": {0, 1},
+    "scatter": {0, 2},
+    "scatter-add": {0, 2},
+    "scatter_add": {0, 2},
+    "triangular_solve": {1},
+    "select_and_gather_add": {0},
+    "select_and_scatter_add": {0},
+}
+
+
+def _is_linear(equation: Any, active: set[Any]) -> bool:
+    """Whether an equation is known to be linear in its active operands together, and to make nothing but tangents."""
+    name = equation.primitive.name
+    places = {k for k, v in enumerate(equation.invars) if is_variable(v) and v in active}
+    if name in _SINGLY:
+        return len(places) == 1
+    if name == "select_n":
+        return 0 not in places
+    if name == "custom_lin":
+        return min(places) >= equation.params["num_res"]
+    return name in _JOINTLY or places <= _PLACES.get(name, set())
+
+
+def _by_jax(function: Program, n_operands: int, n_out: int) -> Linearized:
+    """The two programs by `jax.linearize`."""
+
+    def linearized(*leaves: Any) -> tuple[Any, ...]:
+        def differentiated(*xs: Any) -> tuple[Any, Any]:
+            results = function(*leaves[:n_operands], *xs)
+            return results[:n_out], results[n_out:]
+
+        return jax.linearize(differentiated, *leaves[n_operands:], has_aux=True)
+
+    traced, constants, tree = program_of(linearized, *function.in_avals)
+    # jax.linearize returns the linear function as a pytree whose leaves are the residuals.
+    _, push, aux = jax.tree.unflatten(tree, traced.out_avals)
+    residuals, push_tree = jax.tree.flatten(push)
+    n_residuals, n_aux = len(residuals), len(jax.tree.leaves(aux))
+
+    zero: set[int] = set()
+
+    def linear(*leaves: Any) -> Any:
+        outs = jax.tree.unflatten(push_tree, leaves[:n_residuals])(*leaves[n_residuals:])
+        return [zeros_like(abstract(out)) if k in zero else out for k, out in enumerate(outs)]
+
+    tangent_avals = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
+    pushed, more, _ = program_of(linear, *residuals, *tangent_avals)
+    # A tangent that depends on no tangent is zero; jax.linearize (0.10) hands it over as a value of a trace long ended.
+    zero.update(k for k, v in enumerate(pushed.outputs) if is_variable(v) and v in pushed.inputs[: len(more)])
+    if zero:
+        pushed, more, _ = program_of(linear, *residuals, *tangent_avals)
+    # The linear program's own constants are residuals too, which the primal program hands through.
+    own = pushed.inputs[: len(more)]
+    r_vars = (*own, *traced.outputs[n_out : n_out + n_residuals])
+    pushed = inlined(pushed).pruned()
+    used = pushed.read()
+    kept = [k for k in range(len(r_vars)) if pushed.inputs[k] in used]
+    linear_inputs = (*(pushed.inputs[k] for k in kept), *pushed.inputs[len(r_vars) :])
+    outputs = (*traced.outputs[:n_out], *traced.outputs[len(traced.outputs) - n_aux :], *(r_vars[k] for k in kept))
+    hoisted = (*own, *traced.inputs[: len(constants)])
+    return (
+        (*more, *constants),
+        replace(function, inputs=(*hoisted, *function.inputs)),
+        replace(traced, inputs=(*own, *traced.inputs), outputs=outputs),
+        replace(pushed, inputs=linear_inputs),
+    )
