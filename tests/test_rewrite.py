@@ -12,8 +12,8 @@ import pytest
 from jax import Array, lax
 
 import jaxobian as jb
-from jaxobian._linear import active_variables, trace
-from jaxobian._rewrite import offers, rewritten
+from jaxobian._linear import active_variables, program_of, trace
+from jaxobian._rewrite import few_rows, offers, rewritten, vmapped
 from jaxobian.testing._networks import avg_pool, conv, max_pool
 from jaxobian.testing._scenario import normal, uniform, weights
 
@@ -240,6 +240,75 @@ def test_rewritten_functions_compose() -> None:
     np.testing.assert_allclose(
         jax.vmap(jb.jacobian(f))(many), jax.vmap(jax.jacrev(f))(many), rtol=1e-5, atol=1e-6
     )
+
+
+# Products ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 8, 10, 17, 64])
+def test_products_of_few_rows(rows: int) -> None:
+    constant, seeds = normal(256, 300, seed=1), normal(rows, 300, seed=2)
+    linear = lambda t: [lax.dot_general(t, constant, (((0,), (1,)), ((), ())))]
+    program, constants, _ = program_of(jax.vmap(linear), seeds)
+    assert len(few_rows(program, program.inputs[len(constants) :])) == 1
+    (actual,) = jax.jit(vmapped(linear))(seeds)
+    np.testing.assert_allclose(actual, jax.jit(jax.vmap(linear))(seeds)[0], rtol=1e-5, atol=1e-4)
+
+
+def test_products_over_several_axes() -> None:
+    constant, seeds = normal(32, 20, 16, seed=1), normal(5, 4, 16, 20, seed=2)
+    numbers = (((2, 1), (1, 2)), ((), ()))
+    linear = lambda t: [lax.dot_general(t, constant, numbers)]
+    program, constants, _ = program_of(jax.vmap(linear), seeds)
+    assert len(few_rows(program, program.inputs[len(constants) :])) == 0  # not large enough for twenty rows
+    constant = normal(256, 20, 16, seed=1)
+    program, constants, _ = program_of(jax.vmap(linear), seeds)
+    assert len(few_rows(program, program.inputs[len(constants) :])) == 1
+    np.testing.assert_allclose(vmapped(linear)(seeds)[0], jax.vmap(linear)(seeds)[0], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "linear",
+    [
+        lambda t: t @ normal(300, 256),  # its constant lies as the kernel reads it
+        lambda t: normal(256, 300) @ t,
+        lambda t: t @ normal(10, 300).T,  # a small one
+        lambda t: t.astype(jnp.bfloat16) @ normal(256, 300).astype(jnp.bfloat16).T,
+        lambda t: jnp.sin(t),
+    ],
+)
+def test_other_products_are_left_alone(linear: Callable[[Array], Array]) -> None:
+    program, constants, _ = program_of(jax.vmap(linear), normal(5, 300))
+    assert not few_rows(program, program.inputs[len(constants) :])
+
+
+def classifier(x: Array) -> Array:
+    h = jnp.tanh(x @ weights(300, 256, seed=1))
+    return jnp.tanh(h @ weights(256, 256, seed=2)) @ weights(256, 7, seed=3)
+
+
+@pytest.mark.parametrize("jitted", [True, False])
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_classifiers(jitted: bool, chunk_size: int | None) -> None:
+    x = normal(300)
+    J = jb.jacobian(classifier, chunk_size=chunk_size)
+    plan = J.plan(x)
+    assert any("few-row" in what for what, _, _ in plan.choice.chosen.rewrites)
+    assert "few-row products -> " in str(plan)
+    assert not jb.jacobian(classifier, rewrite=False).plan(x).choice.chosen.rewrites
+    np.testing.assert_allclose((jax.jit(J) if jitted else J)(x), jax.jacrev(classifier)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_classifiers_compose() -> None:
+    x, t = normal(300), normal(300, seed=1)
+    f = lambda x: jnp.sin(jb.jacobian(classifier)(x)).sum(0)
+    g = lambda x: jnp.sin(jax.jacrev(classifier)(x)).sum(0)
+    for actual, expected in zip(jax.jvp(f, (x,), (t,)), jax.jvp(g, (x,), (t,)), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(jax.vjp(f, x)[1](t)[0], jax.vjp(g, x)[1](t)[0], rtol=1e-3, atol=1e-4)
+    xs = normal(3, 300)
+    actual, expected = jax.vmap(jb.jacobian(classifier))(xs), jax.vmap(jax.jacrev(classifier))(xs)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [None, 1, "yes"])

@@ -98,6 +98,7 @@ class Machine:
     cached: float  # where a byte costs this fraction of what it costs in memory
     arena_bytes: float  # temporaries up to this size are reused from call to call; beyond it memory is fresh
     loop_slowdown: float  # XLA runs a loop's body on one core of a CPU: matrix products take this much longer
+    packs: bool  # products of a few rows take less with their constant first
     prefers_forward: bool  # within 10 %: on CPU residuals' tanh and sin get fused into every reverse row
 
     def time(self, work: Work) -> float:
@@ -123,7 +124,7 @@ def machine(platform: str) -> Machine:
     """The constants for a platform ("cpu", "gpu", "tpu"); an unknown one is taken for a GPU."""
     table = json.loads(files("jaxobian").joinpath("_machines.json").read_text())
     entry = table.get(platform, table["gpu"])
-    return Machine(**entry, prefers_forward=platform == "cpu")
+    return Machine(**entry, packs=platform == "cpu", prefers_forward=platform == "cpu")
 
 
 @dataclass(frozen=True)

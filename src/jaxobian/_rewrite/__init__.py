@@ -3,4 +3,6 @@
 from ._offer import Makers as Makers
 from ._offer import Offer as Offer
 from ._offer import rewritten as rewritten
+from ._products import few_rows as few_rows
+from ._products import vmapped as vmapped
 from ._table import offers as offers

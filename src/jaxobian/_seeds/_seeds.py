@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._layout import zeros_like
+from .._rewrite import vmapped
 from ._groups import Cell, Group, plain
 from ._side import Side
 
@@ -76,6 +77,7 @@ class Seeds:
         group: which elements share a pass, and which landed arrays are looked at; by default no tie is known.
         given: where passes begin with rows at hand rather than with one-hot vectors: the shapes of what they seed.
         classes: where a pass stands for all elements of a colour.
+        arranged: whether products of the few rows that passes are put their constant first.
     """
 
     seeded: Side
@@ -87,6 +89,7 @@ class Seeds:
     group: Group | None = None
     given: tuple[tuple[int, ...], ...] | None = None
     classes: Classes | None = None
+    arranged: bool = False
 
     @cached_property
     def _group(self) -> Group:
@@ -232,7 +235,7 @@ class Seeds:
         if width == 1:
             results = [result[None] for result in linear(*(seed[0] for seed in seeds))]
         elif self.vmapped:
-            results = jax.vmap(linear)(*seeds)
+            results = (vmapped if self.arranged else jax.vmap)(linear)(*seeds)
         else:
             results = jax.lax.map(lambda seed: tuple(linear(*seed)), tuple(seeds))
         return [self._turned(result, tied) for result, tied in zip(results, self._landed.tied, strict=True)]

@@ -61,6 +61,11 @@ class Problem:
         seeded, landed = self.sides(forward=forward)
         return groups(self.structure.relations, seeded, landed, forward=forward)
 
+    def passes(self, *, forward: bool) -> int:
+        """(Co)tangents that a single mode pushes or pulls."""
+        seeded, landed = self.sides(forward=forward)
+        return sum(Seeds(seeded, landed, forward, 1, group=g).passes for g in self.groups(forward=forward))
+
     def part(self, program: Linear, inputs: Side, outputs: Side) -> Problem:
         """The same question about a segment of the program."""
         structure = self.structure.part(program)

@@ -11,7 +11,6 @@ from .._cost import count
 from .._layout import varying_axes
 from .._linear import LinearProgram, Program, active_variables, is_variable, program_of, pullback, source_line
 from .._rewrite import Makers, Offer, offers, rewritten
-from .._seeds import Seeds
 from ._problem import Candidate, Impossible, Problem
 from ._sweeps import CLEAR_WIN, count_passes
 
@@ -44,23 +43,18 @@ def with_rewrites(problem: Problem, mode: str, propose: _Propose) -> Candidate |
     if isinstance(problem.program, LinearProgram):
         taken += [(problem.program.primal.equations[k], offer) for k, offer in primal.items()]
     words = tuple((offer.what, offer.by, source_line(equation)) for equation, offer in taken)
-    return replace(faster, program=program, rewrites=words)
+    return replace(faster, program=program, rewrites=(*words, *faster.rewrites))
 
 
 def _hopeless(problem: Problem, mode: str) -> bool:
     """Whether the other mode takes so few passes that this one is not worth a closer look."""
-    return _passes(problem, forward=mode == "fwd") > _HOPELESS * _passes(problem, forward=mode != "fwd")
-
-
-def _passes(problem: Problem, *, forward: bool) -> int:
-    seeded, landed = problem.sides(forward=forward)
-    return sum(Seeds(seeded, landed, forward, 1, group=g).passes for g in problem.groups(forward=forward))
+    return problem.passes(forward=mode == "fwd") > _HOPELESS * problem.passes(forward=mode != "fwd")
 
 
 def _in_passes(problem: Problem, mode: str) -> dict[int, Offer]:
     """Offers worth taking in the linear program, by the place of their equation."""
     forward, active = mode == "fwd", active_variables(problem.program.linear, problem.program.tangents)
-    passes = _passes(problem, forward=forward)
+    passes = problem.passes(forward=forward)
 
     def seconds(run: _Run, operands: Sequence[Any], results: Sequence[Any]) -> float:
         ours = [k for k, v in enumerate(operands) if is_variable(v) and v in active]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._cost import Cost, PassWork, Work, nbytes, pass_work, turned
-from .._linear import batched, program_of
+from .._linear import batched, program_of, source_line
+from .._rewrite import few_rows
 from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
 from ._problem import NO_WORK, Candidate, Problem
 
@@ -16,6 +17,8 @@ from ._problem import NO_WORK, Candidate, Problem
 CLEAR_WIN = 1.3
 # What takes so many times as long takes about as long.
 _ABOUT = 1.05
+# Passes are counted on so many at most.
+_ROWS = 64
 # A host loop runs its steps on several threads, and each thread's allocator keeps the temporaries of one.
 LOOP_STEPS_HELD = 4
 
@@ -29,6 +32,11 @@ class Sweep:
     vmapped: bool
     landed: float  # bytes that a pass brings back
     turned: float = 0.0  # elements that a forward pass brings back against the order of J
+    few: tuple[tuple[str, str, str], ...] = ()  # products of few rows: what they are, what is better, and where
+
+    def arranged(self, chunking: Chunking, problem: Problem) -> bool:
+        """Whether chunks put the constant of their products first."""
+        return bool(self.few) and problem.rewrite and problem.machine.packs and chunking.width <= _ROWS
 
     @property
     def flops(self) -> float:
@@ -95,16 +103,19 @@ def count_passes(
     Raises:
         Exception: whatever JAX raises where `run` cannot run in its mode.
     """
-    width = max(1, min(passes, 64))
+    width = max(1, min(passes, _ROWS))
     try:
         program, _, _ = program_of(batched(run, width), list(residuals), list(seeds))
         program, vmapped = program.pruned(), True
     except Exception:
         program, _, _ = program_of(run, list(residuals), list(seeds))
         program, width, vmapped = program.pruned(), 1, False
-    work = pass_work(program, program.inputs[len(program.inputs) - len(seeds) :], width, one_hot=one_hot)
+    made = program.inputs[len(program.inputs) - len(seeds) :]
+    work = pass_work(program, made, width, one_hot=one_hot)
     landed = sum(map(nbytes, program.out_avals)) / width
-    return Sweep(work, passes, vmapped, landed, turned(program) / width if forward else 0.0)
+    offers = few_rows(program, made) if vmapped and width > 1 else {}
+    few = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
+    return Sweep(work, passes, vmapped, landed, turned(program) / width if forward else 0.0, few)
 
 
 def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
@@ -182,13 +193,20 @@ def candidate(
     forward = mode == "fwd"
     seeded, landed = problem.sides(forward=forward)
     held += math.ceil(sum(sweep.compressed_bytes for group, sweep in counted if any(group.cells)))
-    made, sweeps, peak = [], [], held
+    made, sweeps, peak, words = [], [], held, ()
     for group, sweep in counted:
         chunking = choose_chunks(problem, sweep, held)
-        made.append(Seeds(seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given))
+        arranged = sweep.arranged(chunking, problem)
+        made.append(
+            Seeds(
+                seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given, arranged=arranged
+            )
+        )
+        words += sweep.few if arranged else ()
         sweeps.append((sweep, chunking))
         peak = max(peak, held + sweep.peak(chunking))
-    return Candidate(mode, tuple(made), cost_of(problem, sweeps, peak, before or NO_WORK), variant, note, len(made))
+    cost = cost_of(problem, sweeps, peak, before or NO_WORK)
+    return Candidate(mode, tuple(made), cost, variant, note, len(made), rewrites=tuple(dict.fromkeys(words)))
 
 
 def cost_of(

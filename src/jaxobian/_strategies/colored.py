@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -246,15 +246,17 @@ def _candidate(
     for mode, count in (("fwd", coloring.n_columns), ("rev", coloring.n_rows)):
         if not count:
             continue
-        sweep = Sweep(sweeps[mode].work, count, sweeps[mode].vmapped, sweeps[mode].landed, sweeps[mode].turned)
+        sweep = replace(sweeps[mode], passes=count)
         held += math.ceil(sweep.compressed_bytes)
         chunking = choose_chunks(problem, sweep, held)
         seeded, landed = problem.sides(forward=mode == "fwd")
         colours = coloring.columns if mode == "fwd" else coloring.rows
         classes = Classes(tuple(np.split(colours, np.cumsum(seeded.sizes)[:-1])), count)
+        arranged = sweep.arranged(chunking, problem)
         made[mode] = Seeds(
-            seeded, landed, mode == "fwd", chunking.width, sweep.vmapped, chunking.looped, classes=classes
-        )
+            seeded, landed, mode == "fwd", chunking.width, sweep.vmapped, chunking.looped, classes=classes,
+            arranged=arranged,
+        )  # fmt: skip
         work, flops, peak = work + sweep.total(chunking, problem), flops + sweep.flops, max(peak, sweep.peak(chunking))
     placed = Work(gather=float(batch * nnz)) + Work(scatter=float(batch * nnz) * (problem.format == "dense"))
     work += placed + problem.primal_work + problem.machine.result(float(size))
