@@ -277,6 +277,8 @@ class Seeds:
         return jax.lax.fori_loop(0, run.chunks, body, self.buffers(run, linear, like))
 
     def _unrolled(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        if run.chunks > 1:
+            linear = jax.jit(linear)  # traced, and transposed, for the first chunk alone
         pieces = [
             self.piece(run, start, min(run.width, run.total - start), linear, like)
             for start in range(0, run.total, run.width)
