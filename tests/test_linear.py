@@ -15,6 +15,7 @@ import jaxobian as jb
 from jaxobian._linear import (
     LinearProgram,
     Program,
+    _linearize,
     active_variables,
     identity,
     is_concrete,
@@ -84,6 +85,161 @@ def test_a_linear_program_is_the_derivative(name: str) -> None:
     jax.tree.map(close, pulled, list(jax.vjp(flat, *xs)[1](gs)))
     # The function itself, for the build that recomputes.
     jax.tree.map(close, program.function(*program.operands, *xs)[: program.n_out], expected)
+
+# Told apart in one trace, or by JAX -------------------------------------------------------------------------
+
+
+@jax.custom_jvp
+def looping(x: Any) -> Any:
+    return jnp.sin(x)
+
+
+@looping.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    body = lambda c, _: (c * 1.5, None)
+    return looping(*primals), jax.lax.scan(body, tangents[0] * primals[0], None, 3)[0]
+
+
+@jax.custom_vjp
+def doubled(x: Any) -> Any:
+    return 2 * x
+
+
+doubled.defvjp(lambda x: (2 * x, jnp.sum(x)), lambda s, g: (2 * g * s,))
+
+IN_ONE_TRACE: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "relu of a product": (lambda x, w: jax.nn.relu(w @ x), (X, W)),
+    "scatter": (lambda x: jnp.zeros(5).at[jnp.array([3, 1, 1])].add(x**2).at[0].set(x[1]), (X,)),
+    "sort": (lambda x: jnp.sort(jnp.sin(x)) * x, (X,)),
+    "softmax": (lambda x: jax.nn.softmax(x[None] * x[:, None]), (X,)),
+    "constant output": (lambda x: (jnp.sin(x), jnp.ones((2, 3)), jnp.zeros(())), (X,)),
+    "unused input": (lambda x, y: jnp.sin(x), (X, X)),
+    "pass-through": (lambda x: (x, x), (X,)),
+    "straight through": (lambda x: x + jax.lax.stop_gradient(jnp.round(x) - x), (X,)),
+    "determinant": (lambda x: jnp.linalg.det(jnp.outer(x, x) + jnp.eye(3)), (X,)),
+    "convolution": (lambda x: jnp.convolve(x, x), (X,)),
+    "max-pool": (lambda x: jax.lax.reduce_window(x**3, -jnp.inf, jax.lax.max, (2,), (1,), "SAME"), (X,)),
+    "complex": (lambda x: (jnp.exp(1j * x) ** 2).imag, (X,)),
+    "custom_vjp": (lambda x: doubled(x) * x, (X,)),
+    "integers in between": (lambda x: x * jnp.argmax(x) + jnp.floor(x).astype(int), (X,)),
+}
+BY_JAX: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "scan": (lambda x: jax.lax.scan(lambda c, a: (jnp.sin(c) * a, c), x, W), (X,)),
+    "cond": (lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.cos, x), (X,)),
+    "checkpoint": (jax.checkpoint(lambda x: jnp.sin(jnp.sin(x))), (X,)),
+    "a rule with a loop": (lambda x: looping(x) * x, (X,)),
+    "solve": (lambda x: jnp.linalg.solve(jnp.eye(3) * 3 + jnp.outer(x, x), x), (X,)),
+    "sort": (lambda x: jnp.sort(x) * x, (X,)),
+    "NumPy constant in jit": (jax.jit(lambda x: jnp.sin(x) * np.array([1, 2, 3], np.float32)), (X,)),
+    "complex inside": (lambda x: jnp.abs(jnp.fft.fft(x)) ** 2, (X,)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_linear_program_is_the_derivative(name: str) -> None:
+    f, xs = FUNCTIONS[name]
+    program = traced(f, *xs)
+    flat = lambda *xs: jax.tree.leaves(f(*xs))
+    ts = [jnp.cos(x + k) for k, x in enumerate(xs)]
+    ys, aux, residuals = program.evaluate(program.operands, xs)
+    expected, expected_t = jax.jvp(flat, xs, tuple(ts))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert aux == []
+    jax.tree.map(close, ys, expected)
+    jax.tree.map(close, program.push(residuals, ts), expected_t)
+    gs = [jnp.sin(1.0 + y) for y in ys]
+    pulled = pullback(lambda *t: program.push(residuals, t), program.in_avals)(*gs)
+    jax.tree.map(close, pulled, list(jax.vjp(flat, *xs)[1](gs)))
+    # The function itself, for the build that recomputes.
+    jax.tree.map(close, program.function(*program.operands, *xs)[: program.n_out], expected)
+
+# Told apart in one trace, or by JAX -------------------------------------------------------------------------
+
+
+@jax.custom_jvp
+def looping(x: Any) -> Any:
+    return jnp.sin(x)
+
+
+@looping.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    body = lambda c, _: (c * 1.5, None)
+    return looping(*primals), jax.lax.scan(body, tangents[0] * primals[0], None, 3)[0]
+
+
+@jax.custom_vjp
+def doubled(x: Any) -> Any:
+    return 2 * x
+
+
+doubled.defvjp(lambda x: (2 * x, jnp.sum(x)), lambda s, g: (2 * g * s,))
+
+IN_ONE_TRACE: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "relu of a product": (lambda x, w: jax.nn.relu(w @ x), (X, W)),
+    "scatter": (lambda x: jnp.zeros(5).at[jnp.array([3, 1, 1])].add(x**2).at[0].set(x[1]), (X,)),
+    "sort": (lambda x: jnp.sort(jnp.sin(x)) * x, (X,)),
+    "softmax": (lambda x: jax.nn.softmax(x[None] * x[:, None]), (X,)),
+    "constant output": (lambda x: (jnp.sin(x), jnp.ones((2, 3)), jnp.zeros(())), (X,)),
+    "unused input": (lambda x, y: jnp.sin(x), (X, X)),
+    "pass-through": (lambda x: (x, x), (X,)),
+    "straight through": (lambda x: x + jax.lax.stop_gradient(jnp.round(x) - x), (X,)),
+    "determinant": (lambda x: jnp.linalg.det(jnp.outer(x, x) + jnp.eye(3)), (X,)),
+    "convolution": (lambda x: jnp.convolve(x, x), (X,)),
+    "max-pool": (lambda x: jax.lax.reduce_window(x**3, -jnp.inf, jax.lax.max, (2,), (1,), "SAME"), (X,)),
+    "complex": (lambda x: (jnp.exp(1j * x) ** 2).imag, (X,)),
+    "custom_vjp": (lambda x: doubled(x) * x, (X,)),
+    "integers in between": (lambda x: x * jnp.argmax(x) + jnp.floor(x).astype(int), (X,)),
+}
+BY_JAX: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "scan": (lambda x: jax.lax.scan(lambda c, a: (jnp.sin(c) * a, c), x, W), (X,)),
+    "cond": (lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.cos, x), (X,)),
+    "checkpoint": (jax.checkpoint(lambda x: jnp.sin(jnp.sin(x))), (X,)),
+    "a rule with a loop": (lambda x: looping(x) * x, (X,)),
+    "windows of any function": (
+        lambda x: jax.lax.reduce_window(x, 1.0, lambda a, b: a * b + a - b, (2,), (1,), "VALID") * x[1:],
+        (X,),
+    ),
+    "solve": (lambda x: jnp.linalg.solve(jnp.outer(x, x) + jnp.eye(3), x), (X,)),
+}
+
+
+def linearized(f: Callable[..., Any], xs: tuple[Any, ...], way: Callable[..., Any]) -> Any:
+    function, constants, _ = program_of(lambda *xs: tuple(jax.tree.leaves(f(*xs))), *xs)
+    found = way(function, len(constants), len(function.outputs))
+    if found is None:
+        return None
+    more, function, primal, linear = found
+    operands, n_out = (*more, *constants), len(function.outputs)
+    results = jax.jit(lambda *xs: primal(*operands, *xs))(*xs)
+    seeds = [jnp.cos(3.0 * x + 1) for x in xs]
+    pulls = linear.out_avals
+    pushed = None if "custom_lin" in names(linear) else linear(*results[n_out:], *seeds)
+    pull = pullback(lambda *t: linear(*results[n_out:], *t), [v.aval for v in linear.inputs[-len(xs) :]])
+    return results[:n_out], pushed, pull(*(jnp.cos(jnp.arange(1.0, a.size + 1)).reshape(a.shape) for a in pulls))
+
+
+@pytest.mark.parametrize("name", IN_ONE_TRACE)
+def test_told_apart_programs_are_those_of_linearize(name: str) -> None:
+    f, xs = IN_ONE_TRACE[name]
+    actual = linearized(f, xs, _linearize._told_apart)
+    expected = linearized(f, xs, _linearize._by_jax)
+    assert actual is not None
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), actual, expected)
+
+
+@pytest.mark.parametrize("name", BY_JAX)
+def test_what_does_the_work_of_both_programs_is_taken_apart_by_jax(name: str) -> None:
+    f, xs = BY_JAX[name]
+    assert linearized(f, xs, _linearize._told_apart) is None
+    assert linearized(f, xs, _linearize.linearize) is not None
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), jb.jacobian(f)(*xs), jax.jacfwd(f)(*xs)
+    )
+
+
+def test_integer_inputs_are_left_to_jax() -> None:
+    function, constants, _ = program_of(lambda n: (n * 1.5,), jnp.arange(3))
+    assert _linearize._told_apart(function, len(constants), 1) is None
 
 
 def test_it_needs_no_values() -> None:
