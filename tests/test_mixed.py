@@ -56,6 +56,7 @@ CUT: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "matrices": (lambda x: SMALL(x.T.reshape(-1)[:8]).reshape(2, 4), (normal(4, 5),)),
     "the code is an output": (lambda x: (HOURGLASS(x), CODE(x)), (X,)),
     "a constant output": (lambda x: (HOURGLASS(x), jnp.ones(3)), (X,)),
+    "a constant number": (lambda x: (HOURGLASS(x), jnp.float32(3)), (X,)),
     "a scan through the bottleneck": (
         lambda x: OUT_OF(jax.lax.scan(lambda c, w: (jnp.tanh(c * w), None), INTO(x), jnp.arange(3.0))[0]),
         (X,),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -67,7 +69,7 @@ class Work:
     result: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(*(a + b for a, b in zip(self.vector(), other.vector(), strict=True)))
+        return Work(*map(operator.add, self.vector(), other.vector()))
 
     def __mul__(self, times: float) -> Work:
         return Work(*(times * a for a in self.vector()))
@@ -77,7 +79,7 @@ class Work:
         return Work(*map(max, self.vector(), other.vector()))
 
     def vector(self) -> tuple[float, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return _amounts(self)
 
     @property
     def flops(self) -> float:
@@ -86,6 +88,7 @@ class Work:
 
 
 KINDS = tuple(field.name for field in fields(Work))
+_amounts: Callable[[Work], tuple[float, ...]] = operator.attrgetter(*KINDS)
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,13 @@ _SOLVES = frozenset(
 
 def count(program: Program) -> Work:
     """Operations of `program`, each equation once, loops with their lengths."""
-    return pass_work(program, program.inputs, 1, one_hot=False).chunk(1)
+    if program not in _COUNTED:
+        _COUNTED[program] = pass_work(program, program.inputs, 1, one_hot=False).chunk(1)
+    return _COUNTED[program]
+
+
+# Every candidate asks for the work of the same primal program.
+_COUNTED: WeakKeyDictionary[Program, Work] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def _between(program: Linear, first: Cut, last: Cut, weigh: Weigh) -> list[Cut]:
     """The source-side and the sink-side cut between two others, if they are narrower than the wider of those."""
     part = program.segment(first, last)
     wider = max(_width(first, weigh), _width(last, weigh))
-    closed = {*first, *last}
+    closed = {v for v in (*first, *last) if is_variable(v)}
     _, found = narrowest(part, lambda v: None if v in closed else weigh(v), wider)
     return found[:1] + found[1:][-1:]
 

@@ -66,6 +66,10 @@ def taken(rows: Rows, index: np.ndarray) -> Rows:
     there = index >= 0
     if not there.any():
         return sparse.csr_matrix((len(index), shape_of(rows)[1]), dtype=bool)
+    if index[0] >= 0 and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
+        first, last = int(index[0]), int(index[-1]) + 1  # as they stand: in a slice, or a reshape
+        low, high = rows.indptr[first], rows.indptr[last]
+        return csr(rows.indptr[first : last + 1] - low, rows.indices[low:high], (len(index), shape_of(rows)[1]))
     at = index if there.all() else np.where(there, index, 0)
     starts, lengths = rows.indptr[at], rows.indptr[at + 1] - rows.indptr[at]
     if at is not index:
