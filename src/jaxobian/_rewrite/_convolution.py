@@ -23,7 +23,7 @@ from ._offer import Makers, Offer
 # What moving an element costs, in multiply-adds of a matrix product. Measured on LeNet's two layers.
 _MOVED = 16
 # With more channels on both sides than this, convolutions run well as they are.
-_WIDE = 32
+_WIDE = 12
 
 
 @dataclass(frozen=True)
