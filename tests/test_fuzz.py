@@ -571,8 +571,10 @@ def test_random_programs(capsys: pytest.CaptureFixture[str]) -> None:
         tally.words.update(program.words)
         if tally.programs % 100 == 0:
             jax.clear_caches()  # or what was compiled is kept, and looked through ever again
-            with capsys.disabled():
-                print(tally.programs, end=" ", flush=True)
+            if ASKED:
+                tally.write(RESULTS)
+                with capsys.disabled():
+                    print(tally.programs, end=" ", flush=True)
         expected = jax.device_get(program.expected(*xs))
         if not all(np.isfinite(block).all() for block in jax.tree.leaves(expected)):
             tally.not_finite += 1
