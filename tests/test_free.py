@@ -73,7 +73,7 @@ def test_values(name: str, mode: str) -> None:
         plan = J.plan(x)
         (mine,) = [c for c in plan.candidates if c.mode == mode]
         assert not begins(mine) or mode in modes.split()
-        for run in (J, jax.jit(J), plan):
+        for run in (J, jax.jit(J), plan) if chunk_size is None else (plan,):
             for a, b in zip(jax.tree.leaves(run(x)), jax.tree.leaves(expected), strict=True):
                 np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.max(jnp.abs(b))))
 
