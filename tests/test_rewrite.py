@@ -295,6 +295,7 @@ def test_classifiers(jitted: bool, chunk_size: int | None) -> None:
     plan = J.plan(x)
     assert any("few-row" in what for what, _, _ in plan.choice.chosen.rewrites)
     assert "few-row products -> " in str(plan)
+    assert "optimization_barrier" in str(jax.make_jaxpr(J)(x))  # what the plan says is what runs
     assert not jb.jacobian(classifier, rewrite=False).plan(x).choice.chosen.rewrites
     np.testing.assert_allclose((jax.jit(J) if jitted else J)(x), jax.jacrev(classifier)(x), rtol=1e-4, atol=1e-5)
 

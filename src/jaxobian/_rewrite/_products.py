@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from .._layout import abstract, varying_axes
-from .._linear import Program, active_variables, is_variable, program_of
+from .._linear import Program, active_variables, inlined, is_variable, program_of
 from ._offer import Offer, rewritten
 
 # Measured on CPU: below so many elements a constant is put in order in no time, and with more than a quarter as many
@@ -35,6 +35,7 @@ def vmapped(linear: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]
 
     def many(*seeds: Any) -> Sequence[Any]:
         program, constants, _ = program_of(jax.vmap(linear), *map(abstract, seeds))
+        program = inlined(program)  # chunks that are written out share a jit
         taken = few_rows(program, program.inputs[len(constants) :])
         return rewritten(program, taken)(*constants, *seeds) if taken else jax.vmap(linear)(*seeds)
 
