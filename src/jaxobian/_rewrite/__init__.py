@@ -1,5 +1,8 @@
 """Linear equations replaced by faster equals: one file a family. Whether one is faster is for the cost model to say."""
 
+from ._alike import compact as compact
+from ._alike import made_once as made_once
+from ._alike import shrunk as shrunk
 from ._offer import Makers as Makers
 from ._offer import Offer as Offer
 from ._offer import rewritten as rewritten

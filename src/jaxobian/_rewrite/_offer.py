@@ -47,24 +47,29 @@ def rewritten(program: Program, taken: Mapping[int, Offer]) -> Program:
         if offer is None:
             equations.append(equation.replace(invars=[read(v) for v in equation.invars]))
             continue
-        written, results = _written(offer, equation, [read(v) for v in offer.operands])
-        equations += written
+        made, results = written(offer.run, equation.source_info, [read(v) for v in offer.operands])
+        equations += made
         names.update(zip(equation.outvars, results, strict=True))
     return replace(program, equations=tuple(equations), outputs=tuple(map(read, program.outputs))).pruned()
 
 
-def _written(offer: Offer, equation: Any, operands: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """The equations that an offer consists of, which stand where `equation` stood in the user's code; its results."""
-    program, constants, _ = program_of(offer.run, *(v.aval for v in offer.operands))
+def written(run: Callable[..., Any], where: Any, operands: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The equations that `run` consists of, and its results.
+
+    Args:
+        run: some operands -> results.
+        where: what the equations have for a place in the user's code; None for where `run` stands.
+        operands: the operands, variables or literals.
+    """
+    program, constants, _ = program_of(run, *(v.aval for v in operands))
     program = closed(inlined(program), constants).pruned()
     names = dict(zip(program.inputs, operands, strict=True))
 
     def read(atom: Any) -> Any:
         return names.get(atom, atom) if is_variable(atom) else atom
 
-    where = equation.source_info
-    return (
-        [e.replace(invars=[read(v) for v in e.invars], source_info=where) for e in program.equations],
-        [read(v) for v in program.outputs],
-    )
-
+    equations = []
+    for e in program.equations:
+        source_info = e.source_info if where is None else where
+        equations.append(e.replace(invars=[read(v) for v in e.invars], source_info=source_info))
+    return equations, [read(v) for v in program.outputs]

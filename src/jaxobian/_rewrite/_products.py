@@ -30,14 +30,17 @@ _LARGE, _FEW = 2**15, 4
 _TILE = 8
 
 
-def vmapped(linear: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
-    """`jax.vmap(linear)`, with products of few rows in the faster order."""
+def vmapped(
+    linear: Callable[..., Sequence[Any]], in_axes: int | tuple[int, ...] = 0
+) -> Callable[..., Sequence[Any]]:
+    """`jax.vmap(linear, in_axes)`, with products of few rows in the faster order."""
+    plain = jax.vmap(linear, in_axes)
 
     def many(*seeds: Any) -> Sequence[Any]:
-        program, constants, _ = program_of(jax.vmap(linear), *map(abstract, seeds))
+        program, constants, _ = program_of(plain, *map(abstract, seeds))
         program = inlined(program)  # chunks that are written out share a jit
         taken = few_rows(program, program.inputs[len(constants) :])
-        return rewritten(program, taken)(*constants, *seeds) if taken else jax.vmap(linear)(*seeds)
+        return rewritten(program, taken)(*constants, *seeds) if taken else plain(*seeds)
 
     return many
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._layout import zeros_like
-from .._rewrite import vmapped
+from .._rewrite import compact, shrunk, vmapped
 from ._groups import Cell, Group, plain
 from ._side import Side
 
@@ -78,6 +78,7 @@ class Seeds:
         given: where passes begin with rows at hand rather than with one-hot vectors: the shapes of what they seed.
         classes: where a pass stands for all elements of a colour.
         arranged: whether products of the few rows that passes are put their constant first.
+        once: whether axes along which a seed is the same are kept at size 1 for as long as it makes no difference.
     """
 
     seeded: Side
@@ -90,6 +91,7 @@ class Seeds:
     given: tuple[tuple[int, ...], ...] | None = None
     classes: Classes | None = None
     arranged: bool = False
+    once: bool = False
 
     @cached_property
     def _group(self) -> Group:
@@ -104,6 +106,14 @@ class Seeds:
     def _splits(self) -> list[Split]:
         pairs = zip(self.seeded.avals, self.seeded.tied, self._group.cells, strict=True)
         return [Split.of(aval.shape, batch, cells) for aval, batch, cells in pairs]
+
+    @cached_property
+    def alike(self) -> tuple[tuple[int, ...], ...]:
+        """The axes of each seeded array along which every pass seeds the same."""
+        return tuple(
+            tuple(axis for axis, n in enumerate(aval.shape) if n > 1 and (axis == batch or Cell(axis, 1, n) in cells))
+            for aval, batch, cells in zip(self.seeded.avals, self.seeded.tied, self._group.cells, strict=True)
+        )
 
     @cached_property
     def colours(self) -> tuple[int, ...]:
@@ -231,14 +241,25 @@ class Seeds:
     def piece(self, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
         """Passes start, ..., start + width - 1 of a run: an array for each landed one, in the order of a block."""
         make = self._coloured if self.classes else self._basis if self.given is None else self._rows
-        seeds, linear = make(run.first + start, width, like), self._selected(linear)
+        linear = self._selected(linear)
+        if self.once:
+            linear = compact(linear, self.seeded.avals, self.alike)
+        seeds = make(run.first + start, width, like)
         if width == 1:
             results = [result[None] for result in linear(*(seed[0] for seed in seeds))]
         elif self.vmapped:
-            results = (vmapped if self.arranged else jax.vmap)(linear)(*seeds)
+            places = self._places(len(seeds))
+            seeds = [jnp.moveaxis(seed, 0, place) for seed, place in zip(seeds, places, strict=True)]
+            results = (vmapped if self.arranged else jax.vmap)(linear, places)(*seeds)
         else:
             results = jax.lax.map(lambda seed: tuple(linear(*seed)), tuple(seeds))
         return [self._turned(result, tied) for result, tied in zip(results, self._landed.tied, strict=True)]
+
+    def _places(self, count: int) -> tuple[int, ...]:
+        """Where passes stand in each seed: behind its examples, if it has any, so that those of each lie together."""
+        if self.given is not None:
+            return (0,) * count
+        return tuple(0 if tied is None else tied + 1 for tied in self.seeded.tied)
 
     def _selected(self, linear: LinearMap) -> LinearMap:
         """The map to the landed arrays of the group alone."""
@@ -332,7 +353,12 @@ class Seeds:
             # The zero takes over x's varying axes under shard_map.
             made.append(ones + jnp.zeros_like(x))
             offset += colours
-        return made
+        return [self._first(seed, axes) for seed, axes in zip(made, self.alike, strict=True)] if self.once else made
+
+    @staticmethod
+    def _first(seeds: Any, axes: Sequence[int]) -> Any:
+        """What is at index 0 of some axes of the seeded array, where its seeds are the same."""
+        return jax.lax.slice(seeds, (0,) * seeds.ndim, (len(seeds), *shrunk(seeds.shape[1:], axes)))
 
     @property
     def _axes(self) -> list[int]:

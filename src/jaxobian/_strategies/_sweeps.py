@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._cost import Cost, PassWork, Work, nbytes, pass_work, turned
-from .._linear import batched, program_of, source_line
-from .._rewrite import few_rows
+from .._layout import varying_axes
+from .._linear import batched, inlined, program_of, source_line
+from .._rewrite import compact, few_rows, made_once, shrunk
 from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
 from ._problem import NO_WORK, Candidate, Problem
 
@@ -33,6 +34,7 @@ class Sweep:
     landed: float  # bytes that a pass brings back
     turned: float = 0.0  # elements that a forward pass brings back against the order of J
     few: tuple[tuple[str, str, str], ...] = ()  # products of few rows: what they are, what is better, and where
+    once: tuple[tuple[str, str, str], ...] = ()  # products that are made once for all that a pass seeds alike
 
     def arranged(self, chunking: Chunking, problem: Problem) -> bool:
         """Whether chunks put the constant of their products first."""
@@ -173,9 +175,34 @@ def count_groups(
             results = run(held, seeds)
             return [results[k] for k in group.landed]
 
-        passes = Seeds(seeded, landed, forward, 1, group=group).passes
-        counted.append((group, count_passes(part, residuals, seeded.avals, passes, forward=forward)))
+        seeds = Seeds(seeded, landed, forward, 1, group=group)
+        sweep = count_passes(part, residuals, seeded.avals, seeds.passes, forward=forward)
+        counted.append((group, _with_once(problem, part, residuals, seeds, sweep)))
     return counted
+
+
+def _with_once(
+    problem: Problem, run: Callable[..., Any], residuals: Sequence[Any], seeds: Seeds, plain: Sweep
+) -> Sweep:
+    """The sweep whose first products are made once for all elements that a pass seeds alike, where that is faster."""
+    avals, passes = seeds.seeded.avals, seeds.passes
+    if not problem.rewrite or not plain.vmapped or not any(seeds.alike) or any(map(varying_axes, avals)):
+        return plain
+    program, _, _ = program_of(run, list(residuals), list(avals))
+    _, products = made_once(inlined(program), seeds.alike)
+    if not products:
+        return plain
+
+    def once(held: Sequence[Any], small: Sequence[Any]) -> list[Any]:
+        return compact(lambda *full: run(held, full), avals, seeds.alike)(*small)
+
+    small = [aval.update(shape=shrunk(aval.shape, axes)) for aval, axes in zip(avals, seeds.alike, strict=True)]
+    sweep = count_passes(once, residuals, small, passes, forward=seeds.forward)
+    time = problem.machine.time
+    if _ABOUT * time(sweep.work.chunk(passes)) > time(plain.work.chunk(passes)):
+        return plain
+    words = tuple(("product", "made once for all that a pass seeds alike", source_line(e)) for e in products)
+    return replace(sweep, once=words)
 
 
 def candidate(
@@ -199,10 +226,11 @@ def candidate(
         arranged = sweep.arranged(chunking, problem)
         made.append(
             Seeds(
-                seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given, arranged=arranged
+                seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given,
+                arranged=arranged, once=bool(sweep.once),
             )
-        )
-        words += sweep.few if arranged else ()
+        )  # fmt: skip
+        words += (*sweep.once, *(sweep.few if arranged else ()))
         sweeps.append((sweep, chunking))
         peak = max(peak, held + sweep.peak(chunking))
     cost = cost_of(problem, sweeps, peak, before or NO_WORK)
