@@ -251,7 +251,7 @@ def test_linear_transpose_takes_shapes_and_returns_a_tuple() -> None:
     np.testing.assert_array_equal(result[1], 2 * X)
 
 
-# Costs (_cost.py) -------------------------------------------------------------------------------------------
+# Costs (_cost/) ---------------------------------------------------------------------------------------------
 
 
 def test_the_layout_of_a_product() -> None:

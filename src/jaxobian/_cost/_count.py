@@ -1,24 +1,17 @@
-"""What a program costs: operations counted equation by equation, and the constants that turn them into seconds.
-
-The only room that knows the machine. `benchmarks/calibrate.py` measures the constants and rewrites the file beside
-this one.
-"""
+"""What a program costs: operations counted equation by equation, and what passes through it add."""
 
 from __future__ import annotations
 
-import json
 import math
-import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cache
-from importlib.resources import files
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ._linear import Program, as_program, is_variable, subprograms
+from .._linear import Program, as_program, is_variable, subprograms
+from ._machine import Work
 
 # What an equation that is fused into others, or stands in a loop's body, takes of a dispatch.
 _FUSED = 0.03
@@ -30,130 +23,6 @@ _FULL_WIDTH = 8.0
 _TAP, _GATHERED = 90.0, 6.0
 # A dynamic while loop runs an unknown number of steps; any guess is the same for both modes.
 ASSUMED_STEPS = 10
-
-
-@dataclass(frozen=True)
-class Work:
-    """Operations of a program, by kind. Additive: the work of two programs is their sum.
-
-    Attributes:
-        dot: multiply-adds of matrix products, in flops.
-        conv: the same of convolutions.
-        idle: flops that a convolution could have done while it gathers what its kernel reads.
-        bytes: bytes written and read again where a fused chain of equations ends.
-        scatter: elements written at computed positions, one after the other.
-        gather: elements read at computed positions.
-        turned: elements written across the order in which they are read, as in a transposition.
-        window: elements looked at by pooling windows.
-        reduce: elements summed, compared or accumulated.
-        arithmetic: elementwise operations (a transcendental counts as several).
-        solve: flops of factorisations, solves and transforms.
-        equations: equations run, each of which takes a dispatch.
-        fresh: bytes of temporaries that the system has to hand out anew, as often as they are let go.
-        result: bytes of J that the system has to hand out.
-    """
-
-    dot: float = 0.0
-    conv: float = 0.0
-    idle: float = 0.0
-    bytes: float = 0.0
-    scatter: float = 0.0
-    gather: float = 0.0
-    turned: float = 0.0
-    window: float = 0.0
-    reduce: float = 0.0
-    arithmetic: float = 0.0
-    solve: float = 0.0
-    equations: float = 0.0
-    fresh: float = 0.0
-    result: float = 0.0
-
-    def __add__(self, other: Work) -> Work:
-        return Work(*map(operator.add, self.vector(), other.vector()))
-
-    def __mul__(self, times: float) -> Work:
-        return Work(*(times * a for a in self.vector()))
-
-    def larger(self, other: Work) -> Work:
-        """The dearer of two branches, kind by kind."""
-        return Work(*map(max, self.vector(), other.vector()))
-
-    def vector(self) -> tuple[float, ...]:
-        return _amounts(self)
-
-    @property
-    def flops(self) -> float:
-        """All arithmetic, in flops."""
-        return self.dot + self.conv + self.window + self.reduce + self.arithmetic + self.solve
-
-
-KINDS = tuple(field.name for field in fields(Work))
-_amounts: Callable[[Work], tuple[float, ...]] = operator.attrgetter(*KINDS)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Constants of one kind of device: seconds for one unit of each kind of work, and how they were measured."""
-
-    seconds: dict[str, float]
-    measured: str
-    cache_bytes: float  # intermediates of a chunk up to this size stay in the cache,
-    cached: float  # where a byte costs this fraction of what it costs in memory
-    arena_bytes: float  # temporaries up to this size are reused from call to call; beyond it memory is fresh
-    loop_slowdown: float  # XLA runs a loop's body on one core of a CPU: matrix products take this much longer
-    packs: bool  # products of a few rows take less with their constant first
-    prefers_forward: bool  # within 10 %: on CPU residuals' tanh and sin get fused into every reverse row
-
-    def time(self, work: Work) -> float:
-        """Predicted seconds for `work`."""
-        return sum(self.seconds[kind] * amount for kind, amount in zip(KINDS, work.vector(), strict=True))
-
-    def traffic(self, temporaries: float) -> float:
-        """What a byte costs where so many bytes are worked on, as a fraction of what it costs in memory."""
-        hits = min(1.0, self.cache_bytes / max(1.0, temporaries))
-        return 1.0 - hits * (1.0 - self.cached)
-
-    def fresh(self, allocated: float) -> Work:
-        """The work of getting memory for temporaries of that size, in bytes."""
-        return Work(fresh=allocated if allocated > self.arena_bytes else 0.0)
-
-    def result(self, size: float) -> Work:
-        """The work of getting memory for results of that size, in bytes, and of writing them."""
-        return Work(bytes=size, result=size if size > self.arena_bytes else 0.0)
-
-
-@cache
-def machine(platform: str) -> Machine:
-    """The constants for a platform ("cpu", "gpu", "tpu"); an unknown one is taken for a GPU."""
-    table = json.loads(files("jaxobian").joinpath("_machines.json").read_text())
-    entry = table.get(platform, table["gpu"])
-    return Machine(**entry, packs=platform == "cpu", prefers_forward=platform == "cpu")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a candidate is predicted to take.
-
-    Attributes:
-        work: operations of the primal program and of all passes, by kind.
-        flops: arithmetic of all passes.
-        peak_bytes: all that is allocated while J is computed, J included.
-        seconds: predicted time.
-    """
-
-    work: Work
-    flops: float
-    peak_bytes: int
-    seconds: float
-
-
-def nbytes(aval: Any) -> int:
-    """Bytes of an array; 0 for what is not one (keys, tokens)."""
-    itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 0)
-    return math.prod(getattr(aval, "shape", ())) * itemsize
-
-
-# Counting ---------------------------------------------------------------------------------------------------------
 
 # How the result of an equation is made of its operands without touching memory on the way: XLA fuses these.
 _MOVES = frozenset(
@@ -172,6 +41,12 @@ _SOLVES = frozenset(
     "cholesky lu qr geqrf householder_product eigh eig svd schur triangular_solve tridiagonal_solve hessenberg "
     "tridiagonal lu_pivots_to_permutation".split()
 )
+
+
+def nbytes(aval: Any) -> int:
+    """Bytes of an array; 0 for what is not one (keys, tokens)."""
+    itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 0)
+    return math.prod(getattr(aval, "shape", ())) * itemsize
 
 
 def count(program: Program) -> Work:
