@@ -185,6 +185,69 @@ def test_grouped_and_empty_convolutions_are_left_alone() -> None:
         np.testing.assert_allclose(jb.jacobian(f)(a), jax.jacrev(f)(a), rtol=1e-5, atol=1e-6)
 
 
+# Outer products ---------------------------------------------------------------------------------------------
+
+
+def row(*shape: int) -> Array:
+    return normal(*shape).astype(jnp.float64)
+
+
+@pytest.mark.parametrize(
+    ("f", "shape"),
+    [
+        (lambda w: row(5) @ w, (5, 4)),
+        (lambda w: w @ row(5), (4, 5)),
+        (lambda w: row(1, 5) @ w, (5, 4)),
+        (lambda w: jnp.einsum("jk,ki->ji", w, row(5, 1)), (4, 5)),
+        (lambda w: jnp.einsum("k,akb->ab", row(5), w), (3, 5, 4)),
+        (lambda w: jnp.einsum("lk,akbl->ab", row(6, 5), w), (3, 5, 4, 6)),
+        (lambda w: jnp.einsum("nk,bkn->nb", row(3, 5), w), (4, 5, 3)),
+        (lambda w: jnp.einsum("bkn,kn->nb", w, row(5, 3)), (4, 5, 3)),
+        (lambda w: jnp.einsum("kn,kn->n", w, row(5, 3)), (5, 3)),
+        (lambda w: jnp.einsum("k,k->", w, row(5)), (5,)),
+    ],
+)
+def test_outer_products(f: Callable[[Array], Array], shape: tuple[int, ...], x64) -> None:
+    w = normal(*shape, seed=3).astype(jnp.float64)
+    assert_equal_both_ways(f, w, modes=("rev",))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_outer_products_in_other_precisions(dtype: Any) -> None:
+    h, w = normal(5).astype(dtype), normal(5, 4, seed=1).astype(dtype)
+    assert_equal_both_ways(lambda w: h @ w, w, tolerance=1e-6, modes=("rev",))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda w: normal(2, 5) @ w,
+        lambda w: w * normal(5, 4),
+        lambda w: normal(5).astype(jnp.float16) @ w,
+        lambda w: lax.dot(normal(5).astype(jnp.float16), w.astype(jnp.float16), preferred_element_type=jnp.float32),
+    ],
+)
+def test_other_products_with_a_matrix_are_left_alone(f: Callable[[Array], Array]) -> None:
+    with pytest.raises(AssertionError, match="nothing to replace"):
+        linear_maps(f, normal(5, 4), "rev")
+
+
+def test_parameters_of_dense_layers() -> None:
+    layers, x = [normal(30, 20, seed=1), normal(20, 10, seed=2)], normal(6, 30)
+
+    def apply(layers: Any, x: Array) -> Array:
+        for w in layers:
+            x = jnp.tanh(x @ w)
+        return x
+
+    J = jb.batch_jacobian(apply, in_axes=(None, 0))
+    assert "outer products -> " in str(J.plan(layers, x))
+    expected = jax.vmap(jax.jacrev(lambda layers, x: apply(layers, x[None])[0]), (None, 0))(layers, x)
+    for actual, block in zip(J(layers, x), expected, strict=True):
+        np.testing.assert_allclose(actual, block, rtol=1e-4, atol=1e-6)
+    assert "outer product" not in str(jb.batch_jacobian(apply, in_axes=(None, 0), rewrite=False).plan(layers, x))
+
+
 # Whole functions --------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -328,12 +328,11 @@ class SharedFunction(JacobianFunction):
         if options.format != "dense":
             raise ValueError('format="bcoo" is not to be had where examples share an argument: use "dense".')
         self._examples = Examples(f, options)
-        self._one = JacobianFunction(self._examples.one, self._examples.alone)
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would run for each example, and why; see `JacobianFunction.plan`."""
         self._examples.check(args, kwargs)
-        plan = self._one.plan(*self._examples.sliced(args), **kwargs)
+        plan = self._one(args).plan(*self._examples.sliced(args), **kwargs)
         where = f" ({place})" if (place := _where(self._f)) else ""
         ends = plan.title.partition(": ")[2]
         title = f"each example of jacobian of {_name(self._f)}{where}: {ends}"
@@ -344,15 +343,20 @@ class SharedFunction(JacobianFunction):
     ) -> tuple[Any, Any, Any]:
         self._examples.check(args, kwargs)
         rest: list[Any] = []
+        jacobian = self._one(args)
 
         def one(*args: Any) -> tuple[Any, Any, Any]:
-            y, aux, J = self._one._compute(args, kwargs, value=value, mapped=True)
+            y, aux, J = jacobian._compute(args, kwargs, value=value, mapped=True)
             arrays, others = _arrays(aux)
             rest.append(others)
             return y, arrays, J
 
         y, arrays, J = self._examples.mapped(one, (self._examples.out_axes if value else 0, 0, 0))(*args)
         return y, rest[-1](arrays), J
+
+    def _one(self, args: Sequence[Any]) -> JacobianFunction:
+        """The Jacobian of one example of these."""
+        return JacobianFunction(self._examples.one, self._examples.alone(args))
 
 
 def _arrays(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:

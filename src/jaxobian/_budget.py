@@ -23,11 +23,17 @@ class Budget:
         limit: passes are chunked to stay below this.
         hard: J itself must stay below this.
         explicit: whether the user set it.
+        copies: how many computations side by side have so much each.
     """
 
     limit: int
     hard: int
     explicit: bool
+    copies: int = 1
+
+    def shared(self, copies: int) -> Budget:
+        """What each of several computations side by side may allocate."""
+        return Budget(self.limit // copies, self.hard // copies, self.explicit, copies)
 
 
 def parse_bytes(value: int | float | str) -> int:

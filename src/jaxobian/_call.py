@@ -53,6 +53,7 @@ class Options:
     independent: bool = False
     prefer_reverse: bool = False
     symmetric: bool = False
+    copies: int = 1  # computations that run side by side, as examples do under vmap
 
     def __post_init__(self) -> None:
         check_argnums(self.argnums)
@@ -135,7 +136,7 @@ class Traced:
             prefer_reverse=options.prefer_reverse,
             holomorphic=options.holomorphic,
             chunk_size=options.chunk_size,
-            budget=budget(options.memory_budget),
+            budget=budget(options.memory_budget).shared(options.copies),
             platform=jax.devices()[0].platform,
             format=options.format,
             rewrite=options.rewrite,
@@ -244,6 +245,7 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
         options.independent,
         options.rewrite,
         options.chunk_size,
+        options.copies,
         str(options.memory_budget),
         value,
         mapped,

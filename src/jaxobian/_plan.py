@@ -110,7 +110,7 @@ def choose(
         prefer_reverse: take reverse where it is possible, whatever it costs.
         holomorphic: complex to complex, C-linear.
         chunk_size: passes at once, where the user says so.
-        budget: bytes that may be allocated.
+        budget: bytes that may be allocated, by each of the computations that run side by side.
         platform: of the device: "cpu", "gpu" or "tpu".
         format: of J: "dense" or "bcoo".
         rewrite: whether equations may be replaced by faster equals.
@@ -129,7 +129,7 @@ def choose(
         chunk_size,
         budget.limit,
         budget.explicit,
-        machine(platform),
+        machine(platform).shared(budget.copies),
         format,
         rewrite,
     )
@@ -173,12 +173,14 @@ def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse:
 
 
 def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
-    size = human_bytes(problem.jacobian_bytes)
+    size, n = human_bytes(problem.jacobian_bytes), budget.copies
     limit = (
-        f"the memory budget of {human_bytes(budget.limit)}"
+        f"the memory budget of {human_bytes(budget.limit * n)}"
         if budget.explicit
-        else f"all free memory ({human_bytes(budget.hard)})"
+        else f"all free memory ({human_bytes(budget.hard * n)})"
     )
+    if n > 1:
+        limit += f" has for each of {n} examples side by side"
     if problem.jacobian_bytes > budget.hard:
         return (
             f"J alone takes {size}, more than {limit}. Differentiate fewer inputs or outputs at a time, take the "
@@ -186,7 +188,7 @@ def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
         )
     return (
         f"J takes {size} and computing it one pass at a time {human_bytes(needed)} altogether, more than "
-        f'{limit}. Raise the budget, for instance memory_budget="{human_bytes(1.1 * needed).replace(" ", "")}".'
+        f'{limit}. Raise the budget, for instance memory_budget="{human_bytes(1.1 * needed * n).replace(" ", "")}".'
     )
 
 

@@ -57,10 +57,9 @@ class Examples:
         assert self.options.batch is not None
         return self.options.batch.out_axes
 
-    @property
-    def alone(self) -> Options:
-        """The options for the Jacobian of one example."""
-        return replace(self.options, batch=None, independent=False)
+    def alone(self, args: Sequence[Any]) -> Options:
+        """The options for the Jacobian of one example, beside all others."""
+        return replace(self.options, batch=None, independent=False, copies=max(1, self.size(args)))
 
     def one(self, *args: Any, **kwargs: Any) -> Any:
         """f of one example: a batch of one goes in, and its only result comes out."""
@@ -92,13 +91,21 @@ class Examples:
 
     def _each(self, args: Sequence[Any], change: Callable[[Any, int], Any]) -> tuple[Any, ...]:
         """The arguments, those leaves changed that carry the batch."""
-        self.size(args)
+        self.check_axes(args)
         axes = jax.tree.broadcast(self.in_axes, tuple(args), is_leaf=_is_none)
         return jax.tree.map(
             lambda axis, leaf: leaf if axis is None else change(leaf, axis), axes, tuple(args), is_leaf=_is_none
         )
 
-    def size(self, args: Sequence[Any]) -> None:
+    def size(self, args: Sequence[Any]) -> int:
+        """How many examples there are; 1 where no argument says so."""
+        self.check_axes(args)
+        axes = jax.tree.broadcast(self.in_axes, tuple(args), is_leaf=_is_none)
+        pairs = zip(jax.tree.leaves(axes, is_leaf=_is_none), jax.tree.leaves(tuple(args)), strict=True)
+        sizes = [jnp.shape(leaf)[axis] for axis, leaf in pairs if axis is not None]
+        return sizes[0] if sizes else 1
+
+    def check_axes(self, args: Sequence[Any]) -> None:
         """Raise where `in_axes` does not fit the arguments."""
         if len(self.in_axes) != len(args):
             raise ValueError(
@@ -115,7 +122,7 @@ class Examples:
         Raises:
             BatchCouplingError: naming what couples them; or the arguments of integers by which nothing can be seen.
         """
-        self.size(args)
+        self.check_axes(args)
         if self.options.independent:
             return
         keyed, tree = jax.tree_util.tree_flatten_with_path(args)

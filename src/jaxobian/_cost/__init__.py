@@ -6,6 +6,7 @@ from ._count import count as count
 from ._count import nbytes as nbytes
 from ._count import not_understood as not_understood
 from ._count import pass_work as pass_work
+from ._count import repeated as repeated
 from ._count import turned as turned
 from ._machine import KINDS as KINDS
 from ._machine import Cost as Cost

@@ -67,12 +67,14 @@ class PassWork:
     Attributes:
         fixed: work that a chunk does whatever its width, such as reading weights.
         each: work that every pass adds.
-        intermediates: bytes that every pass adds to what is alive during a chunk.
+        intermediates: bytes that every pass makes on its way: what it holds at most, however little is let go.
+        together: bytes that a pass holds where each array is let go after it is read last.
     """
 
     fixed: Work
     each: Work
     intermediates: float
+    together: float
 
     def chunk(self, width: int) -> Work:
         return self.fixed + self.each * width
@@ -116,7 +118,30 @@ def pass_work(program: Program, seeds: Sequence[Any], width: int, *, one_hot: bo
             fixed += Work(bytes=float(given), equations=work.equations)
         else:
             fixed += replace(work, bytes=work.bytes + moved)
-    return PassWork(fixed, each * (1.0 / width), alive / width)
+    together = _together(program, active, fused)
+    return PassWork(fixed, each * (1.0 / width), alive / width, together / width)
+
+
+def _together(program: Program, active: set[Any], fused: set[Any]) -> float:
+    """The most bytes of active variables that are held at once, outputs apart; fused ones are not held."""
+    last: dict[Any, int] = {}  # the equation that reads a variable last, through those that are fused into it
+    for place, equation in reversed(list(enumerate(program.equations))):
+        outs = [v for v in equation.outvars if v in fused]
+        end = max((last.get(v, place) for v in outs), default=place)
+        for v in equation.invars:
+            if is_variable(v):
+                last[v] = max(last.get(v, 0), end)
+    held, most, dying = 0.0, 0.0, dict[int, float]()
+    outputs = {v for v in program.outputs if is_variable(v)}
+    for place, equation in enumerate(program.equations):
+        made = [v for v in equation.outvars if v in active and v not in fused and v not in outputs and v in last]
+        held += sum(nbytes(v.aval) for v in made)
+        for v in made:
+            dying[last[v]] = dying.get(last[v], 0.0) + nbytes(v.aval)
+        inside = _inside(equation) if any(v in active for v in equation.outvars) else 0.0
+        most = max(most, held + inside)
+        held -= dying.get(place, 0.0)
+    return most
 
 
 def _inside(equation: Any) -> float:
@@ -157,6 +182,25 @@ def _readers(program: Program) -> dict[Any, list[Any]]:
             if is_variable(v) and v in readers:
                 readers[v].append(equation)
     return readers
+
+
+def repeated(program: Program, outputs: Sequence[Any]) -> Work:
+    """Elementwise equations that nothing but some outputs of `program` needs.
+
+    XLA fuses them with what reads those outputs, and computes them as often as it reads.
+    """
+    readers, ends = _readers(program), {v for v in outputs if is_variable(v)}
+    others = {v for v in program.outputs if is_variable(v)} - ends
+    chain, work = set[int](), Work()
+
+    def alone(v: Any) -> bool:
+        return v not in others and (v in ends or bool(readers[v])) and all(id(e) in chain for e in readers[v])
+
+    for equation in reversed(program.equations):
+        if _is_elementwise(equation) and all(map(alone, equation.outvars)):
+            chain.add(id(equation))
+            work += Work(arithmetic=_work(equation).arithmetic)
+    return work
 
 
 def turned(program: Program) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 
@@ -84,6 +84,15 @@ class Machine:
     loop_slowdown: float  # XLA runs a loop's body on one core of a CPU: matrix products take this much longer
     packs: bool  # products of a few rows take less with their constant first
     prefers_forward: bool  # within 10 %: on CPU residuals' tanh and sin get fused into every reverse row
+
+    def shared(self, copies: int) -> Machine:
+        """What is left for each of several computations that run side by side, as vmap runs them."""
+        if copies == 1:
+            return self
+        seconds = {**self.seconds, "equations": self.seconds["equations"] / copies}  # they are dispatched as one
+        cache, arena = self.cache_bytes / copies, self.arena_bytes / copies
+        # Products have the rows of all of them.
+        return replace(self, seconds=seconds, cache_bytes=cache, arena_bytes=arena, packs=False)
 
     def time(self, work: Work) -> float:
         """Predicted seconds for `work`."""

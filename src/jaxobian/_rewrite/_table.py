@@ -7,11 +7,13 @@ from typing import Any
 
 from ._convolution import convolution
 from ._offer import Makers, Offer
+from ._outer import outer
 from ._pooling import gathered, scattered, summed
 
 _Family = Callable[[Any, set[int], str, Makers], list[Offer]]
 
 _FAMILIES: dict[str, _Family] = {
+    "dot_general": outer,
     "conv_general_dilated": convolution,
     "select_and_gather_add": gathered,
     "select_and_scatter_add": scattered,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from .._cost import Cost, Machine, Work, count, nbytes
+from .._cost import Cost, Machine, Work, count, nbytes, repeated
 from .._layout import block_dtype, is_complex
 from .._linear import Linear, LinearProgram, active_variables, is_variable, obstructions
 from .._seeds import Group, Seeds, Side, groups
@@ -100,14 +100,24 @@ class Problem:
         """Evaluating y and the residuals, which is done once for all segments."""
         return count(self.program.primal) if isinstance(self.program, LinearProgram) else NO_WORK
 
+    @cached_property
+    def repeated_work(self) -> Work:
+        """What evaluates residuals anew in every pass where nothing keeps XLA from it."""
+        return repeated(self.program.primal, self._residuals) if isinstance(self.program, LinearProgram) else NO_WORK
+
+    @property
+    def _residuals(self) -> tuple[Any, ...]:
+        assert isinstance(self.program, LinearProgram)
+        return self.program.primal.outputs[len(self.program.function.outputs) :]
+
     @property
     def residual_bytes(self) -> int:
         """What the linear program reads besides its seeds, arguments and closed-over arrays not counted."""
         if not isinstance(self.program, LinearProgram):
             return 0
         given = {*self.program.primal.inputs}
-        residuals = self.program.primal.outputs[len(self.program.function.outputs) :]
-        return sum(nbytes(v.aval) for v in dict.fromkeys(filter(is_variable, residuals)) if v not in given)
+        residuals = dict.fromkeys(filter(is_variable, self._residuals))
+        return sum(nbytes(v.aval) for v in residuals if v not in given)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,43 @@
+"""Gradients of a matrix that a single row multiplies: an outer product, written as what it is.
+
+y_j = sum_k h_k W_kj        dW_kj = h_k c_j
+
+JAX transposes the product with W into a product over an axis of size 1, or none, and then turns the result; XLA may
+compute all of it before it turns it. Written as a multiplication, the outer product is made in its place.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jax import Array, lax
+
+from ._offer import Makers, Offer
+
+
+def outer(equation: Any, active: set[int], mode: str, makers: Makers) -> list[Offer]:
+    """A multiplication and a sum, whose transpose is a multiplication."""
+    if mode != "rev" or len(active) != 1 or equation.params.get("out_sharding") is not None:
+        return []
+    (mine,) = active
+    theirs = 1 - mine
+    contract, batch = equation.params["dimension_numbers"]
+    matrix, row, made = equation.invars[mine].aval, equation.invars[theirs].aval, equation.outvars[0].aval
+    # The axis of the matrix that goes with each of the row's; all others have size 1.
+    goes_with = {b: a for axes in (contract, batch) for a, b in zip(axes[mine], axes[theirs], strict=True)}
+    free = [b for b in range(len(row.shape)) if b not in goes_with]
+    several = math.prod(row.shape[b] for b in free) != 1
+    if not contract[mine] or several or len({row.dtype, matrix.dtype, made.dtype}) > 1:
+        return []
+    kept = [a for a in range(len(matrix.shape)) if a not in contract[mine]]
+    wanted = [*batch[mine], *(a for a in kept if a not in batch[mine])]
+
+    def run(*operands: Array) -> list[Array]:
+        order = sorted(goes_with, key=goes_with.__getitem__)
+        h = operands[theirs].transpose(*order, *free).reshape([row.shape[b] for b in order])
+        h = lax.broadcast_in_dim(h, matrix.shape, [goes_with[b] for b in order])
+        y = lax.reduce_sum(h * operands[mine], axes=sorted(contract[mine]))
+        return [y.transpose([kept.index(a) for a in wanted]).reshape(made.shape)]
+
+    return [Offer(run, "outer product", "a multiplication in its place", tuple(equation.invars))]
