@@ -23,6 +23,8 @@ from scipy import sparse
 
 # Work that improving a colouring may take, in nonzeros looked at and in turns: the same on every machine.
 _EFFORT, _TURNS = 1_000_000, 40
+# Turns that take no colour away, after which no more are taken.
+_PATIENCE = 10
 # Lattices tried, and rows that a lattice is first tried on.
 _LATTICES, _SAMPLE = 2_000, 64
 # Splits into dense and other rows that are looked at.
@@ -159,16 +161,17 @@ def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = 
     found = _lattice(matrix, shapes, range(least + 1, _count(best)))
     best = best if found is None else found
     random, now = np.random.default_rng(0), best
-    turns = max(1, min(_TURNS, _EFFORT // (matrix.nnz + len(full) + 1)))
+    turns, better = max(1, min(_TURNS, _EFFORT // (matrix.nnz + len(full) + 1))), 0
     for turn in range(turns):
-        if _count(best) <= least:
+        if _count(best) <= least or turn - better > _PATIENCE:
             break
         if turn == 0:
             order = full[np.argsort(-np.diff(transposed.indptr)[full], kind="stable")].tolist()
         else:
             order = _classes(now, full, turn, random)
         now = _greedy(order, pointers, rows, _shape(matrix))
-        best = now if _count(now) < _count(best) else best
+        if _count(now) < _count(best):
+            best, better = now, turn
     return best
 
 
@@ -213,19 +216,31 @@ def _lattice(matrix: sparse.csr_matrix, shapes: Shapes, counts: range) -> np.nda
     axes = _axes(shapes)
     if not len(axes):
         return None
-    tried = 0
+    # Most lattices fail at the fullest row already, where many are looked at together.
+    fullest = axes[:, j[i == np.argmax(np.diff(matrix.indptr))]]
+    left = min(_LATTICES, max(1, 20 * _EFFORT // fullest.shape[1]))
     for count in counts:
-        for weights in _weights(axes.shape[0], count):
-            tried += 1
-            if tried > _LATTICES:
-                return None
-            if not _apart(some_i, (weights @ axes[:, some_j]) % count, count):
+        weights = _weights(len(axes), count, left)
+        left -= len(weights)
+        for some in _distinct(weights, fullest, count):
+            if not _apart(some_i, (some @ axes[:, some_j]) % count, count):
                 continue
-            colours = (weights @ axes) % count
+            colours = (some @ axes) % count
             if _apart(i, colours[j], count):
                 empty = np.bincount(j, minlength=len(colours)) == 0
                 return np.where(empty, -1, colours)
+        if left <= 0:
+            return None
     return None
+
+
+def _distinct(weights: np.ndarray, indices: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """The weights that give every one of some elements a colour of its own."""
+    block = max(1, _EFFORT // indices.shape[1])
+    for first in range(0, len(weights), block):
+        some = weights[first : first + block]
+        colours = np.sort((some @ indices) % count, axis=1)
+        yield from some[(np.diff(colours) != 0).all(axis=1)]
 
 
 def _axes(shapes: Shapes) -> np.ndarray:
@@ -240,10 +255,11 @@ def _axes(shapes: Shapes) -> np.ndarray:
     return joined[np.flatnonzero(joined.max(axis=1, initial=0))]
 
 
-def _weights(axes: int, count: int) -> Iterator[np.ndarray]:
-    """Multiples for each axis; the last one's may be 1 without loss where it divides nothing."""
-    for rest in itertools.product(range(count), repeat=axes - 1):
-        yield np.array([*rest, 1])
+def _weights(axes: int, count: int, most: int) -> np.ndarray:
+    """Multiples for each axis, at most so many; the last one's may be 1 without loss where it divides nothing."""
+    number = min(most, count ** (axes - 1))
+    rest = (np.arange(number)[:, None] // count ** np.arange(axes - 1)[::-1]) % count
+    return np.concatenate([rest, np.ones((number, 1), np.int64)], axis=1)
 
 
 def _apart(rows: np.ndarray, colours: np.ndarray, count: int) -> bool:
