@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._cost import Cost, PassWork, Work, nbytes, pass_work, turned
+from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, turned
 from .._layout import varying_axes
-from .._linear import batched, inlined, program_of, source_line
-from .._rewrite import compact, few_rows, made_once, shrunk
+from .._linear import Program, batched, inlined, program_of, source_line
+from .._rewrite import few_rows, made_once, shrunk
 from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
 from ._problem import NO_WORK, Candidate, Problem
 
@@ -190,25 +190,32 @@ def count_groups(
             return [results[k] for k in group.landed]
 
         seeds = Seeds(seeded, landed, forward, 1, group=group)
-        sweep = count_passes(part, residuals, seeded.avals, seeds.passes, forward=forward)
-        counted.append((group, _with_once(problem, part, residuals, seeds, sweep)))
+        program, constants, _ = program_of(part, list(residuals), list(seeded.avals))
+
+        def one(
+            held: Sequence[Any], seeds: Sequence[Any], program: Program = program, constants: Any = constants
+        ) -> list[Any]:
+            return program(*constants, *held, *seeds)
+
+        sweep = count_passes(one, residuals, seeded.avals, seeds.passes, forward=forward)
+        counted.append((group, _with_once(problem, program, constants, residuals, seeds, sweep)))
     return counted
 
 
 def _with_once(
-    problem: Problem, run: Callable[..., Any], residuals: Sequence[Any], seeds: Seeds, plain: Sweep
+    problem: Problem, program: Program, constants: Sequence[Any], residuals: Sequence[Any], seeds: Seeds, plain: Sweep
 ) -> Sweep:
     """The sweep whose first products are made once for all elements that a pass seeds alike, where that is faster."""
     avals, passes = seeds.seeded.avals, seeds.passes
     if not problem.rewrite or not plain.vmapped or not any(seeds.alike) or any(map(varying_axes, avals)):
         return plain
-    program, _, _ = program_of(run, list(residuals), list(avals))
-    _, products = made_once(inlined(program), seeds.alike)
-    if not products:
+    shared, products = made_once(inlined(program), seeds.alike)
+    spared = count(Program((), (), tuple(products)))
+    if problem.machine.time(spared) < (1 - 1 / _SAVED) * problem.machine.time(plain.work.each):
         return plain
 
     def once(held: Sequence[Any], small: Sequence[Any]) -> list[Any]:
-        return compact(lambda *full: run(held, full), avals, seeds.alike)(*small)
+        return shared(*constants, *held, *small)
 
     small = [aval.update(shape=shrunk(aval.shape, axes)) for aval, axes in zip(avals, seeds.alike, strict=True)]
     sweep = count_passes(once, residuals, small, passes, forward=seeds.forward)
