@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._linear import Program, inlined, is_variable, program_of
-from ._offer import written
+from ._offer import alone, written
 
 # Axes of an array that are kept at size 1, because the array is the same all along them.
 _Axes = frozenset[int]
@@ -123,7 +123,7 @@ class _Writer:
         return self._write(lambda x: [jnp.broadcast_to(x, shape)], where, [name])
 
     def _write(self, run: Callable[..., Any], where: Any, operands: Sequence[Any]) -> Any:
-        made, (result,) = written(run, where, operands)
+        made, (result,) = written(alone(run, operands), where, operands)
         self.equations += made
         return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from .._linear import Program, closed, inlined, is_variable, program_of
@@ -28,6 +29,11 @@ class Offer:
     by: str
     operands: tuple[Any, ...]
 
+    @cached_property
+    def program(self) -> Program:
+        """`run`, traced once: to be priced, and to be taken."""
+        return alone(self.run, self.operands)
+
 
 def rewritten(program: Program, taken: Mapping[int, Offer]) -> Program:
     """`program` with some equations replaced.
@@ -47,22 +53,21 @@ def rewritten(program: Program, taken: Mapping[int, Offer]) -> Program:
         if offer is None:
             equations.append(equation.replace(invars=[read(v) for v in equation.invars]))
             continue
-        made, results = written(offer.run, equation.source_info, [read(v) for v in offer.operands])
+        made, results = written(offer.program, equation.source_info, [read(v) for v in offer.operands])
         equations += made
         names.update(zip(equation.outvars, results, strict=True))
     return replace(program, equations=tuple(equations), outputs=tuple(map(read, program.outputs))).pruned()
 
 
-def written(run: Callable[..., Any], where: Any, operands: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """The equations that `run` consists of, and its results.
+def written(program: Program, where: Any, operands: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The equations of a program, with names of the operands and places of its own, and its results.
 
     Args:
-        run: some operands -> results.
-        where: what the equations have for a place in the user's code; None for where `run` stands.
+        program: operands -> results.
+        where: what the equations have for a place in the user's code; None for where they stand.
         operands: the operands, variables or literals.
     """
-    program, constants, _ = program_of(run, *(v.aval for v in operands))
-    program = closed(inlined(program), constants).pruned()
+    program = inlined(program)
     names = dict(zip(program.inputs, operands, strict=True))
 
     def read(atom: Any) -> Any:
@@ -73,3 +78,9 @@ def written(run: Callable[..., Any], where: Any, operands: Sequence[Any]) -> tup
         source_info = e.source_info if where is None else where
         equations.append(e.replace(invars=[read(v) for v in e.invars], source_info=source_info))
     return equations, [read(v) for v in program.outputs]
+
+
+def alone(run: Callable[..., Any], operands: Sequence[Any]) -> Program:
+    """A function of some operands as a program, what it closes over written into it."""
+    program, constants, _ = program_of(run, *(v.aval for v in operands))
+    return closed(inlined(program), constants).pruned()

@@ -56,28 +56,26 @@ class Free:
         return push if forward else pullback(push, in_avals)
 
 
-def begun(problem: Problem, plain: Candidate, *, held: int) -> Candidate:
-    """The candidate that begins with a constant's rows, or `plain` where there is none, or it takes longer."""
-    forward = plain.mode == "fwd"
+def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
+    """The candidate that begins with a constant's rows, and so does all that others do but for a product."""
+    forward = mode == "fwd"
     found = free(problem, forward=forward)
     if found is None:
-        return plain
-    (seeds,) = plain.groups
+        return None
     (group,) = problem.groups(forward=forward)
 
     def run(residuals: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
         results = found.linear(residuals, problem.program.in_avals, forward=forward)(*rows)
         return [results[k] for k in group.landed]
 
-    counted = count_passes(
-        run, problem.program.residual_avals, [found.z], seeds.passes, forward=forward, one_hot=False
-    )
+    passes = problem.passes(forward=forward)
+    counted = count_passes(run, problem.program.residual_avals, [found.z], passes, forward=forward, one_hot=False)
     size = math.prod(found.shape) * found.z.dtype.itemsize
     where = "" if found.where == UNKNOWN_LINE else f" at {found.where}"
     note = f"begins with the rows of a constant, past the product{where}"
-    offer = candidate(
+    return candidate(
         problem,
-        plain.mode,
+        mode,
         [(group, counted)],
         held=held + size,
         variant=found,
@@ -85,7 +83,6 @@ def begun(problem: Problem, plain: Candidate, *, held: int) -> Candidate:
         given=(tuple(found.z.shape),),
         before=Work(bytes=2.0 * size),
     )
-    return offer if offer.cost.seconds < plain.cost.seconds else plain
 
 
 def prepared(candidate: Candidate, residuals: Sequence[Any]) -> Any:

@@ -95,7 +95,7 @@ def _worthwhile(
         shapes = tuple(tuple(v.aval for v in offer.operands) for offer in found)
         key = (equation.primitive, str(equation.params), shapes, frozenset(ours))
         if key not in seen:
-            times = [seconds(offer.run, offer.operands, equation.outvars) for offer in found]
+            times = [seconds(offer.program, offer.operands, equation.outvars) for offer in found]
             best = min(range(len(found)), key=times.__getitem__)
             slow = seconds(_alone(equation), equation.invars, equation.outvars)
             seen[key] = best if CLEAR_WIN * times[best] <= slow else None

@@ -42,7 +42,7 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     passes = linear.cost.peak_bytes - problem.jacobian_bytes - problem.residual_bytes
     if problem.residual_bytes > max(passes, problem.jacobian_bytes) or linear.cost.peak_bytes > problem.budget:
         return _recomputing(problem) or linear
-    return begun(problem, linear, held=problem.jacobian_bytes + problem.residual_bytes)
+    return begun(problem, "fwd", held=problem.jacobian_bytes + problem.residual_bytes) or linear
 
 
 def _recomputing(problem: Problem) -> Candidate | None:

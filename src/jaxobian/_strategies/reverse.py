@@ -27,12 +27,15 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     def pull(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         return pullback(lambda *t: program.push(residuals, t), program.in_avals)(*cotangents)
 
+    held = problem.jacobian_bytes + problem.residual_bytes
     try:
+        free = begun(problem, "rev", held=held)
+        if free is not None:
+            return free
         counted = count_groups(problem, pull, program.residual_avals, forward=False)
     except Exception as error:
         return Impossible("rev", forbidden_reason(problem, "rev", error) or "")
-    held = problem.jacobian_bytes + problem.residual_bytes
-    return begun(problem, candidate(problem, "rev", counted, held=held), held=held)
+    return candidate(problem, "rev", counted, held=held)
 
 
 def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
