@@ -24,6 +24,8 @@ from ._offer import Makers, Offer
 _MOVED = 16
 # With more channels on both sides than this, convolutions run well as they are.
 _WIDE = 12
+# Up to so many elements in a row of the image, its windows are picked by a product.
+_NARROW = 128
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,23 @@ class _Convolution:
         options = [sorted({min(n, k) for k in (1, 2, 4, 8)} | {n}) for n in self.out]
         return min(product(*options), key=self.tile_cost)
 
-    def by_tiles(self, x: Array, kernel: Array, tile: tuple[int, ...], **precision: Any) -> Array:
-        """The convolution, a tile at a time: each is one row of a matrix product."""
+    def by_tiles(
+        self, x: Array, kernel: Array, tile: tuple[int, ...], *, transposed: bool = False, **precision: Any
+    ) -> Array:
+        """The convolution, a tile at a time: each is one row of a matrix product.
+
+        Args:
+            x: the image.
+            kernel: the kernel.
+            tile: the size of a tile.
+            transposed: whether it is there to be transposed.
+            precision: of the product.
+        """
         window, tiles = self.window(tile), self._each(lambda a: -(-self.out[a] // tile[a]))
         steps = self._each(lambda a: tile[a] * self.strides[a])
         x = self._padded(x, self._each(lambda a: (tiles[a] - 1 + -(-window[a] // steps[a])) * steps[a]))
-        x = _windows(x, 2, tiles[1], steps[1], window[1])
+        narrow = transposed and math.prod(x.shape[2:]) <= _NARROW
+        x = (_windows_by_product if narrow else _windows)(x, 2, tiles[1], steps[1], window[1])
         x = _windows(x, 1, tiles[0], steps[0], window[0])  # batch, tiles, rows, tiles, columns, channels
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), *tiles, -1)
         rows = self._band(kernel, tile).reshape(x.shape[-1], -1)
@@ -139,6 +152,23 @@ def _windows(x: Array, axis: int, count: int, step: int, size: int) -> Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis + 1)
 
 
+def _windows_by_product(x: Array, axis: int, count: int, step: int, size: int) -> Array:
+    """The same for the last axis of space, as a product with zeros and ones.
+
+    What overlapping windows send back is then summed by a product: as fast as sums of padded slices, which XLA may make
+    anew wherever they are read, and compiled in less time.
+    """
+    n, c = x.shape[axis:]
+    read = np.arange(count)[:, None] * step + np.arange(size)
+    picked = np.arange(n)[:, None, None] == read
+    matrix = np.einsum("ntw,cd->nctwd", picked, np.eye(c)).reshape(n * c, count * size * c)
+    y = lax.dot_general(
+        x.reshape(*x.shape[:axis], n * c), jnp.asarray(matrix, x.dtype), (((axis,), (0,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+    )  # fmt: skip
+    return y.reshape(*x.shape[:axis], count, size, c)
+
+
 def convolution(equation: Any, active: set[int], mode: str, makers: Makers) -> list[Offer]:
     """Tiles where the image is what is differentiated (or nothing is), patches where the kernel is."""
     params, (x, kernel) = equation.params, (v.aval for v in equation.invars)
@@ -175,7 +205,7 @@ def convolution(equation: Any, active: set[int], mode: str, makers: Makers) -> l
         return [y.transpose(np.argsort(numbers.out_spec))]
 
     def by_tiles(x: Array, kernel: Array) -> list[Array]:
-        return finished(conv.by_tiles(*canonical(x, kernel), tile, **precision))
+        return finished(conv.by_tiles(*canonical(x, kernel), tile, transposed=transposed, **precision))
 
     def by_patches(x: Array, kernel: Array) -> list[Array]:
         return finished(conv.by_patches(*canonical(x, kernel), **precision))
@@ -184,7 +214,7 @@ def convolution(equation: Any, active: set[int], mode: str, makers: Makers) -> l
         return [Offer(by_patches, "kernel gradient", "a product with patches", operands)]
     if min(conv.kernel[2:]) > _WIDE:
         return []
-    tile = conv.best_tile()
+    tile, transposed = conv.best_tile(), bool(active) and mode == "rev"
     return [Offer(by_tiles, "convolution", f"products of {tile[0]} x {tile[1]} tiles", operands)]
 
 
