@@ -28,7 +28,7 @@ from jax import Array, lax
 import jaxobian as jb
 
 RESULTS = Path(__file__).parent / "results"
-ROUNDS, CALLS = 3, 30
+ROUNDS, CALLS = 5, 30
 LIMIT = 120.0
 
 

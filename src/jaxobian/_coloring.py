@@ -23,8 +23,8 @@ from scipy import sparse
 
 # Work that improving a colouring may take, in nonzeros looked at and in turns: the same on every machine.
 _EFFORT, _TURNS = 1_000_000, 40
-# Turns that take no colour away, after which no more are taken.
-_PATIENCE = 10
+# Turns that take no colour away, after which no more are taken; so few where a single colour is left to be taken.
+_PATIENCE, _LAST = 10, 4
 # Lattices tried, and rows that a lattice is first tried on.
 _LATTICES, _SAMPLE = 2_000, 64
 # Splits into dense and other rows that are looked at.
@@ -163,7 +163,7 @@ def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = 
     random, now = np.random.default_rng(0), best
     turns, better = max(1, min(_TURNS, _EFFORT // (matrix.nnz + len(full) + 1))), 0
     for turn in range(turns):
-        if _count(best) <= least or turn - better > _PATIENCE:
+        if _count(best) <= least or turn - better > (_LAST if _count(best) == least + 1 else _PATIENCE):
             break
         if turn == 0:
             order = full[np.argsort(-np.diff(transposed.indptr)[full], kind="stable")].tolist()
@@ -172,6 +172,7 @@ def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = 
         now = _greedy(order, pointers, rows, _shape(matrix))
         if _count(now) < _count(best):
             best, better = now, turn
+        now = now if _count(now) == _count(best) else best
     return best
 
 
