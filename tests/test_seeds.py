@@ -85,7 +85,7 @@ def test_every_width_gives_the_matrix(name: str, vmapped: bool, looped: bool, fo
     seeded, landed = SIDES[name]
     linear, expected = random_map(seeded, landed, forward=forward)
     like = [jnp.ones(a.shape, a.dtype) for a in seeded.avals]
-    widths = (1, 2, 3, 50) if vmapped else (1, 2)
+    widths = (1, 3, 50) if vmapped else (1, 2)
     for width in widths:
         seeds = Seeds(seeded, landed, forward, width, vmapped, looped)
         assert seeds.passes == seeded.size

@@ -261,8 +261,10 @@ def test_every_nonzero_is_where_ties_allow(name: str) -> None:
         assert not missing, f"{missing} not among {sorted(relation)}"
 
 
-@pytest.mark.parametrize(("mode", "format"), [("fwd", "dense"), ("rev", "dense"), ("auto", "bcoo")])
-@pytest.mark.parametrize("name", RULED)
+@pytest.mark.parametrize(
+    ("name", "mode", "format"),
+    [case for k, name in enumerate(RULED) for case in ((name, ("fwd", "rev")[k % 2], "dense"), (name, "auto", "bcoo"))],
+)
 def test_fewer_passes_give_the_same_jacobian(name: str, mode: str, format: str) -> None:
     f, x, _ = RULED[name]
     expected = [row[0] for row in jacobian_of(name)]
