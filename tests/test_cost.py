@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian._cost import ASSUMED_STEPS, KINDS, Work, count, machine, nbytes, not_understood, pass_work
+from jaxobian._cost import ASSUMED_STEPS, KINDS, Work, count, machine, nbytes, not_understood, pass_work, repeated
 from jaxobian._linear import Program, program_of
 
 
@@ -165,7 +165,47 @@ def test_intermediates_grow_with_what_is_kept() -> None:
     assert chain(8) > 2 * chain(2) > 0
 
 
+def test_what_is_held_at_once() -> None:
+    """Each array is let go after it is read last; what is fused is never there, and results are not on the way."""
+
+    def chain(t: Any) -> Any:
+        for n, m in ((10, 30), (30, 20), (20, 5)):
+            t = t @ jnp.ones((n, m))
+        return t
+
+    assert passes(chain, shape(10), 4).together == 4 * (30 + 20)
+    fused = lambda t: jnp.sin(t @ jnp.ones((10, 30))) * 2 @ jnp.ones((30, 5))
+    assert passes(fused, shape(10), 4).together == passes(lambda t: chain(t), shape(10), 4).together - 4 * 20 + 4 * 30
+    twice = lambda t: (lambda h: (h @ jnp.ones((30, 20)) @ jnp.ones((20, 30)) + h).sum())(t @ jnp.ones((10, 30)))
+    assert passes(twice, shape(10), 4).together == 4 * (30 + 20 + 30)  # h waits for the sum
+
+
+def test_what_is_computed_anew_by_every_pass_that_reads_it() -> None:
+    def anew(f: Callable[..., Any], of: Callable[[Program], Any]) -> float:
+        program, _, _ = program_of(f, shape(100))
+        return repeated(program, of(program)).arithmetic
+
+    last = lambda p: p.outputs[-1:]
+    assert anew(lambda x: (x, jnp.cos(x)), last) == 100 * 10
+    assert anew(lambda x: (x, jnp.cos(2 * x)), last) == 100 * (10 + 1)
+    y = jnp.tanh
+    assert anew(lambda x: (y(x) @ jnp.ones((100, 3)), 1 - y(x) * y(x)), last) == 100 * (10 + 10 + 2)
+    kept = lambda x: (lambda t: (t @ jnp.ones((100, 3)), 1 - t * t))(y(x))
+    assert anew(kept, last) == 100 * 2  # the product keeps tanh(x)
+    assert anew(lambda x: (lambda t: (t, 1 - t * t))(y(x)), last) == 100 * 2  # and so does the user
+    assert anew(lambda x: (x, jnp.ones((100, 100)) @ x), last) == 0
+
+
 # Seconds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_computations_side_by_side_share_a_machine(platform: str) -> None:
+    alone, shared = machine(platform), machine(platform).shared(16)
+    assert machine(platform).shared(1) == alone
+    assert (shared.cache_bytes, shared.arena_bytes) == (alone.cache_bytes / 16, alone.arena_bytes / 16)
+    assert shared.time(Work(dot=1e9)) == alone.time(Work(dot=1e9))
+    assert shared.time(Work(equations=16)) == pytest.approx(alone.time(Work(equations=1)))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -114,6 +115,25 @@ def test_what_does_not_fit_is_an_error() -> None:
                           independent=True)(PARAMS, X)  # fmt: skip
     with pytest.raises(ValueError, match="bcoo"):
         jb.batch_jacobian(apply, in_axes=(None, 0), format="bcoo")
+
+
+def test_examples_side_by_side_share_the_budget() -> None:
+    plan = lambda n, **k: jb.batch_jacobian(apply, in_axes=(None, 0), **k).plan(PARAMS, normal(n, 3))
+    alone = plan(1).peak_bytes
+    assert plan(1, memory_budget=10 * alone).chunk_size == 2
+    assert plan(10, memory_budget=10 * alone).peak_bytes <= alone
+    assert plan(12, memory_budget=10 * alone).chunk_size == 1
+    for n, words in ((20, r"Raise the budget.*or take fewer examples"), (100, r"J alone takes.*take fewer examples")):
+        with pytest.raises(jb.MemoryBudgetError, match=rf"for each of {n} examples side by side") as error:
+            plan(n, memory_budget=10 * alone)
+        assert re.search(words, str(error.value))
+    J = jb.batch_jacobian(apply, in_axes=(None, 0), memory_budget=5 * alone)
+    assert_same(J(PARAMS, X), EXPECTED)
+
+
+def test_no_examples() -> None:
+    J = jb.batch_jacobian(apply, in_axes=(None, 0))
+    assert_same(J(PARAMS, X[:0]), jax.tree.map(lambda b: b[:0], EXPECTED))
 
 
 def test_compositions() -> None:

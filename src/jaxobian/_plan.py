@@ -182,13 +182,15 @@ def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
     if n > 1:
         limit += f" has for each of {n} examples side by side"
     if problem.jacobian_bytes > budget.hard:
+        batch = "take fewer examples" if n > 1 else "take the Jacobian of a batched function with batch_jacobian"
         return (
-            f"J alone takes {size}, more than {limit}. Differentiate fewer inputs or outputs at a time, take the "
-            "Jacobian of a batched function with batch_jacobian, or use products with J (jax.jvp, jax.vjp) instead."
+            f"J alone takes {size}, more than {limit}. Differentiate fewer inputs or outputs at a time, {batch}, or "
+            "use products with J (jax.jvp, jax.vjp) instead."
         )
+    enough = human_bytes(1.1 * needed * n).replace(" ", "")
     return (
-        f"J takes {size} and computing it one pass at a time {human_bytes(needed)} altogether, more than "
-        f'{limit}. Raise the budget, for instance memory_budget="{human_bytes(1.1 * needed * n).replace(" ", "")}".'
+        f"J takes {size} and computing it one pass at a time {human_bytes(needed)} altogether, more than {limit}. "
+        f'Raise the budget, for instance memory_budget="{enough}"{", or take fewer examples" if n > 1 else ""}.'
     )
 
 
