@@ -13,7 +13,7 @@ from jax import Array, lax
 
 import jaxobian as jb
 from jaxobian._linear import active_variables, program_of, trace
-from jaxobian._rewrite import few_rows, offers, rewritten, vmapped
+from jaxobian._rewrite import arranged, few_rows, offers, rewritten
 from jaxobian.testing._networks import avg_pool, conv, max_pool
 from jaxobian.testing._scenario import normal, uniform, weights
 
@@ -314,7 +314,7 @@ def test_products_of_few_rows(rows: int) -> None:
     linear = lambda t: [lax.dot_general(t, constant, (((0,), (1,)), ((), ())))]
     program, constants, _ = program_of(jax.vmap(linear), seeds)
     assert len(few_rows(program, program.inputs[len(constants) :])) == 1
-    (actual,) = jax.jit(vmapped(linear))(seeds)
+    (actual,) = jax.jit(arranged(jax.vmap(linear)))(seeds)
     np.testing.assert_allclose(actual, jax.jit(jax.vmap(linear))(seeds)[0], rtol=1e-5, atol=1e-4)
 
 
@@ -327,7 +327,7 @@ def test_products_over_several_axes() -> None:
     constant = normal(256, 20, 16, seed=1)
     program, constants, _ = program_of(jax.vmap(linear), seeds)
     assert len(few_rows(program, program.inputs[len(constants) :])) == 1
-    np.testing.assert_allclose(vmapped(linear)(seeds)[0], jax.vmap(linear)(seeds)[0], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(arranged(jax.vmap(linear))(seeds)[0], jax.vmap(linear)(seeds)[0], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -30,19 +29,16 @@ _LARGE, _FEW = 2**15, 4
 _TILE = 8
 
 
-def vmapped(
-    linear: Callable[..., Sequence[Any]], in_axes: int | tuple[int, ...] = 0
-) -> Callable[..., Sequence[Any]]:
-    """`jax.vmap(linear, in_axes)`, with products of few rows in the faster order."""
-    plain = jax.vmap(linear, in_axes)
+def arranged(passes: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+    """Passes made together, with products of few rows in the faster order."""
 
-    def many(*seeds: Any) -> Sequence[Any]:
-        program, constants, _ = program_of(plain, *map(abstract, seeds))
+    def run(*seeds: Any) -> Sequence[Any]:
+        program, constants, _ = program_of(lambda *many: passes(*many), *map(abstract, seeds))
         program = inlined(program)  # chunks that are written out share a jit
         taken = few_rows(program, program.inputs[len(constants) :])
-        return rewritten(program, taken)(*constants, *seeds) if taken else plain(*seeds)
+        return rewritten(program, taken)(*constants, *seeds) if taken else passes(*seeds)
 
-    return many
+    return run
 
 
 def few_rows(program: Program, seeds: Sequence[Any]) -> dict[int, Offer]:

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import zeros_like
-from .._rewrite import compact, shrunk, vmapped
+from .._layout import abstract, zeros_like
+from .._rewrite import arranged, beside, compact, place_of_passes, shrunk
 from ._groups import Cell, Group, plain
 from ._side import Side
 
@@ -78,6 +78,7 @@ class Seeds:
         given: where passes begin with rows at hand rather than with one-hot vectors: the shapes of what they seed.
         classes: where a pass stands for all elements of a colour.
         arranged: whether products of the few rows that passes are put their constant first.
+        beside: whether passes stand beside their examples, rather than in front of them, in all that they make.
         once: whether axes along which a seed is the same are kept at size 1 for as long as it makes no difference.
     """
 
@@ -91,6 +92,7 @@ class Seeds:
     given: tuple[tuple[int, ...], ...] | None = None
     classes: Classes | None = None
     arranged: bool = False
+    beside: bool = False
     once: bool = False
 
     @cached_property
@@ -248,18 +250,21 @@ class Seeds:
         if width == 1:
             results = [result[None] for result in linear(*(seed[0] for seed in seeds))]
         elif self.vmapped:
-            places = self._places(len(seeds))
-            seeds = [jnp.moveaxis(seed, 0, place) for seed, place in zip(seeds, places, strict=True)]
-            results = (vmapped if self.arranged else jax.vmap)(linear, places)(*seeds)
+            results = self._together(linear, seeds)
         else:
             results = jax.lax.map(lambda seed: tuple(linear(*seed)), tuple(seeds))
         return [self._turned(result, tied) for result, tied in zip(results, self._landed.tied, strict=True)]
 
-    def _places(self, count: int) -> tuple[int, ...]:
-        """Where passes stand in each seed: behind its examples, if it has any, so that those of each lie together."""
-        if self.given is not None:
-            return (0,) * count
-        return tuple(0 if tied is None else tied + 1 for tied in self.seeded.tied)
+    def _together(self, linear: LinearMap, seeds: Sequence[Any]) -> Sequence[Any]:
+        """Several passes as one: seeds and results have them in front."""
+        passes = jax.vmap(linear)
+        if self.beside:
+            avals = [aval.update(shape=aval.shape[1:]) for aval in map(abstract, seeds)]
+            places = [place_of_passes(aval) for aval in avals]
+            seeds = [jnp.moveaxis(seed, 0, place) for seed, place in zip(seeds, places, strict=True)]
+            passes = beside(linear, avals)
+        results = (arranged(passes) if self.arranged else passes)(*seeds)
+        return [jnp.moveaxis(x, min(1, x.ndim - 1), 0) for x in results] if self.beside else results
 
     def _selected(self, linear: LinearMap) -> LinearMap:
         """The map to the landed arrays of the group alone."""

@@ -11,6 +11,7 @@ from typing import Any
 from .._cost import Cost, Machine, Work, count, nbytes, repeated
 from .._layout import block_dtype, is_complex
 from .._linear import Linear, LinearProgram, active_variables, is_variable, obstructions
+from .._rewrite import goes_beside
 from .._seeds import Group, Seeds, Side, groups
 from .._structure import Structure
 
@@ -51,6 +52,12 @@ class Problem:
         """Examples along the tied axis."""
         pairs = zip(self.inputs.avals, self.inputs.tied, strict=True)
         return next((aval.shape[tied] for aval, tied in pairs if tied is not None), None)
+
+    @cached_property
+    def beside(self) -> bool:
+        """Whether passes are to stand beside their examples, which come first on both sides."""
+        first = {*self.inputs.tied, *self.outputs.tied} == {0}
+        return first and self.rewrite and goes_beside(self.program.linear)
 
     def sides(self, *, forward: bool) -> tuple[Side, Side]:
         """The side on which seeds are put, and the one on which results land."""

@@ -248,7 +248,7 @@ def candidate(
         made.append(
             Seeds(
                 seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given,
-                arranged=arranged, once=bool(sweep.once),
+                arranged=arranged, beside=problem.beside, once=bool(sweep.once),
             )
         )  # fmt: skip
         words += (*sweep.once, *(sweep.few if arranged else ()))
