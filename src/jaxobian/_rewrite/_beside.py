@@ -51,7 +51,7 @@ def beside(linear: Callable[..., Sequence[Any]], avals: Sequence[Any]) -> Callab
                 wide.update(made)
             values.update(zip(made, run(*(values[v] for v in reads)), strict=True))
         width = seeds[0].shape[place_of_passes(avals[0])]
-        return [values[v] if v in wide else _repeated(v, values, width) for v in program.outputs]
+        return [values[v] if is_variable(v) and v in wide else _repeated(v, values, width) for v in program.outputs]
 
     return many
 
