@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from jaxobian._coloring import Coloring, by_both, by_columns, by_rows, fewest, star
+from jaxobian._coloring import Coloring, _weights, by_both, by_columns, by_rows, fewest, star
 
 
 def pattern(dense: np.ndarray) -> sparse.csr_matrix:
@@ -139,3 +139,11 @@ def test_what_cannot_win_is_given_up() -> None:
     assert by_columns(pattern(dense), below=50) is None
     assert by_rows(pattern(dense), below=6) is not None
     assert star(pattern(np.ones((3, 4), bool))) is None
+
+
+def test_lattices_of_many_axes() -> None:
+    weights = _weights(8, 2048, 2000)
+    assert weights.shape == (2000, 8)
+    assert (weights[:, :-3] == 0).all()
+    np.testing.assert_array_equal(weights[:, -2], np.arange(2000))
+    np.testing.assert_array_equal(_weights(3, 2, 100), [[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]])

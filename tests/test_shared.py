@@ -131,6 +131,23 @@ def test_examples_side_by_side_share_the_budget() -> None:
     assert_same(J(PARAMS, X), EXPECTED)
 
 
+@pytest.mark.parametrize("independent", [False, True])
+def test_arguments_that_hold_none(independent: bool) -> None:
+    f = lambda p, x, mask: x @ p["w"] if p["b"] is None and mask is None else x
+    J = jb.batch_jacobian(f, in_axes=(None, 0, 0), independent=independent)
+    params = {"w": PARAMS["w"], "b": None}
+    expected = jax.vmap(jax.jacrev(lambda p, x: x @ p["w"]), (None, 0))(params, X)
+    assert_same(J(params, X, None), expected)
+    assert_same(J.plan(params, X, None)(params, X, None), expected)
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_an_axis_that_is_not_there(independent: bool) -> None:
+    J = jb.batch_jacobian(apply, in_axes=(None, 5), independent=independent)
+    with pytest.raises(ValueError, match="5"):
+        J(PARAMS, X)
+
+
 def test_no_examples() -> None:
     J = jb.batch_jacobian(apply, in_axes=(None, 0))
     assert_same(J(PARAMS, X[:0]), jax.tree.map(lambda b: b[:0], EXPECTED))
@@ -139,7 +156,5 @@ def test_no_examples() -> None:
 def test_compositions() -> None:
     J = jb.batch_jacobian(apply, in_axes=(None, 0))
     loss = lambda p: sum(jnp.sum(b**2) for b in jax.tree.leaves(J(p, X)))
-    reference = lambda p: sum(
-        jnp.sum(b**2) for b in jax.tree.leaves(jax.vmap(jax.jacrev(one), (None, 0))(p, X))
-    )
+    reference = lambda p: sum(jnp.sum(b**2) for b in jax.tree.leaves(jax.vmap(jax.jacrev(one), (None, 0))(p, X)))
     assert_same(jax.grad(loss)(PARAMS), jax.grad(reference)(PARAMS))

@@ -58,7 +58,7 @@ def jacobian(
         memory_budget: bytes that may be allocated, as a number or as text such as "4GB"; None means half of what
             the device has free.
         rewrite: let slow linear operations, such as max-pooling's gradient, be replaced by faster equals; values may
-            differ in the last digits.
+            differ in the last digits, and where f's derivatives are infinite or NaN, more of J may be NaN.
 
     Returns:
         A function with f's arguments that returns J: f's output tree outside, the argument's tree inside, each leaf

@@ -259,8 +259,11 @@ def _axes(shapes: Shapes) -> np.ndarray:
 def _weights(axes: int, count: int, most: int) -> np.ndarray:
     """Multiples for each axis, at most so many; the last one's may be 1 without loss where it divides nothing."""
     number = min(most, count ** (axes - 1))
-    rest = (np.arange(number)[:, None] // count ** np.arange(axes - 1)[::-1]) % count
-    return np.concatenate([rest, np.ones((number, 1), np.int64)], axis=1)
+    rest = np.ones((number, axes), np.int64)
+    left = np.arange(number)
+    for axis in reversed(range(axes - 1)):
+        left, rest[:, axis] = left // count, left % count
+    return rest
 
 
 def _apart(rows: np.ndarray, colours: np.ndarray, count: int) -> bool:

@@ -91,26 +91,26 @@ class Examples:
 
     def _each(self, args: Sequence[Any], change: Callable[[Any, int], Any]) -> tuple[Any, ...]:
         """The arguments, those leaves changed that carry the batch."""
-        self.check_axes(args)
-        axes = jax.tree.broadcast(self.in_axes, tuple(args), is_leaf=_is_none)
-        return jax.tree.map(
-            lambda axis, leaf: leaf if axis is None else change(leaf, axis), axes, tuple(args), is_leaf=_is_none
-        )
+        leaves, tree = jax.tree.flatten(tuple(args), is_leaf=_is_none)
+        pairs = zip(leaves, self._axes(args), strict=True)
+        changed = [leaf if axis is None or leaf is None else change(leaf, axis) for leaf, axis in pairs]
+        return jax.tree.unflatten(tree, changed)
 
     def size(self, args: Sequence[Any]) -> int:
         """How many examples there are; 1 where no argument says so."""
-        self.check_axes(args)
-        axes = jax.tree.broadcast(self.in_axes, tuple(args), is_leaf=_is_none)
-        pairs = zip(jax.tree.leaves(axes, is_leaf=_is_none), jax.tree.leaves(tuple(args)), strict=True)
-        sizes = [jnp.shape(leaf)[axis] for axis, leaf in pairs if axis is not None]
-        return sizes[0] if sizes else 1
+        pairs = zip(self._axes(args), jax.tree.leaves(tuple(args), is_leaf=_is_none), strict=True)
+        shapes = [(jnp.shape(leaf), axis) for axis, leaf in pairs if axis is not None and leaf is not None]
+        # An axis that is not there is for vmap to complain about.
+        return next((shape[axis] for shape, axis in shapes if -len(shape) <= axis < len(shape)), 1)
 
-    def check_axes(self, args: Sequence[Any]) -> None:
-        """Raise where `in_axes` does not fit the arguments."""
+    def _axes(self, args: Sequence[Any]) -> list[int | None]:
+        """The axis of the batch in each leaf of the arguments, a None being one."""
         if len(self.in_axes) != len(args):
             raise ValueError(
                 f"in_axes has {len(self.in_axes)} entries for {len(args)} positional arguments: expected one each."
             )
+        axes = jax.tree.broadcast(self.in_axes, tuple(args), is_leaf=_is_none)
+        return jax.tree.leaves(axes, is_leaf=_is_none)
 
     def mapped(self, run: Callable[..., Any], out_axes: Any) -> Callable[..., Any]:
         """`run` of one example, over the batch."""
@@ -122,21 +122,20 @@ class Examples:
         Raises:
             BatchCouplingError: naming what couples them; or the arguments of integers by which nothing can be seen.
         """
-        self.check_axes(args)
+        axes = self._axes(args)
         if self.options.independent:
             return
-        keyed, tree = jax.tree_util.tree_flatten_with_path(args)
+        keyed, tree = jax.tree_util.tree_flatten_with_path(args, is_leaf=_is_none)
         leaves = [leaf for _, leaf in keyed]
-        axes = jax.tree.leaves(jax.tree.broadcast(self.in_axes, args, is_leaf=_is_none), is_leaf=_is_none)
         carried = [
             k
             for k, (leaf, axis) in enumerate(zip(leaves, axes, strict=True))
-            if axis is not None and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+            if axis is not None and leaf is not None and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         ]
         unseen = [
             f"args{jax.tree_util.keystr(path)}"
-            for k, ((path, _), axis) in enumerate(zip(keyed, axes, strict=True))
-            if axis is not None and k not in carried
+            for k, ((path, leaf), axis) in enumerate(zip(keyed, axes, strict=True))
+            if axis is not None and leaf is not None and k not in carried
         ]
         if unseen:
             raise BatchCouplingError(

@@ -1,10 +1,10 @@
-"""Seeds that are alike for all examples: what is computed from them alone is computed once, not once an example.
+"""Seeds that are alike along an axis: what is computed from them alone is computed once, not once an example.
 
     (1 e^T) W  =  1 (e^T W)        1: ones, an element for each example
 
 A pass seeds every example with the same one-hot vector. Until an equation brings in something of the examples' own,
 such as the slope of an activation, all of them carry the same numbers: the axis of examples is kept at size 1, and
-written out where an equation tells them apart.
+written out where an equation tells them apart. So is any axis that a pass seeds as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ._offer import alone, written
 # Axes of an array that are kept at size 1, because the array is the same all along them.
 _Axes = frozenset[int]
 _NONE: _Axes = frozenset()
-# What an equation keeps of its operands' axes, and the axes of its result that follow.
+# What an equation keeps of each operand's axes, and the axes of its result that follow.
 _Kept = tuple[list[_Axes], _Axes]
 
 _PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
@@ -150,6 +150,7 @@ def _small(equation: Any, made: _Axes) -> Callable[..., list[Array]]:
 
 
 def _elementwise(equation: Any, marks: Sequence[_Axes]) -> _Kept:
+    """The axes along which all operands are the same."""
     rank = len(equation.outvars[0].aval.shape)
     shaped = [m for v, m in zip(equation.invars, marks, strict=True) if len(v.aval.shape) == rank]
     made = frozenset.intersection(*shaped)
@@ -207,6 +208,7 @@ def _transpose(equation: Any, marks: Sequence[_Axes]) -> _Kept:
 
 
 def _broadcast(equation: Any, marks: Sequence[_Axes]) -> _Kept:
+    """All axes but those along which the operand tells elements apart: new ones, too, are the same all along."""
     places, (variable, *_) = equation.params["broadcast_dimensions"], equation.invars
     shape = equation.outvars[0].aval.shape
     told = {place for a, place in enumerate(places) if a not in marks[0] and variable.aval.shape[a] == shape[place]}
@@ -229,13 +231,12 @@ def _reduce_sum(equation: Any, marks: Sequence[_Axes]) -> _Kept:
 
 
 _RULES: dict[str, Callable[[Any, Sequence[_Axes]], _Kept]] = {
-    **dict.fromkeys("add add_any sub mul div neg convert_element_type copy copy_p real imag".split(), _elementwise),
+    **dict.fromkeys("add add_any sub mul div neg convert_element_type copy real imag".split(), _elementwise),
     "dot_general": _dot_general,
     "conv_general_dilated": _convolution,
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
     "squeeze": _reshape,
-    "expand_dims": _reshape,
     "reduce_sum": _reduce_sum,
 }

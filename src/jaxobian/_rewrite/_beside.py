@@ -18,8 +18,8 @@ from .._linear import Program, inlined, is_variable, program_of
 
 # What takes its passes anywhere. Convolutions and windows make one axis of passes and examples: theirs come first.
 _ANYWHERE = frozenset(
-    "dot_general add add_any sub mul div neg select_n convert_element_type copy copy_p reduce_sum transpose reshape "
-    "broadcast_in_dim squeeze expand_dims slice pad concatenate rev real imag split optimization_barrier".split()
+    "dot_general add add_any sub mul div neg select_n convert_element_type copy reduce_sum transpose reshape "
+    "broadcast_in_dim squeeze slice pad concatenate rev real imag split optimization_barrier".split()
 )
 
 

@@ -240,12 +240,9 @@ class Seeds:
         order = at[np.argsort(flat[at], kind="stable")]
         return order, flat[order]
 
-    def piece(self, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+    def _piece(self, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
         """Passes start, ..., start + width - 1 of a run: an array for each landed one, in the order of a block."""
         make = self._coloured if self.classes else self._basis if self.given is None else self._rows
-        linear = self._selected(linear)
-        if self.once:
-            linear = compact(linear, self.seeded.avals, self.alike)
         seeds = make(run.first + start, width, like)
         if width == 1:
             results = [result[None] for result in linear(*(seed[0] for seed in seeds))]
@@ -266,14 +263,14 @@ class Seeds:
         results = (arranged(passes) if self.arranged else passes)(*seeds)
         return [jnp.moveaxis(x, min(1, x.ndim - 1), 0) for x in results] if self.beside else results
 
-    def _selected(self, linear: LinearMap) -> LinearMap:
-        """The map to the landed arrays of the group alone."""
+    def _own(self, linear: LinearMap) -> LinearMap:
+        """The map to the landed arrays of the group alone, from seeds as they are made here."""
 
         def selected(*seeds: Any) -> list[Any]:
             results = linear(*seeds)
             return [results[k] for k in self._group.landed]
 
-        return selected
+        return compact(selected, self.seeded.avals, self.alike) if self.once else selected
 
     def step(self, run: Run, k: Any, buffers: Sequence[Any], linear: LinearMap, like: Sequence[Any]) -> list[Any]:
         """Chunk k of a run written into `buffers`; the last one overlaps its neighbour where widths do not divide."""
@@ -281,7 +278,7 @@ class Seeds:
         return [
             jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis % buffer.ndim)
             for buffer, part, axis in zip(
-                buffers, self.piece(run, start, run.width, linear, like), self._axes, strict=True
+                buffers, self._piece(run, start, run.width, self._own(linear), like), self._axes, strict=True
             )
         ]
 
@@ -289,7 +286,7 @@ class Seeds:
         """Zeros for what a run returns."""
         made = []
         for part, axis in zip(
-            jax.eval_shape(lambda: self.piece(run, 0, run.width, linear, like)), self._axes, strict=True
+            jax.eval_shape(lambda: self._piece(run, 0, run.width, self._own(linear), like)), self._axes, strict=True
         ):
             shape = list(part.shape)
             shape[axis] = run.total
@@ -303,10 +300,11 @@ class Seeds:
         return jax.lax.fori_loop(0, run.chunks, body, self.buffers(run, linear, like))
 
     def _unrolled(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+        linear = self._own(linear)
         if run.chunks > 1:
             linear = jax.jit(linear)  # traced, and transposed, for the first chunk alone
         pieces = [
-            self.piece(run, start, min(run.width, run.total - start), linear, like)
+            self._piece(run, start, min(run.width, run.total - start), linear, like)
             for start in range(0, run.total, run.width)
         ]
         if len(pieces) == 1:

@@ -56,6 +56,12 @@ class Free:
         return push if forward else pullback(push, in_avals)
 
 
+def better(problem: Problem, free: Candidate | None, plain: Candidate) -> Candidate:
+    """The one that keeps to the budget, and of two that do the faster: rows at hand take memory."""
+    found = [plain] if free is None else [free, plain]
+    return min(found, key=lambda c: (c.cost.peak_bytes > problem.budget, c.cost.seconds))
+
+
 def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
     """The candidate that begins with a constant's rows, and so does all that others do but for a product."""
     forward = mode == "fwd"

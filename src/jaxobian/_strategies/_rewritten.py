@@ -73,7 +73,7 @@ def _in_primal(problem: Problem) -> dict[int, Offer]:
         return {}
 
     def seconds(run: _Run, operands: Sequence[Any], results: Sequence[Any]) -> float:
-        program, _, _ = program_of(lambda *values: run(*values), *(v.aval for v in operands))
+        program = run if isinstance(run, Program) else program_of(run, *(v.aval for v in operands))[0]
         return problem.machine.time(count(program.pruned()))
 
     return _worthwhile(problem.program.primal, set(), "fwd", seconds)

@@ -13,7 +13,7 @@ import jax
 
 from .._linear import LinearProgram
 from .._seeds import LinearMap
-from ._free import Free, begun, prepared
+from ._free import Free, begun, better, prepared
 from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
@@ -42,7 +42,7 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     passes = linear.cost.peak_bytes - problem.jacobian_bytes - problem.residual_bytes
     if problem.residual_bytes > max(passes, problem.jacobian_bytes) or linear.cost.peak_bytes > problem.budget:
         return _recomputing(problem) or linear
-    return begun(problem, "fwd", held=problem.jacobian_bytes + problem.residual_bytes) or linear
+    return better(problem, begun(problem, "fwd", held=problem.jacobian_bytes + problem.residual_bytes), linear)
 
 
 def _recomputing(problem: Problem) -> Candidate | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .._linear import pullback
 from .._seeds import LinearMap
-from ._free import Free, begun, prepared
+from ._free import Free, begun, better, prepared
 from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
@@ -30,12 +30,12 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     held = problem.jacobian_bytes + problem.residual_bytes
     try:
         free = begun(problem, "rev", held=held)
-        if free is not None:
+        if free is not None and not problem.bounded and free.cost.peak_bytes <= problem.budget:
             return free
         counted = count_groups(problem, pull, program.residual_avals, forward=False)
     except Exception as error:
         return Impossible("rev", forbidden_reason(problem, "rev", error) or "")
-    return candidate(problem, "rev", counted, held=held)
+    return better(problem, free, candidate(problem, "rev", counted, held=held))
 
 
 def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
