@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ._batch import Batch
 from ._call import Options, Traced, kept
+from ._copies import copies
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, is_flax_module
 from ._linear import is_concrete, walk
@@ -56,7 +57,7 @@ def jacobian(
         format: "dense", or "bcoo" for `jax.experimental.sparse.BCOO` leaves.
         chunk_size: passes run at once; None lets memory and speed decide. The answer does not depend on it.
         memory_budget: bytes that may be allocated, as a number or as text such as "4GB"; None means half of what
-            the device has free.
+            the device has free. Copies that `jax.vmap` makes of the call share it.
         rewrite: let slow linear operations, such as max-pooling's gradient, be replaced by faster equals; values may
             differ in the last digits, and where f's derivatives are infinite or NaN, more of J may be NaN.
 
@@ -304,6 +305,7 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs)
         options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
+        options = replace(options, copies=max(options.copies, copies((*operands, *xs))))
         if not xs:  # nothing to differentiate: empty trees, or integers alone
             ys, aux, _ = traced.program.evaluate(operands, xs)
             results = ([[] for _ in ys], ys, aux)
