@@ -159,3 +159,11 @@ def test_errors_name_the_user_s_leaves() -> None:
         jb.hessian(lambda p: jnp.sum(p["w"]))({"w": X, "i": jnp.arange(3)})
     with pytest.raises(TypeError, match=r"\['n'\].*i32.*has_aux"):
         jb.hessian(lambda a: {"y": jnp.sum(a), "n": jnp.argmax(a)})(X)
+
+
+def test_a_jacobian_inside_leaves_the_hessian_symmetric() -> None:
+    f = lambda x: jnp.sum(jb.jacobian(lambda x: x**3 * jnp.roll(x, 1))(x) ** 2)
+    H, x = jb.hessian(f), jnp.linspace(0.5, 1.5, 12)
+    H.plan(x)
+    assert not H._gradient.has_rules
+    np.testing.assert_allclose(H(x), jax.hessian(f)(x), rtol=1e-4, atol=1e-4)
