@@ -46,7 +46,7 @@ def convolutions(x: Array) -> Array:
 
 CASES: dict[str, tuple[Callable[..., Any], Array, int]] = {
     "burgers": (burgers, normal(99), 3),
-    "brusselator": (brusselator, normal(2, 8, 8), 8),
+    "brusselator": (brusselator, normal(2, 8, 8), 2),
     "arrowhead": (arrowhead, normal(60), 3),
     "arrowhead, upside down": (lambda x: arrowhead(x[::-1])[::-1], normal(60), 3),
     "convolutions": (convolutions, normal(1, 12, 12, 1), 25),
@@ -121,7 +121,7 @@ def test_only_reverse_will_do_for_a_custom_vjp() -> None:
         return x**2
 
     g.defvjp(lambda x: (x**2, x), lambda x, t: (2 * x * t,))
-    f = lambda x: g(x) + jnp.roll(x, 1)
+    f = lambda x: g(x) + jnp.sin(jnp.roll(x, 1))
     x = normal(30)
     plan = jb.jacobian(f, mode="colored").plan(x)
     assert "colours of rows" in str(plan)

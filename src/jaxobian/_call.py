@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ from ._layout import (
     is_arraylike,
     take_apart,
 )
-from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace
+from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace, values_key
 from ._plan import MODES, Choice, choose
 from ._run import Executable, compiled, executable
 from ._seeds import Side
@@ -34,6 +34,8 @@ from ._structure import structure
 FORMATS = ("dense", "bcoo")
 # Compiled functions kept between eager calls; the one unused for longest goes first.
 KEPT = 128
+# Numbers that f closes over are known, until they have been so many different ones.
+_CHANGING = 4
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class Traced:
         if cast is not None:
             xs = cast
             program = trace(flat, xs, open_arrays, check)
+        if as_plan:
+            program = program.with_own_values()
         result = returned[-1]
         inputs, outputs, inert_axes = _sides(arguments, program, result, options)
         names = Names(arguments.paths, result.paths)
@@ -251,14 +255,33 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
         mapped,
     )
 
-    def make() -> Executable:
-        closed = replace(traced, program=traced.program.without_values())
-        choice = closed.choose(options, traced.values)
-        if mapped:
-            return jax.jit(executable(choice, value, options.format))
-        return compiled(choice, value, options.format)
+    found: _Runs = _remembered((_key(traced), asked), _Runs)
 
-    return _remembered((_key(traced), asked), make)
+    def values() -> Hashable:
+        return values_key(traced.program.numbers[k] for k in sorted(found.numbers))
+
+    run = found.runs.get(values()) or found.runs.get(None)
+    if run is None:
+        known = len(found.runs) < _CHANGING
+        closed = replace(traced, program=traced.program.without_values(numbers=known))
+        choice = closed.choose(options, traced.values)
+        run = jax.jit(executable(choice, value, options.format)) if mapped else compiled(choice, value, options.format)
+        found.numbers |= choice.numbers
+        found.runs[values() if known else None] = run
+    return run
+
+
+@dataclass
+class _Runs:
+    """The compiled functions of a program.
+
+    Attributes:
+        numbers: the operands whose numbers one of them was made by.
+        runs: each by what those hold; under None one that was made by none of them.
+    """
+
+    numbers: frozenset[int] = frozenset()
+    runs: dict[Hashable, Executable] = field(default_factory=dict)
 
 
 def check_apart(traced: Traced) -> None:

@@ -68,7 +68,7 @@ def describe_structure(problem: Problem, chosen: Candidate, *, on_word: bool) ->
     size = human_bytes(problem.jacobian_bytes)
     share = 100.0
     if isinstance(chosen.variant, Colored) and problem.batch is None:
-        share = 100 * chosen.variant.matrix.nnz / max(1, problem.inputs.size * problem.outputs.size)
+        share = 100 * chosen.variant.nnz / max(1, problem.inputs.size * problem.outputs.size)
     if share < 99:
         return f"sparse, {share:.2g} % can be nonzero" + (f", {size}" if problem.format == "dense" else "")
     if problem.batch is not None:

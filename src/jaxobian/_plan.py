@@ -20,7 +20,20 @@ from ._explain import WORDS, explain
 from ._linear import LinearProgram
 from ._plot import draw
 from ._seeds import LinearMap, Seeds, Side
-from ._strategies import CLEAR_WIN, Candidate, Impossible, Problem, Values, colored, filled, forward, mixed, reverse
+from ._strategies import (
+    CLEAR_WIN,
+    Candidate,
+    Impossible,
+    Part,
+    Problem,
+    Values,
+    colored,
+    filled,
+    forward,
+    mixed,
+    nodes,
+    reverse,
+)
 from ._strategies._free import Free
 from ._structure import Structure
 
@@ -51,6 +64,14 @@ class Choice:
     def sweeps(self) -> bool:
         """Whether passes fill J directly, rather than matrices that are multiplied."""
         return self.chosen.mode in _SWEEPS
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """The operands whose numbers are a part of what runs, as those of NumPy's arrays are where colours are."""
+        parts = nodes(self.chosen.variant.root) if self.chosen.mode == "mixed" else ()
+        candidates = (self.chosen, *(node.candidate for node in parts if isinstance(node, Part)))
+        coloured = any(candidate.mode == "colored" for candidate in candidates)
+        return frozenset(self.problem.structure.read) if coloured else frozenset()
 
     def prepare(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], Any]:
         """y, aux, and what the passes read."""

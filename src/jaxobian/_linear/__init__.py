@@ -1,6 +1,7 @@
 """f, args -> LinearProgram: the only room that traces, and the one that knows JAX's equations."""
 
 from ._identity import identity as identity
+from ._identity import values_key as values_key
 from ._modes import UNKNOWN_LINE as UNKNOWN_LINE
 from ._modes import Obstruction as Obstruction
 from ._modes import batched as batched
@@ -19,6 +20,7 @@ from ._segment import active_variables as active_variables
 from ._segment import closed as closed
 from ._segment import pullback as pullback
 from ._segment import real_avals as real_avals
+from ._segment import zero_literal as zero_literal
 from ._trace import LARGEST_INDEX as LARGEST_INDEX
 from ._trace import LinearProgram as LinearProgram
 from ._trace import cast_varying as cast_varying

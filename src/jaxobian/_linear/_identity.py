@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import jax
@@ -31,8 +31,18 @@ def identity(program: LinearProgram) -> Hashable:
 
     What index arrays hold is part of it, for plans are made by it.
     """
-    indices = tuple(None if x is None else _value_key(x) for x in program.indices)
-    return (_program_key(program.primal), _program_key(program.linear), program.n_out, program.n_in, indices)
+    return (
+        _program_key(program.primal),
+        _program_key(program.linear),
+        program.n_out,
+        program.n_in,
+        values_key(program.indices),
+    )
+
+
+def values_key(arrays: Iterable[np.ndarray | None]) -> Hashable:
+    """A key that arrays share only if they hold the same."""
+    return tuple(None if x is None else _value_key(x) for x in arrays)
 
 
 def _program_key(program: Program) -> Hashable:

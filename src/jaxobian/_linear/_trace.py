@@ -53,6 +53,16 @@ class LinearProgram(Linear):
         return tuple(np.asarray(x) if k < closed and _is_index(x) else None for k, x in enumerate(self.operands))
 
     @property
+    def numbers(self) -> tuple[np.ndarray | None, ...]:
+        """What each operand holds that is NumPy's, of real numbers, and no argument; None for the others.
+
+        JAX takes such an array for a part of f's text, as it takes one that f writes down. An array of JAX's may be
+        weights, which change.
+        """
+        closed = len(self.operands) - self.n_open
+        return tuple(np.asarray(x) if k < closed and _is_number(x) else None for k, x in enumerate(self.operands))
+
+    @property
     def in_avals(self) -> tuple[Any, ...]:
         """The differentiated inputs."""
         return self.function.in_avals[len(self.operands) :]
@@ -62,10 +72,18 @@ class LinearProgram(Linear):
         """The outputs y."""
         return self.function.out_avals[: self.n_out]
 
-    def without_values(self) -> LinearProgram:
-        """The same program with abstract operands, but for index arrays: what may be kept without keeping the rest."""
-        pairs = zip(self.indices, self.function.in_avals, strict=False)
-        return replace(self, operands=tuple(aval if x is None else x for x, aval in pairs))
+    def without_values(self, *, numbers: bool = True) -> LinearProgram:
+        """The same program with abstract operands: what may be kept without keeping the rest.
+
+        Index arrays are kept, and `numbers` where that is true.
+        """
+        given = self.numbers if numbers else (None,) * len(self.operands)
+        every = zip(self.indices, given, self.function.in_avals, strict=False)
+        return replace(self, operands=tuple(next((x for x in (i, n) if x is not None), aval) for i, n, aval in every))
+
+    def with_own_values(self) -> LinearProgram:
+        """The same program with copies of NumPy's arrays, which may be written to."""
+        return replace(self, operands=tuple(np.array(x) if isinstance(x, np.ndarray) else x for x in self.operands))
 
     def rewritten(self, primal: Program, linear: Program) -> LinearProgram:
         """The same function by other programs with the same inputs.
@@ -154,6 +172,11 @@ def _is_index(leaf: Any) -> bool:
     if not any(jnp.issubdtype(leaf.dtype, kind) for kind in (np.integer, np.bool_)):
         return False
     return leaf.size <= LARGEST_INDEX and is_concrete(leaf)
+
+
+def _is_number(leaf: Any) -> bool:
+    """Whether an array is NumPy's, of real numbers, and not too large to be looked at."""
+    return isinstance(leaf, np.ndarray) and jnp.issubdtype(leaf.dtype, np.floating) and leaf.size <= LARGEST_INDEX
 
 
 def is_concrete(leaf: Any) -> bool:

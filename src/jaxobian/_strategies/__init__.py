@@ -10,11 +10,11 @@ from ._nodes import Part as Part
 from ._nodes import Sum as Sum
 from ._nodes import Through as Through
 from ._nodes import walk as nodes  # noqa: F401
+from ._nonzeros import Colored as Colored
+from ._patterns import pattern as pattern
 from ._problem import Candidate as Candidate
 from ._problem import Impossible as Impossible
 from ._problem import Problem as Problem
 from ._problem import Values as Values
 from ._sweeps import CLEAR_WIN as CLEAR_WIN
-from .colored import Colored as Colored
-from .colored import pattern as pattern
 from .mixed import Mixed as Mixed

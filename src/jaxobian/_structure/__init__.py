@@ -3,12 +3,14 @@
 from ._axes import Structure as Structure
 from ._axes import structure as structure
 from ._elements import elements as elements
+from ._fixed import fixed as fixed
 from ._pattern import Pattern as Pattern
 from ._pattern import rows_of as rows_of
 from ._rows import FULL as FULL
 from ._rows import Full as Full
 from ._rows import csr as csr
 from ._rows import merged as merged
+from ._rows import taken as taken
 from ._ties import Digit as Digit
 from ._ties import Line as Line
 from ._ties import Relation as Relation

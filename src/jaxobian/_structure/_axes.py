@@ -33,13 +33,16 @@ class Structure:
         relations: for each output, the inputs that it depends on, each with its ties.
         unknown: the equations that no rule understands; they are taken for dense.
         steps: the equations that something active goes through, in order, each with what it does to its operands.
+        read: the operands whose numbers something was made of. They are no part of the ties, nor of the program.
     """
 
     program: Linear
     relations: tuple[Dependence, ...]
     unknown: tuple[Any, ...]
     steps: tuple[tuple[Any, Local], ...]
+    read: set[int]
     _indices: Indices
+    _values: Indices
     _dependences: Mapping[Any, Dependence]
 
     def of(self, atom: Any) -> Dependence:
@@ -53,30 +56,39 @@ class Structure:
 
     def known(self, atom: Any) -> Any:
         """What an atom holds, where that depends on no argument; else None."""
-        return self._indices.constant(atom)
+        return self._values.constant(atom)
 
     def part(self, program: Linear) -> Structure:
         """The structure of a segment of the program."""
-        sources = {v: (self._indices, r) for v, r in zip(program.residuals, self.program.residuals, strict=True)}
-        return _structure(program, Indices(program.linear, sources))
+        pairs = list(zip(program.residuals, self.program.residuals, strict=True))
+        indices, values = (
+            Indices(program.linear, {v: (known, r) for v, r in pairs}) for known in (self._indices, self._values)
+        )
+        return _structure(program, indices, values, self.read)
 
 
-def structure(program: LinearProgram) -> Structure:
-    """Find the ties between every output and every tangent of a linear program."""
-    given = zip(program.primal.inputs, program.indices, strict=False)
-    primal = Indices(program.primal, values={v: x for v, x in given if x is not None})
+def structure(program: LinearProgram, read: set[int] | None = None) -> Structure:
+    """Find the ties between every output and every tangent of a linear program; `read` as in `Structure`."""
+    read = set() if read is None else read
+    operands = program.primal.inputs
+    indices = {v: x for v, x in zip(operands, program.indices, strict=False) if x is not None}
+    numbers = {v: (k, x) for k, (v, x) in enumerate(zip(operands, program.numbers, strict=False)) if x is not None}
     made = program.primal.outputs[len(program.function.outputs) :]
-    sources = {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)}
-    return _structure(program, Indices(program.linear, sources))
+
+    def known(numbers: dict[Any, Any]) -> Indices:
+        primal = Indices(program.primal, None, indices, numbers, read)
+        return Indices(program.linear, {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)})
+
+    return _structure(program, known({}), known(numbers), read)
 
 
-def _structure(program: Linear, indices: Indices) -> Structure:
+def _structure(program: Linear, indices: Indices, values: Indices, read: set[int]) -> Structure:
     start = {v: {k: identity(v.aval.shape)} for k, v in enumerate(program.tangents)}
     unknown: list[Any] = []
     steps: list[tuple[Any, Local]] = []
     found = _analysed(program.linear, start, indices, unknown, steps)
     outputs = tuple(found.get(v, {}) if is_variable(v) else {} for v in program.linear.outputs)
-    return Structure(program, outputs, tuple(unknown), tuple(steps), indices, found)
+    return Structure(program, outputs, tuple(unknown), tuple(steps), read, indices, values, found)
 
 
 def _analysed(

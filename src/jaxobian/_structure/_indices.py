@@ -1,4 +1,4 @@
-"""What is known of index arrays: those that a program computes from no argument can be evaluated."""
+"""What is known of index arrays and of numbers: those that a program computes from no argument can be evaluated."""
 
 from __future__ import annotations
 
@@ -14,17 +14,29 @@ from ._constants import CONSTANTS
 
 
 class Indices:
-    """Looks up what the variables of a program hold, as far as that does not depend on its inputs."""
+    """Looks up what the variables of a program hold, as far as that does not depend on its inputs.
+
+    Args:
+        program: the program.
+        sources: inputs of it that another program makes, with who knows that one.
+        values: what inputs hold.
+        numbers: what inputs hold that may hold something else the next time, each with its place.
+        read: where the places of those are taken down of which anything came.
+    """
 
     def __init__(
         self,
         program: Program,
         sources: Mapping[Any, tuple[Indices, Any]] | None = None,
         values: Mapping[Any, np.ndarray] | None = None,
+        numbers: Mapping[Any, tuple[int, np.ndarray]] | None = None,
+        read: set[int] | None = None,
     ):
         self._makers = {v: e for e in program.equations for v in e.outvars}
-        self._sources = sources or {}  # inputs of the program that another program makes
+        self._sources = sources or {}
         self._known: dict[Any, np.ndarray | None] = dict(values or {})
+        self._numbers = numbers or {}
+        self.read: set[int] = set() if read is None else read
 
     def own_position(self, atom: Any, column: int) -> int | None:
         """The axis along which index vectors' entry `column` is its own position: 0, 1, 2, ...
@@ -66,9 +78,15 @@ class Indices:
         if atom in self._sources:
             outer, there = self._sources[atom]
             return outer.constant(there)
+        if atom in self._numbers:
+            which, value = self._numbers[atom]
+            self.read.add(which)
+            return value
         maker = self._makers.get(atom)
         if maker is None or maker.effects or any(math.prod(v.aval.shape) > LARGEST_INDEX for v in maker.outvars):
             return None
+        if maker.primitive.name == "integer_pow" and maker.params["y"] == 0:
+            return np.ones(atom.aval.shape, atom.aval.dtype)  # which second derivatives of squares have in them
         operands: dict[Any, Any] = {v: self.constant(v) for v in maker.invars if is_variable(v)}
         if any(value is None for value in operands.values()):
             return None

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._rows import Shape, dims_of, positions
+from ._rows import Shape, dims_of, positions, size_of
 
 # Looks up what an atom holds, where that depends on no argument.
 Known = Callable[[Any], np.ndarray | None]
@@ -21,7 +21,7 @@ Moved = dict[int, np.ndarray]
 
 
 def _reshape(equation: Any, known: Known) -> Moved | None:
-    if equation.params.get("dimensions") is not None:
+    if equation.primitive.name == "reshape" and equation.params.get("dimensions") is not None:
         return None
     return {0: positions(dims_of(equation.invars[0]))}
 
@@ -136,6 +136,19 @@ def _gather(equation: Any, known: Known) -> Moved | None:
     )}  # fmt: skip
 
 
+def _scatter(equation: Any, known: Known) -> Moved | None:
+    """What is written into, and what is written; None where something is written twice."""
+    landed = landings(equation, known)
+    if landed is None:
+        return None
+    there = np.flatnonzero(landed >= 0)
+    if len(np.unique(landed[there])) < len(there):
+        return None
+    kept, new = positions(dims_of(equation.invars[0])).reshape(-1), np.full(size_of(equation.invars[0]), -1)
+    kept[landed[there]], new[landed[there]] = -1, there
+    return {0: kept, 2: new}
+
+
 def landings(equation: Any, known: Known) -> np.ndarray | None:
     """Where each element that a scatter adds arrives; -1 for nowhere; None where the index is not known."""
     numbers, index = equation.params["dimension_numbers"], known(equation.invars[1])
@@ -210,5 +223,6 @@ MOVES: dict[str, Callable[[Any, Known], Moved | list[Moved] | None]] = {
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
     "gather": _gather,
+    "scatter": _scatter,
     "select_n": _select,
 }

@@ -39,9 +39,12 @@ def shape_of(rows: sparse.csr_matrix) -> tuple[int, int]:
     return shape
 
 
-def csr(indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int]) -> sparse.csr_matrix:
-    """A pattern of its parts."""
-    return sparse.csr_matrix((np.ones(len(indices), bool), indices, indptr), shape=shape, copy=False)
+def csr(
+    indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int], data: np.ndarray | None = None
+) -> sparse.csr_matrix:
+    """A pattern of its parts; with `data`, a matrix of numbers."""
+    data = np.ones(len(indices), bool) if data is None else data
+    return sparse.csr_matrix((data, indices, indptr), shape=shape, copy=False)
 
 
 def unit(size: int, first: int, columns: int) -> sparse.csr_matrix:
@@ -59,17 +62,18 @@ def checked(rows: Rows) -> Rows:
 
 
 def taken(rows: Rows, index: np.ndarray) -> Rows:
-    """Row k of the result is row index[k]; none where that is negative."""
+    """Row k of the result is row index[k], of a pattern or of a matrix of numbers; none where that is negative."""
     if isinstance(rows, Full):
         return FULL
     index = np.asarray(index).reshape(-1)
     there = index >= 0
     if not there.any():
-        return sparse.csr_matrix((len(index), shape_of(rows)[1]), dtype=bool)
+        return sparse.csr_matrix((len(index), shape_of(rows)[1]), dtype=rows.dtype)
     if index[0] >= 0 and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
         first, last = int(index[0]), int(index[-1]) + 1  # as they stand: in a slice, or a reshape
         low, high = rows.indptr[first], rows.indptr[last]
-        return csr(rows.indptr[first : last + 1] - low, rows.indices[low:high], (len(index), shape_of(rows)[1]))
+        shape = (len(index), shape_of(rows)[1])
+        return csr(rows.indptr[first : last + 1] - low, rows.indices[low:high], shape, rows.data[low:high])
     at = index if there.all() else np.where(there, index, 0)
     starts, lengths = rows.indptr[at], rows.indptr[at + 1] - rows.indptr[at]
     if at is not index:
@@ -82,7 +86,8 @@ def taken(rows: Rows, index: np.ndarray) -> Rows:
         source = (starts[:, None] + np.arange(lengths[0])).reshape(-1)
     else:
         source = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
-    return checked(csr(indptr.astype(np.int32), rows.indices[source], (len(index), shape_of(rows)[1])))
+    data = None if rows.dtype == bool else rows.data[source]
+    return checked(csr(indptr.astype(np.int32), rows.indices[source], (len(index), shape_of(rows)[1]), data))
 
 
 def united(parts: Sequence[Rows]) -> Rows:

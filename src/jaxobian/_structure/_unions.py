@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from ._matrices import conv_matrix, dot_matrix, window_matrix
 from ._moves import MOVES, landings
-from ._rows import Results, Rows, Shape, csr, dims_of, merged, multiplied, size_of, taken, united
+from ._rows import Results, Rows, Shape, dims_of, merged, multiplied, size_of, taken, united
 
 if TYPE_CHECKING:
     from ._elements import Elements
@@ -65,29 +66,8 @@ def _dot(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Result
     matrix = elements.known(equation.invars[1 - k]) if not others else None
     if matrix is None or matrix.size == 0 or np.count_nonzero(matrix) > 0.5 * matrix.size:
         return None
-    contract, batch = equation.params["dimension_numbers"]
-    ours, theirs = dims_of(equation.invars[k]), matrix.shape
-    free = [a for a in range(len(ours)) if a not in contract[k] and a not in batch[k]]
-    other = [a for a in range(len(theirs)) if a not in contract[1 - k] and a not in batch[1 - k]]
-    # As (batch, contracted, other) and (batch, free, contracted).
-    flat = matrix.transpose([*batch[1 - k], *contract[1 - k], *other])
-    batches, depth = math.prod(ours[a] for a in batch[k]), math.prod(ours[a] for a in contract[k])
-    flat = flat.reshape(batches, depth, -1)
-    width, height = flat.shape[2], math.prod(ours[a] for a in free)
-    places = np.arange(math.prod(ours)).reshape(ours).transpose([*batch[k], *free, *contract[k]])
-    places = places.reshape(batches, height, depth)
-    b, d, w = np.nonzero(flat)
-    source = places[b, :, d]  # (nonzeros, height)
-    if source.size > elements.room:
-        return None
-    target = (b[:, None] * height + np.arange(height)) * width + w[:, None]
-    shape = (batches * height * width, math.prod(ours))
-    product = sparse.csr_matrix((np.ones(source.size, bool), (target.reshape(-1), source.reshape(-1))), shape=shape)
-    made = multiplied(product, rows)  # (batch, free, other)
-    if k == 0:
-        return [made]
-    order = np.arange(shape[0]).reshape(batches, height, width).transpose(0, 2, 1)
-    return [taken(made, order)]
+    product = dot_matrix(equation, k, matrix, elements.room)
+    return None if product is None else [multiplied(product != 0, rows)]
 
 
 def _windows(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
@@ -96,7 +76,7 @@ def _windows(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Re
     if any(dims_of(equation.invars[k]) != dims_of(equation.invars[0]) for k in operands):
         return None
     operand, rank = dims_of(equation.invars[0]), len(out)
-    window = _window_matrix(
+    window = window_matrix(
         out, operand, params["window_dimensions"], params["window_strides"], params["padding"],
         params.get("base_dilation", (1,) * rank), params.get("window_dilation", (1,) * rank),
     )  # fmt: skip
@@ -110,28 +90,10 @@ def _scattered_windows(elements: Elements, equation: Any, operands: dict[int, Ro
         return None
     params, source, out = equation.params, dims_of(equation.invars[0]), dims_of(equation.outvars[0])
     ones = (1,) * len(out)
-    window = _window_matrix(
+    window = window_matrix(
         source, out, params["window_dimensions"], params["window_strides"], params["padding"], ones, ones
     )
     return [multiplied(sparse.csr_matrix(window.T), operands[0])]
-
-
-def _window_matrix(
-    out: Shape, operand: Shape, sizes: Any, strides: Any, padding: Any, spread: Any, holes: Any
-) -> sparse.csr_matrix:
-    """The elements of an operand that each window looks at."""
-    total, valid = np.zeros((1, 1), np.int64), np.ones((1, 1), bool)
-    for axis in range(len(out)):
-        low = int(padding[axis][0])
-        at = (np.arange(out[axis]) * strides[axis] - low)[:, None] + np.arange(sizes[axis]) * holes[axis]
-        inside = (at >= 0) & (at % spread[axis] == 0) & (at // spread[axis] < operand[axis])
-        at = np.where(inside, at // spread[axis], 0)
-        total = total[:, None, :, None] * operand[axis] + at[None, :, None, :]
-        valid = valid[:, None, :, None] & inside[None, :, None, :]
-        shape = (total.shape[0] * total.shape[1], total.shape[2] * total.shape[3])
-        total, valid = total.reshape(shape), valid.reshape(shape)
-    indptr = np.concatenate([[0], np.cumsum(valid.sum(1))])
-    return csr(indptr, total[valid], (math.prod(out), math.prod(operand)))
 
 
 def _convolution(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
@@ -139,6 +101,11 @@ def _convolution(elements: Elements, equation: Any, operands: dict[int, Rows]) -
     params = equation.params
     if set(operands) != {0} or params["batch_group_count"] != 1:
         return None
+    known = elements.known(equation.invars[1])
+    if known is not None and not known.all():
+        exact = conv_matrix(equation, known, elements.room)
+        if exact is not None:
+            return [multiplied(exact != 0, operands[0])]
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     lhs, kernel, out = (dims_of(v) for v in (*equation.invars, equation.outvars[0]))
     batch, channels, *space = (lhs[a] for a in numbers.lhs_spec)
@@ -150,7 +117,7 @@ def _convolution(elements: Elements, equation: Any, operands: dict[int, Rows]) -
     key = np.broadcast_to(key, (batch, groups, channels // groups, *space)).reshape(batch, channels, *space)
     key = key.transpose(np.argsort(numbers.lhs_spec)).reshape(-1)
     rows = merged(operands[0], key, batch * groups * math.prod(space))
-    window = _window_matrix(
+    window = window_matrix(
         (batch * groups, *made), (batch * groups, *space),
         (1, *(kernel[a] for a in numbers.rhs_spec[2:])), (1, *params["window_strides"]),
         ((0, 0), *params["padding"]), (1, *params["lhs_dilation"]), (1, *params["rhs_dilation"]),
@@ -202,9 +169,7 @@ UNIONS: dict[str, Rule] = {
     "mul": lambda elements, e, operands: _product(elements, e, operands) or _elementwise(elements, e, operands),
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
-    **dict.fromkeys(
-        ["reduce_window_sum", "reduce_window_max", "reduce_window_min", "select_and_gather_add"], _windows
-    ),
+    **dict.fromkeys(["reduce_window_sum", "reduce_window_max", "reduce_window_min", "select_and_gather_add"], _windows),
     "select_and_scatter_add": _scattered_windows,
     **dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"], _cumulative),
     **dict.fromkeys(["scatter-add", "scatter_add"], _scatter_add),

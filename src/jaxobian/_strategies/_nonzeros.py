@@ -1,0 +1,132 @@
+"""The elements of J that can be nonzero: read off what coloured passes brought back, and put in their places."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import sparse
+
+from .._coloring import Coloring
+from .._layout import block_dtype
+from .._seeds import Seeds
+from .._structure import rows_of
+from ._fill import bcoo
+from ._problem import Problem
+
+# Of numbers that are known, so many are added to one by one; more are all gathered anew.
+_FEW = 1 / 4
+
+
+@dataclass(frozen=True, eq=False)
+class Colored:
+    """What a coloured candidate does.
+
+    Attributes:
+        matrix: the pattern of what passes bring back, of one example where there is a batch.
+        coloring: its colours.
+        pushed, pulled: the passes; None where there are none.
+        fixed: numbers that are the same for every x, and are added.
+    """
+
+    matrix: sparse.csr_matrix
+    coloring: Coloring
+    pushed: Seeds | None
+    pulled: Seeds | None
+    fixed: sparse.csr_matrix
+
+    @property
+    def nnz(self) -> int:
+        """How many elements can be nonzero."""
+        return int((self.matrix + (self.fixed != 0)).nnz)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The elements of a block that can be nonzero.
+
+    Attributes:
+        data: (batch, elements).
+        index: their sorted flat indices in the block of one example.
+        size: elements of that block.
+        shape: of the whole block, examples first.
+    """
+
+    data: Any
+    index: np.ndarray
+    size: int
+    shape: tuple[int, ...]
+
+    def added_to(self, block: Any) -> Any:
+        """A dense block, with these added."""
+        flat = block.reshape(*self.data.shape[:-1], self.size)
+        added = flat.at[..., self.index].add(
+            self.data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
+        )
+        return added.reshape(self.shape)
+
+
+def entries(
+    problem: Problem, found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: list[Any] | None
+) -> Entries:
+    """The elements of the block of an output and an input, read off what the passes brought back."""
+    outputs, inputs, coloring = problem.outputs, problem.inputs, found.coloring
+    row, column = sum(outputs.sizes[:o]), sum(inputs.sizes[:i])
+    m, n = outputs.sizes[o], inputs.sizes[i]
+    ours, index = _in_block(found.matrix, (row, m), (column, n))
+    batch = () if problem.batch is None else (problem.batch,)
+    dtype = block_dtype(outputs.avals[o], inputs.avals[i])
+    values, places, offset = [], np.zeros(len(ours), np.int64), 0
+    if pushed is not None:
+        flat = pushed[o].reshape(*batch, coloring.n_columns * m)  # colours, then own
+        places = coloring.colour[ours] * m + coloring.landing[ours] - row
+        values, offset = [flat.astype(dtype)], flat.shape[-1]
+    if pulled is not None:
+        flat = pulled[i].reshape(*batch, coloring.n_rows * n)  # colours, then own
+        there = offset + coloring.colour[ours] * n + coloring.landing[ours] - column
+        places = np.where(coloring.pulled[ours], there, places)
+        values.append(flat.astype(dtype))
+    joined = jnp.concatenate(values, -1) if values else jnp.zeros((*batch, 1), dtype)
+    shape = (*batch, *outputs.shapes[o], *inputs.shapes[i])
+
+    kept, known = _in_block(found.fixed, (row, m), (column, n))
+    if not len(kept):
+        return Entries(joined.at[..., places].get(mode="promise_in_bounds"), index, m * n, shape)
+    every = np.union1d(index, known)
+    numbers, passed = np.zeros(len(every)), np.searchsorted(every, index)
+    numbers[np.searchsorted(every, known)] = found.fixed.data[kept]
+    numbers = jnp.asarray(numbers, dtype)
+    if len(index) <= _FEW * len(every):
+        few = joined.at[..., places].get(mode="promise_in_bounds")
+        data = jnp.broadcast_to(numbers, (*batch, len(every))).at[..., passed].add(
+            few, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
+        )
+    else:
+        source, there = np.zeros(len(every), np.int64), np.zeros(len(every), bool)
+        source[passed], there[passed] = places, True
+        data = joined.at[..., source].get(mode="promise_in_bounds")
+        data = numbers + jnp.where(there, data, jnp.zeros((), dtype))
+    return Entries(data, every, m * n, shape)
+
+
+def _in_block(matrix: sparse.csr_matrix, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Any, np.ndarray]:
+    """The nonzeros of a block, first and count along each side: their numbers, and flat indices in it."""
+    i, j = rows_of(matrix) - rows[0], matrix.indices - columns[0]
+    ours = np.flatnonzero((i >= 0) & (i < rows[1]) & (j >= 0) & (j < columns[1]))
+    return ours, i[ours] * columns[1] + j[ours]
+
+
+def placed(entries: Entries, format: str) -> Any:
+    """A block of its nonzeros."""
+    data, index, size = entries.data, entries.index, entries.size
+    if format == "bcoo":
+        examples = math.prod(data.shape[:-1])
+        every = np.arange(examples)[:, None] * size + index
+        return bcoo(data.reshape(-1), every.reshape(-1), entries.shape)
+    # Under shard_map the zeros must vary as the data do.
+    zeros = jnp.zeros((*data.shape[:-1], size), data.dtype) + jnp.zeros_like(data[..., :1].sum(-1, keepdims=True))
+    filled = zeros.at[..., index].set(data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
+    return filled.reshape(entries.shape)
