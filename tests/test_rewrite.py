@@ -13,7 +13,7 @@ from jax import Array, lax
 
 import jaxobian as jb
 from jaxobian._linear import active_variables, program_of, trace
-from jaxobian._rewrite import arranged, few_rows, offers, rewritten
+from jaxobian._rewrite import Around, arranged, few_rows, offers, rewritten
 from jaxobian.testing._networks import avg_pool, conv, max_pool
 from jaxobian.testing._scenario import normal, uniform, weights
 
@@ -31,7 +31,7 @@ def linear_maps(f: Callable[..., Any], x: Array, mode: str) -> tuple[Callable[[A
     taken = {}
     for place, equation in enumerate(program.linear.equations):
         ours = {k for k, v in enumerate(equation.invars) if not hasattr(v, "val") and v in active}
-        found = offers(equation, ours, mode, {}) if ours else []
+        found = offers(equation, ours, mode, Around.of(program.linear, active)) if ours else []
         if found:
             taken[place] = found[0]
     assert taken, "there is nothing to replace"
@@ -160,6 +160,31 @@ def test_a_convolution_along_a_line(x64) -> None:
     x = normal(2, 11, 2).astype(jnp.float64)
     assert_equal_both_ways(lambda x: f(x, kernel), x)
     assert_equal_both_ways(lambda k: f(x, k), kernel)
+
+
+@pytest.mark.parametrize("windows", [(2, 2), (1, 2), (4, 2), (3, 3), (8, 8)])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 1), (0, 0))])
+@pytest.mark.parametrize("activation", [jax.nn.relu, lambda x: x, jnp.tanh])
+def test_tiles_that_are_pooled_next(windows, padding, activation, x64) -> None:
+    kernel = weights(3, 2, 3, 4, seed=1).astype(jnp.float64)
+
+    def f(x: Array) -> Array:
+        y = lax.conv_general_dilated(x, kernel, (1, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return pooled("max", windows, windows, padding)(activation(y))
+
+    assert_equal_both_ways(f, normal(2, 8, 16, 3).astype(jnp.float64))
+
+
+def test_tiles_that_are_pooled_next_in_other_layouts(x64) -> None:
+    kernel = weights(4, 3, 3, 3, seed=1).astype(jnp.float64)
+    image = lambda x: lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW"))
+    pool = lambda x: lax.reduce_window(x, -np.inf, lax.max, (1, 1, 2, 4), (1, 1, 2, 4), "VALID")
+    assert_equal_both_ways(lambda x: pool(jax.nn.relu(image(x))), normal(2, 3, 8, 8).astype(jnp.float64))
+    across = lambda x: lax.reduce_window(image(x), -np.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    assert_equal_both_ways(across, normal(2, 3, 8, 8).astype(jnp.float64))
+    line = lambda x: lax.conv_general_dilated(x, kernel[:, :, 0], (1,), "SAME", dimension_numbers=("NCW", "OIW", "NWC"))
+    pooled_line = lambda x: lax.reduce_window(line(x), -np.inf, lax.max, (1, 4, 1), (1, 4, 1), "VALID")
+    assert_equal_both_ways(pooled_line, normal(2, 3, 16).astype(jnp.float64))
 
 
 @pytest.mark.parametrize("stride", [1, 2])

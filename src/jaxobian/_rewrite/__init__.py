@@ -6,8 +6,9 @@ from ._alike import shrunk as shrunk
 from ._beside import beside as beside
 from ._beside import goes_beside as goes_beside
 from ._beside import place_of_passes as place_of_passes
-from ._offer import Makers as Makers
+from ._offer import Around as Around
 from ._offer import Offer as Offer
+from ._offer import linear_in as linear_in
 from ._offer import rewritten as rewritten
 from ._products import arranged as arranged
 from ._products import few_rows as few_rows

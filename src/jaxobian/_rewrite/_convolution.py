@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ._offer import Makers, Offer
+from ._offer import Around, Offer
+from ._pooling import pooled_next
 
 # What moving an element costs, in multiply-adds of a matrix product. Measured on LeNet's two layers.
 _MOVED = 16
@@ -89,7 +90,14 @@ class _Convolution:
         return min(product(*options), key=self.tile_cost)
 
     def by_tiles(
-        self, x: Array, kernel: Array, tile: tuple[int, ...], *, transposed: bool = False, **precision: Any
+        self,
+        x: Array,
+        kernel: Array,
+        tile: tuple[int, ...],
+        *,
+        transposed: bool = False,
+        pooled: tuple[int, ...] = (1, 1),
+        **precision: Any,
     ) -> Array:
         """The convolution, a tile at a time: each is one row of a matrix product.
 
@@ -98,6 +106,8 @@ class _Convolution:
             kernel: the kernel.
             tile: the size of a tile.
             transposed: whether it is there to be transposed.
+            pooled: windows of the result, side by side, whose places come last in a row: of what is pulled back to
+                them only one is not zero, and a processor compares several places at once if they are neighbours.
             precision: of the product.
         """
         window, tiles = self.window(tile), self._each(lambda a: -(-self.out[a] // tile[a]))
@@ -107,10 +117,13 @@ class _Convolution:
         x = (_windows_by_product if narrow else _windows)(x, 2, tiles[1], steps[1], window[1])
         x = _windows(x, 1, tiles[0], steps[0], window[0])  # batch, tiles, rows, tiles, columns, channels
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), *tiles, -1)
-        rows = self._band(kernel, tile).reshape(x.shape[-1], -1)
+        cut = self._each(lambda a: tile[a] // pooled[a])  # windows of a tile
+        parts, channels = (cut[0], pooled[0], cut[1], pooled[1]), self.kernel[3]
+        rows = self._band(kernel, tile).reshape(*window, self.kernel[2], *parts, channels)
+        rows = rows.transpose(0, 1, 2, 3, 5, 7, 4, 6).reshape(x.shape[-1], -1)
         y = lax.dot_general(x, rows, (((3,), (0,)), ((), ())), **precision)
-        y = y.reshape(len(x), *tiles, *tile, self.kernel[3]).transpose(0, 1, 3, 2, 4, 5)
-        y = y.reshape(len(x), tiles[0] * tile[0], tiles[1] * tile[1], self.kernel[3])
+        y = y.reshape(len(x), *tiles, *cut, channels, *pooled).transpose(0, 1, 3, 6, 2, 4, 7, 5)
+        y = y.reshape(len(x), tiles[0] * tile[0], tiles[1] * tile[1], channels)
         return y[:, : self.out[0], : self.out[1]]
 
     def _band(self, kernel: Array, tile: tuple[int, ...]) -> Array:
@@ -169,7 +182,7 @@ def _windows_by_product(x: Array, axis: int, count: int, step: int, size: int) -
     return y.reshape(*x.shape[:axis], count, size, c)
 
 
-def convolution(equation: Any, active: set[int], mode: str, makers: Makers) -> list[Offer]:
+def convolution(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
     """Tiles where the image is what is differentiated (or nothing is), patches where the kernel is."""
     params, (x, kernel) = equation.params, (v.aval for v in equation.invars)
     numbers, space = params["dimension_numbers"], len(x.shape) - 2
@@ -205,7 +218,8 @@ def convolution(equation: Any, active: set[int], mode: str, makers: Makers) -> l
         return [y.transpose(np.argsort(numbers.out_spec))]
 
     def by_tiles(x: Array, kernel: Array) -> list[Array]:
-        return finished(conv.by_tiles(*canonical(x, kernel), tile, transposed=transposed, **precision))
+        x, kernel = canonical(x, kernel)
+        return finished(conv.by_tiles(x, kernel, tile, transposed=transposed, pooled=pooled, **precision))
 
     def by_patches(x: Array, kernel: Array) -> list[Array]:
         return finished(conv.by_patches(*canonical(x, kernel), **precision))
@@ -215,6 +229,12 @@ def convolution(equation: Any, active: set[int], mode: str, makers: Makers) -> l
     if min(conv.kernel[2:]) > _WIDE:
         return []
     tile, transposed = conv.best_tile(), bool(active) and mode == "rev"
+    windows = pooled_next(equation.outvars[0], around) if transposed else None
+    pooled = (1, 1)
+    if windows is not None:
+        sizes = (*lift, *(windows[a] for a in numbers.out_spec[2:]))
+        if math.prod(sizes) == math.prod(windows) and all(t % n == 0 for t, n in zip(tile, sizes, strict=True)):
+            pooled = sizes
     return [Offer(by_tiles, "convolution", f"products of {tile[0]} x {tile[1]} tiles", operands)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,8 +10,32 @@ from typing import Any
 
 from .._linear import Program, closed, inlined, is_variable, program_of
 
-# By variable: the equation that makes it and the operands in which that is linear, where only one other reads it.
-Makers = Mapping[Any, tuple[Any, set[int]]]
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """The equations beside an equation, by the variables between them that are read once.
+
+    Attributes:
+        makers: the one that makes it, and the operands in which that is linear.
+        readers: the one that reads it.
+    """
+
+    makers: Mapping[Any, tuple[Any, set[int]]]
+    readers: Mapping[Any, Any]
+
+    @classmethod
+    def of(cls, program: Program, active: set[Any]) -> Around:
+        """What makes and what reads the active variables that a single equation of a program reads."""
+        counts = Counter(v for e in program.equations for v in e.invars if is_variable(v))
+        counts.update(v for v in program.outputs if is_variable(v))
+        once = {v for v, count in counts.items() if count == 1 and v in active}
+        makers = {v: (e, linear_in(e, active)) for e in program.equations for v in e.outvars if v in once}
+        return cls(makers, {v: e for e in program.equations for v in e.invars if is_variable(v) and v in once})
+
+
+def linear_in(equation: Any, active: set[Any]) -> set[int]:
+    """The operands of an equation that are active."""
+    return {k for k, v in enumerate(equation.invars) if is_variable(v) and v in active}
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ from typing import Any
 
 from jax import Array, lax
 
-from ._offer import Makers, Offer
+from ._offer import Around, Offer
 
 
-def outer(equation: Any, active: set[int], mode: str, makers: Makers) -> list[Offer]:
+def outer(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
     """A multiplication and a sum, whose transpose is a multiplication."""
     if mode != "rev" or len(active) != 1 or equation.params.get("out_sharding") is not None:
         return []

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array, lax
 
 from .._linear import pullback
-from ._offer import Makers, Offer
+from ._offer import Around, Offer
 
 # With more elements in a window than this, one slice for each of them is no way to go about it.
 _LARGEST = 64
@@ -117,7 +117,7 @@ class _Windows:
         return jnp.where(place[..., None] == each, each, dtype(0)).sum(-1, dtype=dtype)
 
 
-def gathered(equation: Any, active: set[int], mode: str, makers: Makers) -> list[Offer]:
+def gathered(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
     """Max-pooling's derivative: the winner's place as a residual, and a mask for each pass.
 
     What a relu before it lets through is looked up at the winner's place, rather than everywhere.
@@ -128,7 +128,7 @@ def gathered(equation: Any, active: set[int], mode: str, makers: Makers) -> list
         return []
     select = equation.params["select_prim"]
 
-    relu, cases = makers.get(t, (None, set()))
+    relu, cases = around.makers.get(t, (None, set()))
     if relu is None or not _is_mask(relu, cases):
         return [Offer(lambda t, x: [windows.summed(t, windows.winner(x, select))], _name(select), "a mask", (t, x))]
     (kept,) = cases  # the other case is zero, or this would not be linear
@@ -141,7 +141,21 @@ def gathered(equation: Any, active: set[int], mode: str, makers: Makers) -> list
     return [Offer(run, _name(select), "a mask", (relu.invars[kept], x, relu.invars[0]))]
 
 
-def scattered(equation: Any, active: set[int], mode: str, makers: Makers) -> list[Offer]:
+def pooled_next(variable: Any, around: Around) -> tuple[int, ...] | None:
+    """The windows, side by side, in which max-pooling looks at a variable next, behind a relu perhaps; else None."""
+    reader = around.readers.get(variable)
+    if reader is not None and reader.primitive.name == "select_n":
+        (variable,) = reader.outvars
+        reader = around.readers.get(variable)
+    if reader is None or reader.primitive.name != "select_and_gather_add" or reader.invars[0] is not variable:
+        return None
+    windows = _Windows.of(reader, variable.aval.shape)
+    if windows is None or not windows.side_by_side or any(low for low, _ in windows.padding):
+        return None
+    return windows.sizes
+
+
+def scattered(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
     """The transpose of that, which the derivative of a gradient has in it."""
     windows = _Windows.of(equation, equation.invars[1].aval.shape)
     if active != {0} or windows is None:
@@ -155,7 +169,7 @@ def scattered(equation: Any, active: set[int], mode: str, makers: Makers) -> lis
     return [Offer(run, _name(select), "a mask", tuple(equation.invars))]
 
 
-def summed(equation: Any, active: set[int], mode: str, makers: Makers) -> list[Offer]:
+def summed(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
     """Average pooling: windows side by side as axes of their own."""
     windows = _Windows.of(equation, equation.invars[0].aval.shape)
     if windows is None:

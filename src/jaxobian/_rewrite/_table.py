@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ._convolution import convolution
-from ._offer import Makers, Offer
+from ._offer import Around, Offer
 from ._outer import outer
 from ._pooling import gathered, scattered, summed
 
-_Family = Callable[[Any, set[int], str, Makers], list[Offer]]
+_Family = Callable[[Any, set[int], str, Around], list[Offer]]
 
 _FAMILIES: dict[str, _Family] = {
     "dot_general": outer,
@@ -21,14 +21,14 @@ _FAMILIES: dict[str, _Family] = {
 }
 
 
-def offers(equation: Any, active: set[int], mode: str, makers: Makers) -> list[Offer]:
+def offers(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
     """Other ways to compute an equation.
 
     Args:
         equation: of a linear program, or of a primal one.
         active: the operands in which it is linear; none in a primal program.
         mode: "fwd" or "rev": how passes go through it.
-        makers: what makes its active operands.
+        around: what makes its active operands, and reads its results.
     """
     family = _FAMILIES.get(equation.primitive.name)
-    return family(equation, active, mode, makers) if family else []
+    return family(equation, active, mode, around) if family else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from .._cost import count
 from .._layout import varying_axes
 from .._linear import LinearProgram, Program, active_variables, is_variable, program_of, pullback, source_line
-from .._rewrite import Makers, Offer, offers, rewritten
+from .._rewrite import Around, Offer, linear_in, offers, rewritten
 from ._problem import Candidate, Impossible, Problem
 from ._sweeps import CLEAR_WIN, count_passes
 
@@ -83,12 +82,12 @@ def _worthwhile(
     program: Program, active: set[Any], mode: str, seconds: Callable[[_Run, Sequence[Any], Sequence[Any]], float]
 ) -> dict[int, Offer]:
     """The best offer for each equation that has one, where it is predicted to win clearly."""
-    taken, seen, makers = {}, dict[Any, int | None](), _makers(program, active)
+    taken, seen, around = {}, dict[Any, int | None](), Around.of(program, active)
     for place, equation in enumerate(program.equations):
-        ours = _linear_in(equation, active)
+        ours = linear_in(equation, active)
         # Under shard_map the constants of an offer would have to vary as its operands do.
         varies = any(varying_axes(v.aval) for v in equation.invars)
-        found = offers(equation, ours, mode, makers) if (ours or not active) and not varies else []
+        found = offers(equation, ours, mode, around) if (ours or not active) and not varies else []
         if not found:
             continue
         # Deep networks repeat their layers.
@@ -103,19 +102,6 @@ def _worthwhile(
         if best is not None:
             taken[place] = found[best]
     return taken
-
-
-def _linear_in(equation: Any, active: set[Any]) -> set[int]:
-    return {k for k, v in enumerate(equation.invars) if is_variable(v) and v in active}
-
-
-def _makers(program: Program, active: set[Any]) -> Makers:
-    """The equations that make active variables which a single equation reads."""
-    readers = Counter(v for e in program.equations for v in e.invars if is_variable(v))
-    readers.update(v for v in program.outputs if is_variable(v))
-    return {
-        v: (e, _linear_in(e, active)) for e in program.equations for v in e.outvars if v in active and readers[v] == 1
-    }
 
 
 def _alone(equation: Any) -> _Run:
