@@ -50,7 +50,7 @@ def jacobian(
         argnums: which positional argument, or arguments, to differentiate with respect to.
         mode: "auto", or to force one: "fwd" (a tangent for each input), "rev" (a cotangent for each output), "mixed"
             (f is cut where it is narrow, and each part takes its own mode), or "colored" (elements of a sparse J that
-            cannot meet share a pass).
+            cannot meet share a pass, and those that are the same for every x take none).
         has_aux: f returns a pair (y, aux); aux is not differentiated and returned beside J.
         holomorphic: f is promised to be holomorphic, complex to complex.
         allow_int: let integer arguments pass; their blocks of J are zeros of their own dtype, as `jax.jacrev`'s.
@@ -221,7 +221,8 @@ def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: 
     """Which elements of f's Jacobian can be nonzero, for any values of arguments of these shapes.
 
     The pattern is sound: what it leaves out is zero. It may hold more than is nonzero at one place: what depends on
-    values (an index, a condition) is taken for any value, and what is not understood for dense.
+    values (an index, a condition) is taken for any value, and what is not understood for dense. Index arrays and NumPy's
+    matrices that f closes over are a part of f; JAX's arrays of real numbers are not, for weights change.
 
     Args:
         f: as for `jacobian`.
