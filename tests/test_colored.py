@@ -230,6 +230,18 @@ def test_arrays_too_large_to_look_at_are_planned_at_once() -> None:
     assert jb.jacobian(wide).plan(jax.ShapeDtypeStruct((64,), jnp.float32)).mode != "colored"
 
 
+@pytest.mark.parametrize("f", [burgers, arrowhead, lambda x: 2 * x[::-1], lambda x: jnp.stack([x.sum(), x[0]])])
+def test_plans_are_drawn(f: Callable[..., Any]) -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    plan = jb.jacobian(f, mode="colored").plan(normal(60))
+    texts = [t.get_text() for t in plan.plot().texts if "pass" in t.get_text()]
+    assert texts == [
+        f"coloured, {word}, {seeds.passes} pass{'es' * (seeds.passes > 1)}"
+        for seeds in plan.choice.chosen.seeds
+        for word in (["reverse", "forward"][seeds.forward],)
+    ]
+
+
 def test_a_budget_bounds_the_entries() -> None:
     x = normal(10_000)
     with pytest.raises(jb.MemoryBudgetError):

@@ -163,9 +163,11 @@ def test_a_convolution_along_a_line(x64) -> None:
     assert_equal_both_ways(lambda k: f(x, k), kernel)
 
 
-@pytest.mark.parametrize("windows", [(2, 2), (1, 2), (4, 2), (3, 3), (8, 8)])
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 1), (0, 0))])
-@pytest.mark.parametrize("activation", [jax.nn.relu, lambda x: x, jnp.tanh])
+@pytest.mark.parametrize(
+    ("windows", "padding"),
+    [((2, 2), "SAME"), ((4, 2), "VALID"), ((3, 3), "SAME"), ((8, 8), "VALID"), ((2, 2), ((1, 1), (0, 0)))],
+)
+@pytest.mark.parametrize("activation", [jax.nn.relu, lambda x: x])
 def test_tiles_that_are_pooled_next(windows, padding, activation, x64, monkeypatch) -> None:
     monkeypatch.setattr(_Convolution, "best_tile", lambda self: self.out)  # one that has whole windows in it
     kernel = weights(3, 2, 3, 4, seed=1).astype(jnp.float64)

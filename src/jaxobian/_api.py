@@ -221,8 +221,8 @@ def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: 
     """Which elements of f's Jacobian can be nonzero, for any values of arguments of these shapes.
 
     The pattern is sound: what it leaves out is zero. It may hold more than is nonzero at one place: what depends on
-    values (an index, a condition) is taken for any value, and what is not understood for dense. Index arrays and NumPy's
-    matrices that f closes over are a part of f; JAX's arrays of real numbers are not, for weights change.
+    values (an index, a condition) is taken for any value, and what is not understood for dense. Index arrays and
+    NumPy's matrices that f closes over are a part of f; JAX's arrays of real numbers are not, for weights change.
 
     Args:
         f: as for `jacobian`.

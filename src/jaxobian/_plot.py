@@ -37,7 +37,7 @@ def draw(problem: Problem, candidate: Candidate, title: str, ax: Any = None) -> 
         label = "\n".join([f"{width:,} wide", ", ".join(line for line in lines if line != UNKNOWN_LINE)])
         ax.plot((at, at), (-1.1 * top, 1.1 * top), color="tab:red", linestyle="--", linewidth=1.2)
         ax.text(at, -1.15 * top, label, ha="center", va="top", color="tab:red")
-    level = 0.0
+    level = top
     for first, end, mode, text, level in _arrows(candidate, mixed, places, last, top):
         start, stop = (first, end) if mode == "fwd" else (end, first)
         arrow = {"arrowstyle": "-|>", "color": _COLOURS[mode], "linewidth": 2}
@@ -77,20 +77,32 @@ def _arrows(
     """From, to, mode, text and height of an arrow for every sweep; those that begin with rows at hand stand higher."""
     level, step = 1.15 * top, 0.3 * top
     if mixed is None:
-        yield 0, last, candidate.mode, _text(candidate.mode, candidate.passes), level
+        for mode, text in _sweeps(candidate):
+            yield 0, last, mode, text, level
+            level += step
         return
     outputs = mixed.example.program.linear.outputs
     for node in nodes(mixed.root):
         if isinstance(node, Sum):
-            level += step
-            passes = node.direct.candidate.passes
-            yield 0, last, node.direct.candidate.mode, f"around: {_text(node.direct.candidate.mode, passes)}", level
+            for mode, text in _sweeps(node.direct.candidate):
+                level += step
+                yield 0, last, mode, f"around: {text}", level
         elif isinstance(node, Part | Through) and not _is_direct(node, mixed):
             begin, end = node.ends
             mode = "fwd" if node.seeds[0].forward else "rev"
             to = last if end is outputs or tuple(end) == tuple(outputs) else _place(end, places)
             height = level + step * isinstance(node, Through)
             yield _place(begin, places), to, mode, _text(mode, sum(s.passes for s in node.seeds)), height
+
+
+def _sweeps(candidate: Candidate) -> Iterator[tuple[str, str]]:
+    """Mode and text of each way in which a candidate goes through the program: colours may go both ways, or none."""
+    if candidate.mode != "colored":
+        yield candidate.mode, _text(candidate.mode, candidate.passes)
+        return
+    for seeds in candidate.seeds:
+        mode = "fwd" if seeds.forward else "rev"
+        yield mode, f"{WORDS['colored']}, {_text(mode, seeds.passes)}"
 
 
 def _is_direct(node: Any, mixed: Mixed) -> bool:

@@ -70,7 +70,7 @@ def fixed(
             continue
         active.update(equation.outvars)
         given = {k: parts[equation.invars[k]] for k in ours if equation.invars[k] in parts}
-        made = _followed(equation, ours, given, known, total, most) if given else None
+        made = _followed(equation, ours, given, known, most) if given else None
         if made is None:
             continue
         parts.update(zip(equation.outvars, made, strict=True))
@@ -91,7 +91,7 @@ def fixed(
     return found, replace(structure.program, linear=without)
 
 
-def _followed(equation: Any, ours: set[int], given: _Numbers, known: Known, total: int, most: int) -> _Results:
+def _followed(equation: Any, ours: set[int], given: _Numbers, known: Known, most: int) -> _Results:
     """The fixed parts of an equation's results, where all but the tangents is known in it."""
     name = equation.primitive.name
     rule = _RULES.get(name, _moved if name in MOVES else None)
