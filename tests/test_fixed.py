@@ -297,6 +297,19 @@ def test_factors_that_are_not_finite_take_passes() -> None:
     np.testing.assert_array_equal(np.diag(J(x), -1), np.inf)
 
 
+ODD: dict[str, Callable[[Array], Any]] = {
+    "a remainder by zero": lambda x: x * lax.rem(jnp.arange(12) - 6, 0) + x[::-1] ** 2,
+    "an integer that is none": lambda x: x[jnp.asarray(np.array([np.nan, 2.7, -1.2])).astype(int)] + x[:3] ** 2,
+    "a product with nothing": lambda x: jnp.zeros((3, 0)) @ x[:0] + x[:3] ** 2,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_numbers_are_those_of_xla(name: str) -> None:
+    x = normal(12)
+    np.testing.assert_allclose(jb.jacobian(ODD[name], mode="colored")(x), jax.jacfwd(ODD[name])(x), rtol=1e-6)
+
+
 def test_complex_numbers_take_passes(x64) -> None:
     f = lambda z: jnp.roll(z, 1) * 2j + z**2
     z = normal(12) + 1j * normal(12, seed=1)

@@ -25,6 +25,8 @@ from scipy import sparse
 _EFFORT, _TURNS = 1_000_000, 40
 # Turns that take no colour away, after which no more are taken; so few where a single colour is left to be taken.
 _PATIENCE, _LAST = 10, 4
+# With more nonzeros, a lattice of one colour more than the least is good enough.
+_LARGE = 200_000
 # Lattices tried, and rows that a lattice is first tried on.
 _LATTICES, _SAMPLE = 2_000, 64
 # Splits into dense and other rows that are looked at.
@@ -150,16 +152,18 @@ def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = 
     least, _ = fewest(matrix)
     if least >= below:
         return None
-    best = _lattice(matrix, shapes, range(least, least + 1))
-    if best is not None:
-        return best
+    regular = _lattice(matrix, shapes, range(least, least + 2))
+    if regular is not None and (_count(regular) == least or matrix.nnz > _LARGE):
+        return regular
     transposed = sparse.csc_matrix(matrix)
     pointers: Any = transposed.indptr.tolist()
     rows: Any = transposed.indices.tolist()
     full = np.flatnonzero(np.diff(transposed.indptr))
     best = _greedy(full.tolist(), pointers, rows, _shape(matrix))
-    found = _lattice(matrix, shapes, range(least + 1, _count(best)))
-    best = best if found is None else found
+    if regular is None:
+        regular = _lattice(matrix, shapes, range(least + 2, _count(best)))
+    if regular is not None and _count(regular) < _count(best):
+        best = regular
     random, now = np.random.default_rng(0), best
     turns, better = max(1, min(_TURNS, _EFFORT // (matrix.nnz + len(full) + 1))), 0
     for turn in range(turns):

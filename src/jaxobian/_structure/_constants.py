@@ -43,6 +43,24 @@ def _slice(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
     return values[0][tuple(slice(*b) for b in bounds)]
 
 
+def _converted(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    """An integer out of a real number, if there is one: of others NumPy makes what it likes."""
+    (x,), to = values, equation.params["new_dtype"]
+    if np.issubdtype(x.dtype, np.floating) and np.issubdtype(to, np.integer):
+        limits = np.iinfo(to)
+        if not ((x > limits.min - 1.0) & (x < limits.max)).all():
+            raise ValueError(f"not all of these numbers are {to}")
+    return x
+
+
+def _rem(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    """XLA's remainder of an integer by zero is the integer."""
+    x, by = values
+    if np.issubdtype(x.dtype, np.floating):
+        return np.fmod(x, by)
+    return np.where(by == 0, x, np.fmod(x, np.where(by == 0, 1, by)))
+
+
 def _select(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
     which, *cases = values
     return np.choose(np.broadcast_to(which, cases[0].shape).astype(int), cases)
@@ -59,13 +77,13 @@ CONSTANTS: dict[str, Evaluate] = {
     "transpose": lambda e, values: values[0].transpose(e.params["permutation"]),
     "rev": lambda e, values: np.flip(values[0], e.params["dimensions"]),
     "concatenate": lambda e, values: np.concatenate(values, e.params["dimension"]),
-    "convert_element_type": _of(lambda x: x),
+    "convert_element_type": _converted,
     "copy": _of(lambda x: x),
     "add": _of(np.add),
     "sub": _of(np.subtract),
     "mul": _of(np.multiply),
     "neg": _of(np.negative),
-    "rem": _of(np.fmod),
+    "rem": _rem,
     "sign": _of(np.sign),
     "abs": _of(np.abs),
     "and": _of(np.bitwise_and),
