@@ -265,6 +265,14 @@ def test_quadratic_parts_of_a_hessian() -> None:
     )
 
 
+def test_hessians_of_several_outputs() -> None:
+    f = lambda x: jnp.roll(x, 1) * x + x**3
+    x = normal(20)
+    for mode in ("auto", "colored"):
+        np.testing.assert_allclose(jb.hessian(f, mode=mode)(x), jax.hessian(f)(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jb.hessian(f, format="bcoo")(x).todense(), jax.hessian(f)(x), rtol=1e-5, atol=1e-5)
+
+
 def test_a_custom_rule_may_make_the_numbers_unsymmetric() -> None:
     @jax.custom_jvp
     def odd(x: Array) -> Array:

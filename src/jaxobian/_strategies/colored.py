@@ -27,7 +27,7 @@ from .._cost import Cost, Work
 from .._layout import block_dtype, varying_axes, zeros_like
 from .._linear import Linear, LinearProgram, pullback, source_line
 from .._seeds import Classes, Seeds, Side
-from .._structure import structure
+from .._structure import shape_of, structure
 from . import forward, reverse
 from ._nonzeros import Colored, entries, placed
 from ._patterns import example_pattern, fixed_part
@@ -176,9 +176,13 @@ def _without_fixed(sought: _Sought) -> _Sought | None:
     possible = {s.mode: s for s in (forward.propose(rest), reverse.propose(rest)) if isinstance(s, Candidate)}
     if not possible.keys() & sought.possible.keys():
         return None
-    # If they are not symmetric, what is left is not either.
-    symmetric = sought.symmetric and abs(numbers - numbers.T).max() <= _ROUNDING * abs(numbers).max()
-    return _Sought(rest, left, possible, numbers, bool(symmetric))
+    return _Sought(rest, left, possible, numbers, sought.symmetric and _is_symmetric(numbers))
+
+
+def _is_symmetric(numbers: sparse.csr_matrix) -> bool:
+    """Whether numbers are; if they are not, what is left of a symmetric J is not either."""
+    height, width = shape_of(numbers)
+    return height == width and bool(abs(numbers - numbers.T).max() <= _ROUNDING * abs(numbers).max())
 
 
 def _of_program(problem: Problem, linear: Linear) -> Problem:

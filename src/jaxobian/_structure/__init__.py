@@ -10,6 +10,7 @@ from ._rows import FULL as FULL
 from ._rows import Full as Full
 from ._rows import csr as csr
 from ._rows import merged as merged
+from ._rows import shape_of as shape_of
 from ._rows import taken as taken
 from ._ties import Digit as Digit
 from ._ties import Line as Line
