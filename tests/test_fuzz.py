@@ -30,7 +30,7 @@ from oracles import assert_sound, structure_of
 import jaxobian as jb
 
 ASKED = os.environ.get("JAXOBIAN_FUZZ")
-EXAMPLES = int(ASKED or 60)
+EXAMPLES = int(ASKED or 40)
 VALUES = os.environ.get("JAXOBIAN_FUZZ_VALUES") != "0"
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "fuzz.json"
 TOLERANCE = 1e-9
