@@ -308,6 +308,11 @@ def test_factors_that_are_not_finite_take_passes() -> None:
 ODD: dict[str, Callable[[Array], Any]] = {
     "a remainder by zero": lambda x: x * lax.rem(jnp.arange(12) - 6, 0) + x[::-1] ** 2,
     "an integer that is none": lambda x: x[jnp.asarray(np.array([np.nan, 2.7, -1.2])).astype(int)] + x[:3] ** 2,
+    "a byte out of few bits": lambda x: x * jnp.array([1e10, -300.0, 3, 0] * 3, jnp.bfloat16).astype(jnp.uint8) + x**2,
+    "four bits": lambda x: x * jnp.array([1e10, -300.0, 3, 0] * 3).astype(jnp.int4).astype(jnp.int32) + x**2,
+    "four bits out of many": lambda x: x * (jnp.arange(12) * 5).astype(jnp.int4).astype(jnp.int32) + x**2,
+    "a remainder of few bits": lambda x: x * lax.rem(jnp.arange(12).astype(jnp.bfloat16), jnp.bfloat16(5)) + x**2,
+    "an index beyond the end": jax.grad(lambda x: jnp.sum(x[np.array([0, 1, 1, 13, -1])] ** 2)),
     "a product with nothing": lambda x: jnp.zeros((3, 0)) @ x[:0] + x[:3] ** 2,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 # An equation and the values of its operands -> its first result.
@@ -46,8 +47,8 @@ def _slice(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
 def _converted(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
     """An integer out of a real number, if there is one: of others NumPy makes what it likes."""
     (x,), to = values, equation.params["new_dtype"]
-    if np.issubdtype(x.dtype, np.floating) and np.issubdtype(to, np.integer):
-        limits = np.iinfo(to)
+    if jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(to, jnp.integer):
+        limits, x = jnp.iinfo(to), x.astype(np.float64)
         if not ((x > limits.min - 1.0) & (x < limits.max)).all():
             raise ValueError(f"not all of these numbers are {to}")
     return x
@@ -56,7 +57,7 @@ def _converted(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
 def _rem(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
     """XLA's remainder of an integer by zero is the integer."""
     x, by = values
-    if np.issubdtype(x.dtype, np.floating):
+    if jnp.issubdtype(x.dtype, jnp.floating):
         return np.fmod(x, by)
     return np.where(by == 0, x, np.fmod(x, np.where(by == 0, 1, by)))
 

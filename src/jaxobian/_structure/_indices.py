@@ -94,7 +94,8 @@ class Indices:
             simple = CONSTANTS.get(maker.primitive.name)
             if simple is not None:
                 values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]
-                return np.asarray(simple(maker, values), atom.aval.dtype)
+                with np.errstate(all="ignore"):
+                    return np.asarray(simple(maker, values), atom.aval.dtype)
             called = list(subprograms(maker)) if maker.primitive.name in CALLS else []
             if called:
                 inner = inlined(called[0])

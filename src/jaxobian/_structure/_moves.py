@@ -129,11 +129,12 @@ def _gather(equation: Any, known: Known) -> Moved | None:
     numbers, index = equation.params["dimension_numbers"], known(equation.invars[1])
     if index is None:
         return None
-    return {0: _looked_at(
+    places = _looked_at(
         dims_of(equation.invars[0]), index, numbers.offset_dims, numbers.collapsed_slice_dims,
         numbers.start_index_map, numbers.operand_batching_dims, numbers.start_indices_batching_dims,
         equation.params["slice_sizes"], dims_of(equation.outvars[0]), equation.params["mode"],
-    )}  # fmt: skip
+    )  # fmt: skip
+    return None if places is None else {0: places}
 
 
 def _scatter(equation: Any, known: Known) -> Moved | None:
@@ -150,7 +151,7 @@ def _scatter(equation: Any, known: Known) -> Moved | None:
 
 
 def landings(equation: Any, known: Known) -> np.ndarray | None:
-    """Where each element that a scatter adds arrives; -1 for nowhere; None where the index is not known."""
+    """Where each element that a scatter adds arrives; -1 for nowhere; None where that is not known."""
     numbers, index = equation.params["dimension_numbers"], known(equation.invars[1])
     if index is None:
         return None
@@ -164,23 +165,28 @@ def landings(equation: Any, known: Known) -> np.ndarray | None:
         numbers.scatter_dims_to_operand_dims, numbers.operand_batching_dims, numbers.scatter_indices_batching_dims,
         sizes, updates, equation.params["mode"],
     )  # fmt: skip
-    return places.reshape(-1)
+    return None if places is None else places.reshape(-1)
 
 
 def _looked_at(
     operand: Shape, index: np.ndarray, offsets: Sequence[int], collapsed: Sequence[int], starts_at: Sequence[int],
     batching: Sequence[int], index_batching: Sequence[int], sizes: Sequence[int], out: Shape, mode: Any,
-) -> np.ndarray:  # fmt: skip
-    """The element of the operand that each element of a gather's result is; -1 for one beyond the operand's ends."""
+) -> np.ndarray | None:  # fmt: skip
+    """The element of the operand that each element of a gather's result is; -1 for one beyond the operand's ends.
+
+    None where an index is beyond them though it was promised not to be: it is clamped, or dropped, or neither.
+    """
     index = index.astype(np.int64)
     lead = index.shape[:-1]
     strides = [math.prod(operand[axis + 1 :]) for axis in range(len(operand))]
     first, inside = np.zeros(lead, np.int64), np.ones(lead, bool)
     for column, axis in enumerate(starts_at):
         start, room = index[..., column], operand[axis] - sizes[axis]
-        # What is promised to be inside is clamped if it is not.
+        within = (start >= 0) & (start <= room)
         if "FILL_OR_DROP" in str(mode):
-            inside &= (start >= 0) & (start <= room)
+            inside &= within
+        elif "CLIP" not in str(mode) and not within.all():
+            return None
         first = first + np.clip(start, 0, room) * strides[axis]
     for axis, lead_axis in zip(batching, index_batching, strict=True):
         own = np.arange(lead[lead_axis]).reshape(-1, *(1,) * (len(lead) - lead_axis - 1))
