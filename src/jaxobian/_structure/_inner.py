@@ -26,6 +26,7 @@ from ._rows import (
     multiplied,
     shape_of,
     size_of,
+    stacked,
     taken,
     unit,
     united,
@@ -101,12 +102,8 @@ def _closure(step: sparse.csr_matrix, steps: float) -> Rows:
 
 def _stacked(parts: Sequence[tuple[Rows | None, int]], columns: int) -> Rows:
     """Rows of several variables, one after the other; `None` depends on nothing."""
-    filled = []
-    for rows, size in parts:
-        if isinstance(rows, Full):
-            return FULL
-        filled.append(sparse.csr_matrix((size, columns), dtype=bool) if rows is None else rows)
-    return sparse.csr_matrix(sparse.vstack(filled, format="csr")) if filled else FULL
+    filled = [sparse.csr_matrix((size, columns), dtype=bool) if rows is None else rows for rows, size in parts]
+    return stacked(filled) if filled else FULL
 
 
 def _while(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:

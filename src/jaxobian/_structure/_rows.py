@@ -101,6 +101,17 @@ def united(parts: Sequence[Rows]) -> Rows:
     return total
 
 
+def stacked(parts: Sequence[Rows]) -> Rows:
+    """The rows of patterns, one below the other."""
+    there = [part for part in parts if not isinstance(part, Full)]
+    if len(there) < len(parts):
+        return FULL
+    starts = np.cumsum([0, *(part.nnz for part in there)])
+    indptr = [part.indptr[:-1] + start for part, start in zip(there, starts, strict=False)]
+    indptr = np.concatenate([*indptr, starts[-1:]]).astype(np.int32)
+    return checked(csr(indptr, np.concatenate([p.indices for p in there]), (len(indptr) - 1, shape_of(there[0])[1])))
+
+
 def multiplied(matrix: sparse.csr_matrix, rows: Rows) -> Rows:
     """Row k of the result is the union of the rows at which row k of `matrix` is nonzero."""
     if isinstance(rows, Full):

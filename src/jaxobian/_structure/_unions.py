@@ -11,7 +11,7 @@ from scipy import sparse
 
 from ._matrices import conv_matrix, dot_matrix, window_matrix
 from ._moves import MOVES, landings
-from ._rows import Results, Rows, Shape, dims_of, merged, multiplied, size_of, taken, united
+from ._rows import Results, Rows, Shape, dims_of, merged, multiplied, size_of, stacked, taken, united
 
 if TYPE_CHECKING:
     from ._elements import Elements
@@ -31,6 +31,16 @@ def moved(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Resul
         parts = [taken(rows, places[k]) for k, rows in operands.items() if k in places]
         results.append(united(parts) if parts else None)
     return results
+
+
+def _concatenate(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
+    """Rows one below the other, where the axis is the first one that is longer than 1."""
+    axis, out = equation.params["dimension"], dims_of(equation.outvars[0])
+    if math.prod(out[:axis]) != 1:
+        return None
+    parts = [operands.get(k, sparse.csr_matrix((size_of(v), elements.columns), dtype=bool))
+             for k, v in enumerate(equation.invars)]  # fmt: skip
+    return [stacked(parts)]
 
 
 def _elementwise(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results:
@@ -167,6 +177,7 @@ _SAME = (
 UNIONS: dict[str, Rule] = {
     **dict.fromkeys(_SAME, _elementwise),
     "mul": lambda elements, e, operands: _product(elements, e, operands) or _elementwise(elements, e, operands),
+    "concatenate": _concatenate,
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     **dict.fromkeys(["reduce_window_sum", "reduce_window_max", "reduce_window_min", "select_and_gather_add"], _windows),
