@@ -32,7 +32,7 @@ from . import forward, reverse
 from ._nonzeros import Colored, entries, placed
 from ._patterns import example_pattern, fixed_part
 from ._problem import NO_WORK, Candidate, Impossible, Problem
-from ._sweeps import Sweep, choose_chunks, count_passes
+from ._sweeps import CLEAR_WIN, Sweep, choose_chunks, count_passes
 
 # With fewer passes than this there is nothing worth looking for, unless it is asked for.
 _WORTHWHILE = 16
@@ -159,7 +159,10 @@ def _fewest(matrix: sparse.csr_matrix, modes: Container[str]) -> int:
 
 
 def _without_fixed(sought: _Sought) -> _Sought | None:
-    """The same without what is the same for every x; None where that takes no fewer colours."""
+    """The same without what is the same for every x; None where that takes hardly fewer colours.
+
+    Numbers are added to what passes bring back, which takes about as long as to bring it back does.
+    """
     problem, matrix = sought.problem, sought.matrix
     if any(varying_axes(aval) for aval in (*problem.inputs.avals, *problem.outputs.avals)):
         return None
@@ -167,11 +170,12 @@ def _without_fixed(sought: _Sought) -> _Sought | None:
     if found is None:
         return None
     numbers, program = found
-    if _fewest(matrix - matrix.multiply(numbers != 0), sought.possible) >= sought.fewest:
+    few = sought.fewest / CLEAR_WIN
+    if _fewest(matrix - matrix.multiply(numbers != 0), sought.possible) > few:
         return None  # not even if nothing else were where they are
     rest = _of_program(problem, program)
     left, _ = example_pattern(rest.structure, rest.inputs, rest.outputs)
-    if left is None or _fewest(left, sought.possible) >= sought.fewest:
+    if left is None or _fewest(left, sought.possible) > few:
         return None
     possible = {s.mode: s for s in (forward.propose(rest), reverse.propose(rest)) if isinstance(s, Candidate)}
     if not possible.keys() & sought.possible.keys():
