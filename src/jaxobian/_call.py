@@ -32,7 +32,7 @@ from ._seeds import Side
 from ._structure import structure
 
 FORMATS = ("dense", "bcoo")
-# Compiled functions kept between eager calls; the one unused for longest goes first.
+# Programs whose compiled functions are kept between eager calls; the one unused for longest goes first.
 KEPT = 128
 # Numbers that f closes over are known, until they have been so many different ones.
 _CHANGING = 4

@@ -74,8 +74,7 @@ def propose(
     sweeps = {mode: _sweep(sought.problem, candidate) for mode, candidate in sought.possible.items()}
     coloring = _cheapest(sought, sweeps, math.inf if wanted else least)
     if coloring is None:
-        needed = sought.fewest
-        return Impossible("colored", f"J takes {needed} colours or more, no fewer than passes without")
+        return Impossible("colored", f"J takes {sought.fewest} colours or more, no fewer than passes without")
     if coloring.passes >= least and not wanted:
         return Impossible("colored", f"J takes {coloring.passes} colours, no fewer than passes without")
     return _candidate(sought, coloring, sweeps)
