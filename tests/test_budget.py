@@ -75,9 +75,9 @@ def test_no_bytes(text: Any) -> None:
 
 
 def test_the_user_s_word_and_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert budget("1kB") == Budget(1000, 1000, True)
-    monkeypatch.setattr(_budget, "free_bytes", lambda: 1000)
-    assert budget(None) == Budget(500, 1000, False)
+    assert budget("1kB", CPU) == Budget(1000, 1000, True)
+    monkeypatch.setattr(_budget, "free_bytes", lambda _: 1000)
+    assert budget(None, CPU) == Budget(500, 1000, False)
 
 
 # What is free -----------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_memory_that_the_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(_budget, "_available", lambda: 1000)
         for limits, free in [([], 1000), ([10**9, 600], 600), ([0], 0)]:
             monkeypatch.setattr(_budget, "_cgroup_rooms", lambda limits=limits: limits)
-            assert free_bytes() == free
+            assert free_bytes(jax.devices()[0]) == free
 
 
 # Keeping to one ---------------------------------------------------------------------------------------------
@@ -230,17 +230,17 @@ def test_a_batch_needs_the_memory_of_its_blocks() -> None:
 
 def test_the_default_only_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     # Half of what is free cannot hold J plus a pass: chunks of one, and no error.
-    monkeypatch.setattr(_budget, "free_bytes", lambda: J_BYTES + 100)
+    monkeypatch.setattr(_budget, "free_bytes", lambda _: J_BYTES + 100)
     plan = jb.jacobian(chain).plan(SHAPE)
     assert plan.chunk_size == 1
     # Not even J fits into all that is free.
-    monkeypatch.setattr(_budget, "free_bytes", lambda: J_BYTES - 1)
+    monkeypatch.setattr(_budget, "free_bytes", lambda _: J_BYTES - 1)
     with pytest.raises(jb.MemoryBudgetError, match=r"14\.4 kB.*free memory"):
         jb.jacobian(chain).plan(SHAPE)
 
 
 def test_the_default_does_not_overrule_a_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_budget, "free_bytes", lambda: J_BYTES + 100)
+    monkeypatch.setattr(_budget, "free_bytes", lambda _: J_BYTES + 100)
     for mode in ("fwd", "rev"):
         for width in (N, N + 1, 7):
             plan = jb.jacobian(chain, mode=mode, chunk_size=width).plan(SHAPE)

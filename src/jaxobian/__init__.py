@@ -13,6 +13,7 @@ from ._api import hessian as hessian
 from ._api import jacobian as jacobian
 from ._api import sparsity as sparsity
 from ._api import value_and_jacobian as value_and_jacobian
+from ._cache import clear_cache as clear_cache
 from ._errors import BatchCouplingError as BatchCouplingError
 from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from ._batch import Batch
-from ._call import Options, Traced, kept
-from ._copies import copies
+from ._cache import kept
+from ._call import Options, Traced
+from ._copies import surroundings
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, is_flax_module
 from ._linear import is_concrete, walk
@@ -293,7 +294,7 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
         if not traced.xs:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
-        choice = traced.choose(self._settled(traced), traced.values)
+        choice = traced.choose(self._settled(traced), traced.device, traced.values)
         run = PlannedRun(traced, choice, self._options, kwargs, self._result)
         title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
         structure = describe_structure(choice.problem, choice.chosen, on_word=self._options.independent)
@@ -306,16 +307,17 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs)
         options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
-        options = replace(options, copies=max(options.copies, copies((*operands, *xs))))
+        around = surroundings((*operands, *xs))
+        options = replace(options, copies=max(options.copies, around.copies))
         if not xs:  # nothing to differentiate: empty trees, or integers alone
             ys, aux, _ = traced.program.evaluate(operands, xs)
             results = ([[] for _ in ys], ys, aux)
-        elif all(map(is_concrete, (*operands, *xs))):
-            results = kept(traced, options, value)(operands, xs)
-        elif mapped:
-            results = kept(traced, options, value, mapped=True)(operands, xs)
+        elif around.traced and not mapped:
+            results = executable(traced.choose(options, traced.device), value, options.format)(operands, xs)
         else:
-            results = executable(traced.choose(options), value, options.format)(operands, xs)
+            # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
+            mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
+            results = kept(traced, options, value, mapped=mapped)(operands, xs)
         return traced.deliver(*results, options)
 
     def _settled(self, traced: Traced) -> Options:

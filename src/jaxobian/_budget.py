@@ -59,18 +59,17 @@ def parse_bytes(value: int | float | str) -> int:
     return int(number)
 
 
-def budget(value: int | float | str | None) -> Budget:
-    """The budget that the user asked for, or the default: half of what is free."""
+def budget(value: int | float | str | None, device: jax.Device) -> Budget:
+    """The budget that the user asked for, or the default: half of what is free on the device."""
     if value is not None:
         limit = parse_bytes(value)
         return Budget(limit, limit, True)
-    free = free_bytes()
+    free = free_bytes(device)
     return Budget(free // 2, free, False)
 
 
-def free_bytes() -> int:
-    """Bytes that the default device has free; for a CPU, what the machine and the process's limits leave."""
-    device = jax.devices()[0]
+def free_bytes(device: jax.Device) -> int:
+    """Bytes that a device has free; for a CPU, what the machine and the process's limits leave."""
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         if "bytes_limit" in stats:

@@ -1,10 +1,9 @@
-"""One call: what the user asked for, the trace of it, and the choice; compiled functions kept between calls."""
+"""One call: what the user asked for, the trace of it, and the choice."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -25,17 +24,12 @@ from ._layout import (
     is_arraylike,
     take_apart,
 )
-from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace, values_key
+from ._linear import LinearProgram, cast_varying, is_concrete, trace
 from ._plan import MODES, Choice, choose
-from ._run import Executable, compiled, executable
 from ._seeds import Side
 from ._structure import structure
 
 FORMATS = ("dense", "bcoo")
-# Programs whose compiled functions are kept between eager calls; the one unused for longest goes first.
-KEPT = 128
-# Numbers that f closes over are known, until they have been so many different ones.
-_CHANGING = 4
 
 
 @dataclass(frozen=True)
@@ -127,8 +121,10 @@ class Traced:
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
         return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux, names)
 
-    def choose(self, options: Options, values: tuple[Sequence[Any], Sequence[Any]] | None = None) -> Choice:
-        """The choice for this call; `values` of operands and inputs make the error about a batch more certain."""
+    def choose(
+        self, options: Options, device: jax.Device, values: tuple[Sequence[Any], Sequence[Any]] | None = None
+    ) -> Choice:
+        """The choice for this call on a device; `values` of operands and inputs make errors about a batch certain."""
         ties = structure(self.program)
         if options.batch is not None and not options.independent:
             check_examples(ties, self.inputs, self.outputs, self.names, values)
@@ -140,12 +136,21 @@ class Traced:
             prefer_reverse=options.prefer_reverse,
             holomorphic=options.holomorphic,
             chunk_size=options.chunk_size,
-            budget=budget(options.memory_budget).shared(options.copies),
-            platform=jax.devices()[0].platform,
+            budget=budget(options.memory_budget, device).shared(options.copies),
+            platform=device.platform,
             format=options.format,
             rewrite=options.rewrite,
             symmetric=options.symmetric,
         )
+
+    @property
+    def device(self) -> jax.Device:
+        """The device that the arguments are on; the default one where none of them says."""
+        arrays = [x for x in (*self.xs, *self.program.operands) if isinstance(x, jax.Array) and is_concrete(x)]
+        for x in sorted(arrays, key=lambda x: not x.committed):
+            return min(x.devices(), key=lambda device: device.id)
+        default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+        return default if isinstance(default, jax.Device) else jax.devices(default)[0]
 
     @property
     def values(self) -> tuple[Sequence[Any], Sequence[Any]] | None:
@@ -222,91 +227,3 @@ def _output(leaf: Any, path: str) -> Any:
             "beside the output and pass has_aux=True."
         )
     return as_array(leaf)
-
-
-# Kept between eager calls -------------------------------------------------------------------------------------------
-
-
-
-_kept: OrderedDict[Hashable, Any] = OrderedDict()
-
-
-def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False) -> Executable:
-    """The compiled function for a trace; one that computes the same from the same kinds of arrays is used again.
-
-    Args:
-        traced: the call.
-        options: what was asked for.
-        value: whether y is to be returned, too.
-        mapped: whether the call is one of many under `jax.vmap`, where no loop can run on the host.
-    """
-    asked = (
-        options.mode,
-        options.format,
-        options.prefer_reverse,
-        options.symmetric,
-        options.holomorphic,
-        options.independent,
-        options.rewrite,
-        options.chunk_size,
-        options.copies,
-        str(options.memory_budget),
-        value,
-        mapped,
-    )
-
-    found: _Runs = _remembered((_key(traced), asked), _Runs)
-
-    def values() -> Hashable:
-        return values_key(traced.program.numbers[k] for k in sorted(found.numbers))
-
-    run = found.runs.get(values()) or found.runs.get(None)
-    if run is None:
-        known = len(found.runs) < _CHANGING
-        closed = replace(traced, program=traced.program.without_values(numbers=known))
-        choice = closed.choose(options, traced.values)
-        run = jax.jit(executable(choice, value, options.format)) if mapped else compiled(choice, value, options.format)
-        found.numbers |= choice.numbers
-        found.runs[values() if known else None] = run
-    return run
-
-
-@dataclass
-class _Runs:
-    """The compiled functions of a program.
-
-    Attributes:
-        numbers: the operands whose numbers one of them was made by.
-        runs: each by what those hold; under None one that was made by none of them.
-    """
-
-    numbers: frozenset[int] = frozenset()
-    runs: dict[Hashable, Executable] = field(default_factory=dict)
-
-
-def check_apart(traced: Traced) -> None:
-    """Raise unless the examples of a call are proved not to influence each other.
-
-    Raises:
-        BatchCouplingError: naming what couples them.
-    """
-
-    def check() -> bool:
-        check_examples(structure(traced.program), traced.inputs, traced.outputs, traced.names, traced.values)
-        return True
-
-    _remembered((_key(traced), "apart"), check)
-
-
-def _key(traced: Traced) -> Hashable:
-    return identity(traced.program), traced.inputs.tied, traced.outputs.tied, jax.devices()[0]
-
-
-def _remembered(key: Hashable, make: Callable[[], Any]) -> Any:
-    found = _kept.get(key)
-    if found is None:
-        found = _kept[key] = make()
-        while len(_kept) > KEPT:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    return found

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from ._batch import Batch
-from ._call import Options, Traced, check_apart
+from ._cache import check_apart
+from ._call import Options, Traced
 from ._errors import BatchCouplingError, PlanMismatchError
 from ._layout import describe
 

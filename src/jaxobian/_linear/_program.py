@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import jax
@@ -34,9 +35,7 @@ class Program:
     def __call__(self, *args: Any) -> list[Any]:
         """Run the equations, under whatever transformation is at work."""
         effects = frozenset().union(*(e.effects for e in self.equations))
-        debug_info = jax.make_jaxpr(lambda: ())().jaxpr.debug_info
-        debug_info = debug_info._replace(arg_names=None, result_paths=None)
-        jaxpr = jex.Jaxpr((), list(self.inputs), list(self.outputs), list(self.equations), effects, debug_info)
+        jaxpr = jex.Jaxpr((), list(self.inputs), list(self.outputs), list(self.equations), effects, _no_debug_info())
         return list(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*args))
 
     def read(self) -> set[Any]:
@@ -53,6 +52,12 @@ class Program:
                 kept.append(equation)
                 needed.update(v for v in equation.invars if is_variable(v))
         return replace(self, equations=tuple(reversed(kept)))
+
+
+@cache
+def _no_debug_info() -> Any:
+    """Debug information that names nothing; JAX has no public way to make some but to trace."""
+    return jax.make_jaxpr(lambda: ())().jaxpr.debug_info._replace(arg_names=None, result_paths=None)
 
 
 def is_variable(atom: Any) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from .._layout import abstract, varying_axes
 from ._linearize import linearize
-from ._program import Program, inlined, is_variable, program_of, walk
+from ._program import Program, inlined, is_variable, program_of
 from ._segment import Linear, active_variables, pullback
 
 # Larger arrays of indices are not looked at: planning must not grow with the sizes of arrays.
@@ -138,8 +138,8 @@ def trace(
         return (*ys, *aux)
 
     function, constants, _ = program_of(flat, *avals)
-    if any(e.primitive.name == "while" for e in walk(function.equations)):
-        function = inlined(function)  # which names the arguments of loops
+    # Inlining names the arguments of loops; what nothing reads would only be in the way of telling programs apart.
+    function = inlined(function).pruned()
     n_out = counts[-1]
     check(function.out_avals[:n_out])
     hoisted, function, primal, linear = linearize(function, len(constants) + n_extra, n_out)

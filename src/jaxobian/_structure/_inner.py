@@ -222,7 +222,7 @@ def _custom_lin(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
 
 INNER: dict[str, Rule] = {
     **dict.fromkeys(["jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"], _call),
-    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call"], _call),
+    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
     "cond": _cond,
     "while": _while,
     "scan": _scan,
