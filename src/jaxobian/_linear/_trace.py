@@ -150,12 +150,13 @@ def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple
     """An equation that is linear in all but its first operands, as the program that pulls cotangents back through it.
 
     Returns:
-        The program: its constants, then residuals, then cotangents of the results -> cotangents of the other
-        operands; and the values of its constants.
+        The program: its constants, then residuals, then cotangents of `differentiable(equation)` -> cotangents of the
+        other operands; and the values of its constants.
     """
     inputs = tuple(jex.Var(v.aval) for v in equation.invars)
-    outputs = tuple(jex.Var(v.aval) for v in equation.outvars)
-    alone = Program(inputs, outputs, (equation.replace(invars=list(inputs), outvars=list(outputs)),))
+    made = tuple(jex.Var(v.aval) for v in equation.outvars)
+    outputs = tuple(made[k] for k in differentiable(equation))
+    alone = Program(inputs, outputs, (equation.replace(invars=list(inputs), outvars=list(made)),))
     residuals, tangents = inputs[:n_residuals], inputs[n_residuals:]
 
     def pull(held: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
@@ -163,6 +164,11 @@ def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple
 
     program, constants, _ = program_of(pull, [v.aval for v in residuals], [v.aval for v in outputs])
     return program, constants
+
+
+def differentiable(equation: Any) -> list[int]:
+    """The results of an equation that have tangents, by their places: those of integers have none."""
+    return [k for k, v in enumerate(equation.outvars) if v.aval.dtype != jax.dtypes.float0]
 
 
 def _is_index(leaf: Any) -> bool:
