@@ -17,7 +17,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import abstract, varying_axes
+from .._layout import abstract, is_concrete, varying_axes
 from ._linearize import linearize
 from ._program import Program, inlined, is_variable, program_of
 from ._segment import Linear, active_variables, pullback
@@ -153,11 +153,14 @@ def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple
         The program: its constants, then residuals, then cotangents of `differentiable(equation)` -> cotangents of the
         other operands; and the values of its constants.
     """
-    inputs = tuple(jex.Var(v.aval) for v in equation.invars)
+    # A residual that is a number stays one: a rule may branch on it.
+    operands = [
+        jex.Var(v.aval) if is_variable(v) or k >= n_residuals else v for k, v in enumerate(equation.invars)
+    ]  # fmt: skip
     made = tuple(jex.Var(v.aval) for v in equation.outvars)
     outputs = tuple(made[k] for k in differentiable(equation))
-    alone = Program(inputs, outputs, (equation.replace(invars=list(inputs), outvars=list(made)),))
-    residuals, tangents = inputs[:n_residuals], inputs[n_residuals:]
+    residuals, tangents = tuple(filter(is_variable, operands[:n_residuals])), tuple(operands[n_residuals:])
+    alone = Program((*residuals, *tangents), outputs, (equation.replace(invars=operands, outvars=list(made)),))
 
     def pull(held: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         return pullback(lambda *t: alone(*held, *t), [v.aval for v in tangents])(*cotangents)
@@ -183,17 +186,6 @@ def _is_index(leaf: Any) -> bool:
 def _is_number(leaf: Any) -> bool:
     """Whether an array is NumPy's, of real numbers, and not too large to be looked at."""
     return isinstance(leaf, np.ndarray) and jnp.issubdtype(leaf.dtype, np.floating) and leaf.size <= LARGEST_INDEX
-
-
-def is_concrete(leaf: Any) -> bool:
-    """Whether an array has values now, rather than standing for some in a trace."""
-    if not isinstance(leaf, jax.Array):
-        return True
-    try:
-        leaf.is_deleted()
-    except jax.errors.ConcretizationTypeError:
-        return False
-    return True
 
 
 def cast_varying(xs: Sequence[Any], out_avals: Sequence[Any]) -> tuple[Any, ...] | None:
