@@ -19,8 +19,8 @@ import numpy as np
 
 from .._layout import abstract, is_concrete, varying_axes
 from ._linearize import linearize
-from ._program import Program, inlined, is_variable, program_of
-from ._segment import Linear, active_variables, pullback
+from ._program import Program, inlined, is_variable, program_of, walk
+from ._segment import Linear, active_variables, closed, pullback
 
 # Larger arrays of indices are not looked at: planning must not grow with the sizes of arrays.
 LARGEST_INDEX = 1_000_000
@@ -167,6 +167,18 @@ def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple
 
     program, constants, _ = program_of(pull, [v.aval for v in residuals], [v.aval for v in outputs])
     return program, constants
+
+
+def implementation(equation: Any) -> Program | None:
+    """What a primitive of another library is made of, where it is implemented by functions of JAX; else None."""
+    primitive, params = equation.primitive, equation.params
+    try:
+        made, constants, _ = program_of(lambda *xs: primitive.impl(*xs, **params), *(v.aval for v in equation.invars))
+    except Exception:
+        return None
+    # JAX's own are implemented by themselves.
+    own = any(e.primitive.name == primitive.name for e in walk(made.equations))
+    return None if own or len(made.outputs) != len(equation.outvars) else closed(made, constants)
 
 
 def differentiable(equation: Any) -> list[int]:

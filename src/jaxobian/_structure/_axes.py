@@ -12,6 +12,7 @@ from .._linear import (
     Program,
     as_program,
     differentiable,
+    implementation,
     inlined,
     is_variable,
     subprograms,
@@ -142,6 +143,9 @@ def _local(equation: Any, active: set[int], indices: Indices, unknown: list[Any]
         return [{k: row.get(k, DENSE) for k in active} for row in rows]
     inner = _INNER.get(name)
     rows = inner(equation, active, unknown) if inner is not None else None
+    if rows is None:
+        made = implementation(equation)
+        rows = None if made is None else _inside(made, sorted(active), unknown)
     if rows is None:
         unknown.append(equation)
         return [dict.fromkeys(active, DENSE) for _ in equation.outvars]
