@@ -19,6 +19,7 @@ from ._copies import surroundings
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, is_concrete, is_flax_module
 from ._linear import walk
+from ._plain import plain
 from ._plan import Plan, make_plan
 from ._planned import PlannedRun
 from ._run import executable
@@ -304,6 +305,8 @@ class JacobianFunction:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
     ) -> tuple[Any, Any, Any]:
         """y where asked for, aux, J."""
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return plain(self._f, self._options, args, kwargs)
         traced = Traced.of(self._f, self._options, args, kwargs)
         options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
