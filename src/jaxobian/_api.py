@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ._batch import Batch
 from ._cache import kept
 from ._call import Options, Traced
+from ._compiler import warn_of
 from ._copies import surroundings
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, is_concrete, is_flax_module
@@ -308,6 +309,7 @@ class JacobianFunction:
         if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
             return plain(self._f, self._options, args, kwargs)
         traced = Traced.of(self._f, self._options, args, kwargs)
+        warn_of(traced.device)
         options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
         around = surroundings((*operands, *xs))
