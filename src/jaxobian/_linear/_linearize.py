@@ -29,9 +29,7 @@ def linearize(function: Program, n_operands: int, n_out: int) -> Linearized:
     time than `jax.linearize`; that one takes apart loops, branches and all that is not known here, too. What it cannot
     take apart, as a `custom_vmap` function, is run whole by both programs.
     """
-    told = None
-    if not any(e.primitive.name not in _UNFOLDED and _has_body(e) for e in walk(function.equations)):
-        told = _told_apart(function, n_operands, n_out, jointly=False)
+    told = _told_apart(function, n_operands, n_out)
     if told is not None:
         return told
     try:
@@ -46,7 +44,7 @@ def linearize(function: Program, n_operands: int, n_out: int) -> Linearized:
         return told
 
 
-def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool) -> Linearized | None:
+def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool = False) -> Linearized | None:
     """The two programs from one trace; None where they cannot be told apart.
 
     Args:
@@ -55,6 +53,8 @@ def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool
         n_out: how many of the results are y.
         jointly: whether an equation that makes results and their tangents may stand in both programs.
     """
+    if not jointly and any(e.primitive.name not in _UNFOLDED and _has_body(e) for e in walk(function.equations)):
+        return None
     tangents = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
     if any(aval.dtype == jax.dtypes.float0 for aval in tangents):
         return None
