@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from ._run import executable
 from ._shared import Examples, MappedRun, shares
 from ._strategies import pattern
 from ._structure import Pattern, structure
+from ._tracebacks import entry, innermost, stands_for
 
 # Public functions -------------------------------------------------------------------------------------------------
 
@@ -217,6 +217,7 @@ def hessian(
     return HessianFunction(f, outer)
 
 
+@entry
 def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: Any) -> Pattern:
     """Which elements of f's Jacobian can be nonzero, for any values of arguments of these shapes.
 
@@ -267,7 +268,8 @@ class JacobianFunction:
     def __repr__(self) -> str:
         return f"jaxobian.{self._what}({_name(self._f)})"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @entry
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """J at the arguments; with `has_aux`, `(J, aux)`."""
         _, aux, J = self._compute(args, kwargs, value=False)
         return self._result(J, aux)
@@ -275,12 +277,14 @@ class JacobianFunction:
     def _result(self, J: Any, aux: Any) -> Any:
         return (J, aux) if self._options.has_aux else J
 
-    def with_value(self, *args: Any, **kwargs: Any) -> Any:
+    @entry
+    def with_value(self, /, *args: Any, **kwargs: Any) -> Any:
         """f's value and J: `(y, J)`; with `has_aux`, `((y, aux), J)`."""
         y, aux, J = self._compute(args, kwargs, value=True)
         return ((y, aux), J) if self._options.has_aux else (y, J)
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    @entry
+    def plan(self, /, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would run, and why; nothing runs.
 
         Args:
@@ -332,7 +336,8 @@ class SharedFunction(JacobianFunction):
             raise ValueError('format="bcoo" is not to be had where examples share an argument: use "dense".')
         self._examples = Examples(f, options)
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    @entry
+    def plan(self, /, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would run for each example, and why; see `JacobianFunction.plan`."""
         self._examples.check(args, kwargs)
         plan = self._one(args).plan(*self._examples.sliced(args), **kwargs)
@@ -359,7 +364,8 @@ class SharedFunction(JacobianFunction):
 
     def _one(self, args: Sequence[Any]) -> JacobianFunction:
         """The Jacobian of one example of these."""
-        return JacobianFunction(self._examples.one, self._examples.alone(args))
+        one = stands_for(self._f)(lambda *args, **kwargs: self._examples.one(*args, **kwargs))
+        return JacobianFunction(one, self._examples.alone(args))
 
 
 def _arrays(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
@@ -399,7 +405,7 @@ class HessianFunction(JacobianFunction):
         inner = _Gradient(f, replace(options, mode="auto", prefer_reverse=True, format="dense", chunk_size=None))
         self._gradient = inner
 
-        @functools.wraps(f)
+        @stands_for(f)
         def gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
             value, J = inner.with_value(*args, **kwargs)
             return jax.tree.map(_as_inexact, J), value
@@ -411,14 +417,16 @@ class HessianFunction(JacobianFunction):
     def _settled(self, traced: Traced) -> Options:
         return replace(self._options, symmetric=not self._gradient.has_rules)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @entry
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """H at the arguments; with `has_aux`, `(H, aux)`."""
         return super().__call__(*args, **kwargs)
 
     def _result(self, J: Any, aux: Any) -> Any:
         return (J, aux[1]) if self._has_aux else J  # our aux is f's value, and with it f's own aux
 
-    def with_value(self, *args: Any, **kwargs: Any) -> Any:
+    @entry
+    def with_value(self, /, *args: Any, **kwargs: Any) -> Any:
         """f's value and H: `(y, H)`; with `has_aux`, `((y, aux), H)`."""
         _, value, H = self._compute(args, kwargs, value=False)
         return value, H
@@ -442,12 +450,12 @@ def _check_callable(f: Any) -> None:
 
 
 def _name(f: Any) -> str:
-    return getattr(f, "__name__", None) or type(f).__name__
+    return getattr(f, "__name__", None) or getattr(innermost(f), "__name__", None) or type(f).__name__
 
 
 def _where(f: Any) -> str:
     try:
-        code = inspect.unwrap(f).__code__
+        code = innermost(f).__code__
     except AttributeError:
         return ""
     if code.co_filename.startswith(os.path.dirname(__file__)):

@@ -30,6 +30,7 @@ from ._plan import MODES, Choice, choose
 from ._run import Executable, compiled, executable
 from ._seeds import Side
 from ._structure import structure
+from ._tracebacks import Call
 
 FORMATS = ("dense", "bcoo")
 # Programs whose compiled functions are kept between eager calls; the one unused for longest goes first.
@@ -100,7 +101,8 @@ class Traced:
         """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
         arguments = take_apart(args, options.argnums, holomorphic=options.holomorphic, allow_int=options.allow_int)
         # A plan leaves every array open; a call closes over all that is not differentiated, just as it came.
-        open_arrays, close = Rest.of(arguments, kwargs).opened() if as_plan else ((), None)
+        others = Rest.of(arguments, kwargs)
+        open_arrays, close = others.opened() if as_plan else ((), None)
         returned: list[Returned] = []
 
         def flat(extras: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -114,11 +116,13 @@ class Traced:
             check_outputs(avals, returned[-1].paths, holomorphic=options.holomorphic)
 
         xs = arguments.leaves
-        program = trace(flat, xs, open_arrays, check)
+        places = [*(others.places(arguments) if as_plan else ()), *arguments.differentiated_places]
+        call = Call(f, len(args), tuple(kwargs), places)
+        program = trace(flat, xs, open_arrays, check, call)
         cast = cast_varying(xs, program.out_avals)
         if cast is not None:
             xs = cast
-            program = trace(flat, xs, open_arrays, check)
+            program = trace(flat, xs, open_arrays, check, call)
         if as_plan:
             program = program.with_own_values()
         result = returned[-1]

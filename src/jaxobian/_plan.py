@@ -36,6 +36,7 @@ from ._strategies import (
 )
 from ._strategies._free import Free
 from ._structure import Structure
+from ._tracebacks import entry
 
 _SWEEPS = {"fwd": forward, "rev": reverse}
 # On CPU a forward pass predicted to take this much longer usually does not.
@@ -226,7 +227,7 @@ def _instead(possible: Sequence[Candidate], mode: str) -> str:
 class Run(Protocol):
     """Runs a choice on values of the shapes that it was made for."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
 
     def of(self, choice: Choice) -> Run:
         """The same for another choice."""
@@ -263,7 +264,8 @@ class Plan:
     _run: Run = field(repr=False)
     measured: Mapping[str, float] = field(default_factory=dict)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @entry
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """J at other values of the same shapes and dtypes.
 
         Raises:
@@ -271,7 +273,8 @@ class Plan:
         """
         return self._run(*args, **kwargs)
 
-    def tune(self, *args: Any, **kwargs: Any) -> Plan:
+    @entry
+    def tune(self, /, *args: Any, **kwargs: Any) -> Plan:
         """Time every candidate on this device, and return the plan of the one that was fastest.
 
         What is predicted to take more than `HOPELESS` times as long as the best, or more memory than the budget, is

@@ -18,6 +18,7 @@ from ._batch import Batch
 from ._call import Options, Traced, check_apart
 from ._errors import BatchCouplingError, PlanMismatchError
 from ._layout import describe
+from ._tracebacks import stands_for
 
 
 def _is_none(node: Any) -> bool:
@@ -61,7 +62,7 @@ class Examples:
         """The options for the Jacobian of one example, beside all others."""
         return replace(self.options, batch=None, independent=False, copies=max(1, self.size(args)))
 
-    def one(self, *args: Any, **kwargs: Any) -> Any:
+    def one(self, /, *args: Any, **kwargs: Any) -> Any:
         """f of one example: a batch of one goes in, and its only result comes out."""
         out = self.f(*self._each(args, lambda leaf, axis: jnp.expand_dims(leaf, axis)), **kwargs)
         y, aux = out if self.options.has_aux else (out, None)
@@ -144,6 +145,7 @@ class Examples:
                 "influences another, pass independent=True."
             )
 
+        @stands_for(self.f, same_arguments=False)
         def whole(examples: Sequence[Any], **kwargs: Any) -> Any:
             filled = dict(zip(carried, examples, strict=True))
             return self.f(*jax.tree.unflatten(tree, [filled.get(k, leaf) for k, leaf in enumerate(leaves)]), **kwargs)
@@ -166,7 +168,7 @@ class MappedRun:
         """The same for another choice."""
         return replace(self, plan=replace(self.plan, _run=self.plan._run.of(choice)))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         try:
             self.examples.sliced(args)
         except ValueError as error:
