@@ -18,6 +18,26 @@ from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError
 from ._errors import PlanMismatchError as PlanMismatchError
 from ._plan import Plan as Plan
+from ._strategies import Candidate as Candidate
+from ._strategies import Impossible as Impossible
 from ._structure import Pattern as Pattern
 
 __version__ = "0.1.0"
+
+# What help() lists.
+__all__ = [
+    "BatchCouplingError",
+    "Candidate",
+    "Impossible",
+    "JacobianFunction",
+    "MemoryBudgetError",
+    "ModeError",
+    "Pattern",
+    "Plan",
+    "PlanMismatchError",
+    "batch_jacobian",
+    "hessian",
+    "jacobian",
+    "sparsity",
+    "value_and_jacobian",
+]

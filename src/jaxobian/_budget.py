@@ -52,9 +52,9 @@ def parse_bytes(value: int | float | str) -> int:
         number = 0.0
     else:
         number = float(value)
-    if not 0 < number < float("inf"):
+    if not 1 <= number < float("inf"):
         raise ValueError(
-            f'memory_budget must be a positive number of bytes or text such as "4GB" or "4GiB"; got {value!r}'
+            f'memory_budget must be a number of bytes, at least 1, or text such as "4GB" or "4GiB"; got {value!r}'
         )
     return int(number)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from ._layout import (
     as_array,
     check_argnums,
     check_outputs,
+    in_words,
     is_arraylike,
     take_apart,
 )
@@ -31,8 +32,11 @@ from ._run import Executable, compiled, executable
 from ._seeds import Side
 from ._structure import structure
 from ._tracebacks import Call
+from ._words import SYNONYMS
 
-FORMATS = ("dense", "bcoo")
+Mode = Literal["auto", "fwd", "forward", "rev", "reverse", "mixed", "colored", "coloured"]
+Format = Literal["dense", "bcoo"]
+FORMATS = get_args(Format)
 # Programs whose compiled functions are kept between eager calls; the one unused for longest goes first.
 KEPT = 128
 # Numbers that f closes over are known, until they have been so many different ones.
@@ -62,8 +66,13 @@ class Options:
         check_argnums(self.argnums)
         if not isinstance(self.rewrite, bool):
             raise ValueError(f"rewrite must be True or False; got {self.rewrite!r}.")
+        if isinstance(self.mode, str):
+            object.__setattr__(self, "mode", SYNONYMS.get(self.mode, self.mode))
         if self.mode not in MODES:
-            raise ValueError(f'mode must be "auto", "fwd", "rev", "mixed" or "colored"; got {self.mode!r}.')
+            raise ValueError(
+                'mode must be "auto", "fwd" ("forward"), "rev" ("reverse"), "mixed" or "colored"; '
+                f"got {self.mode!r}."
+            )
         if self.format not in FORMATS:
             raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
         size = self.chunk_size
@@ -183,7 +192,7 @@ def _sides(
     if options.batch is None:
         return Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs)), {}
     in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
-    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size)
+    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size, arguments)
     return Side(ins, in_axes), Side(outs, out_axes), inert_axes
 
 
@@ -201,7 +210,7 @@ class Returned:
         aux = None
         if has_aux:
             if not (isinstance(out, tuple | list) and len(out) == 2):
-                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {type(out).__name__}.")
+                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {in_words(out)}.")
             out, aux = out
         keyed, tree = jax.tree_util.tree_flatten_with_path(out)
         leaves, aux_tree = jax.tree.flatten(aux)
@@ -222,7 +231,7 @@ class Returned:
 def _output(leaf: Any, path: str) -> Any:
     if not is_arraylike(leaf):
         raise TypeError(
-            f"the output{' ' + path if path else ''} is of type {type(leaf).__name__}: expected arrays. Return it "
+            f"the output{' ' + path if path else ''} is {in_words(leaf)}: expected arrays. Return it "
             "beside the output and pass has_aux=True."
         )
     return as_array(leaf)

@@ -31,6 +31,14 @@ def is_flax_module(value: Any) -> bool:
     return any(base.__name__ == "Module" and base.__module__.startswith("flax.") for base in type(value).__mro__)
 
 
+def flax_advice(model: Any) -> str:
+    """How a Flax model becomes a function."""
+    linen = any(base.__module__.startswith("flax.linen") for base in type(model).__mro__)
+    given = "model, variables" if linen else "model"
+    end = "   # variables = model.init(key, x)" if linen else ""
+    return f"    import jaxobian.flax\n    apply, params = jaxobian.flax.functional({given}){end}"
+
+
 def is_inexact(aval: Any) -> bool:
     """Whether `aval` has a derivative: real or complex floating point."""
     return jnp.issubdtype(aval.dtype, jnp.inexact)
@@ -60,6 +68,16 @@ def describe(aval: Any) -> str:
             short = abbreviation + short[len(name) :]
             break
     return f"{short}[{','.join(map(str, aval.shape))}]"
+
+
+def in_words(value: Any) -> str:
+    """What a value is: f32[3] of an array, the type of anything else."""
+    if is_arraylike(value) and not is_python_number(value):
+        return describe(abstract(as_array(value)))
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    shown = repr(value) if isinstance(value, str | int | float | complex) or value is None else ""
+    return f"{shown} of type {type(value).__name__}" if shown else f"an object of type {type(value).__name__}"
 
 
 def as_array(leaf: Any) -> Any:
@@ -218,13 +236,12 @@ def _differentiable(leaf: Any, name: str, *, holomorphic: bool, allow_int: bool)
         if is_flax_module(leaf):
             raise TypeError(
                 f"cannot differentiate with respect to {name}, a model object of type {type(leaf).__name__}. Use\n"
-                "    import jaxobian.flax\n"
-                "    apply, params = jaxobian.flax.functional(model)\n"
+                f"{flax_advice(leaf)}\n"
                 "and take the Jacobian of apply."
             )
         raise TypeError(
-            f"cannot differentiate with respect to {name}: expected real or complex arrays, got "
-            f"{type(leaf).__name__}. Leave it out of argnums."
+            f"cannot differentiate with respect to {name}: expected real or complex arrays, got {in_words(leaf)}. "
+            "Leave it out of argnums."
         )
     array = as_array(leaf)
     if is_inexact(array):

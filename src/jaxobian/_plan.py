@@ -15,8 +15,9 @@ import jax
 
 from ._budget import Budget
 from ._cost import machine
-from ._errors import MemoryBudgetError, ModeError, human_bytes
-from ._explain import WORDS, explain
+from ._errors import MemoryBudgetError, ModeError
+from ._explain import explain
+from ._layout import abstract, as_array, is_arraylike, is_python_number
 from ._linear import LinearProgram
 from ._plot import draw
 from ._seeds import LinearMap, Seeds, Side
@@ -37,6 +38,7 @@ from ._strategies import (
 from ._strategies._free import Free
 from ._structure import Structure
 from ._tracebacks import entry
+from ._words import WORDS, counted, human_bytes
 
 _SWEEPS = {"fwd": forward, "rev": reverse}
 # On CPU a forward pass predicted to take this much longer usually does not.
@@ -195,30 +197,31 @@ def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse:
 
 
 def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
-    size, n = human_bytes(problem.jacobian_bytes), budget.copies
-    limit = (
-        f"the memory budget of {human_bytes(budget.limit * n)}"
-        if budget.explicit
-        else f"all free memory ({human_bytes(budget.hard * n)})"
-    )
-    if n > 1:
-        limit += f" has for each of {n} examples side by side"
+    def whole(one: float) -> str:
+        parts = f" ({counted(n, 'example')} x {human_bytes(one)})" if n > 1 else ""
+        return f"{human_bytes(n * one)}{parts}"
+
+    n = budget.copies
+    room = n * (budget.limit if budget.explicit else budget.hard)
+    limit = f"the budget is {human_bytes(room)}" if budget.explicit else f"{human_bytes(room)} of memory are free"
+    fewer = "fewer examples" if n > 1 else "fewer inputs or outputs"
     if problem.jacobian_bytes > budget.hard:
-        batch = "take fewer examples" if n > 1 else "take the Jacobian of a batched function with batch_jacobian"
+        batch = "" if n > 1 or problem.batch else ", or batch_jacobian for a function of a batch"
         return (
-            f"J alone takes {size}, more than {limit}. Differentiate fewer inputs or outputs at a time, {batch}, or "
-            "use products with J (jax.jvp, jax.vjp) instead."
+            f"J takes {whole(problem.jacobian_bytes)}; {limit}. Take {fewer} at a time{batch}. For products with J, "
+            "which never form it: jax.jvp(f, (x,), (v,))[1] is J v, jax.vjp(f, x)[1](u) is u J, and "
+            "jax.linearize(f, x)[1] is a function of v, for many of them."
         )
     enough = human_bytes(1.1 * needed * n).replace(" ", "")
     return (
-        f"J takes {size} and computing it one pass at a time {human_bytes(needed)} altogether, more than {limit}. "
-        f'Raise the budget, for instance memory_budget="{enough}"{", or take fewer examples" if n > 1 else ""}.'
+        f"computing J one pass at a time takes {whole(needed)}, J alone {whole(problem.jacobian_bytes)}; {limit}. "
+        f'Raise it, for instance memory_budget="{enough}", or take {fewer} at a time.'
     )
 
 
 def _instead(possible: Sequence[Candidate], mode: str) -> str:
-    others = [WORDS[c.mode] for c in possible if c.mode != mode]
-    return f' {others[0].capitalize()} mode works: leave mode="auto".' if others else ""
+    others = [c.mode for c in possible if c.mode != mode]
+    return f' {WORDS[others[0]].capitalize()} mode works: mode="{others[0]}", or "auto".' if others else ""
 
 
 # Plans ------------------------------------------------------------------------------------------------------------
@@ -234,20 +237,49 @@ class Run(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class Source:
+    """What a plan is made from: `function.plan(*args, **kwargs)`."""
+
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def shapes(self) -> tuple[Any, ...]:
+        """The same with shapes in place of arrays."""
+        args, kwargs = jax.tree.map(_shape, (self.args, self.kwargs))
+        return self.function, args, kwargs
+
+
+def _shape(leaf: Any) -> Any:
+    if not is_arraylike(leaf) or is_python_number(leaf):
+        return leaf
+    aval = abstract(as_array(leaf))
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """How a Jacobian is computed: the choice, what it costs, and what else there was.
 
-    Made by `jacobian(f).plan(*args)`. Calling it runs exactly this plan on other values of the same shapes.
+    Made by `jacobian(f).plan(*args)`. Calling it runs exactly this plan on other values of the same shapes. A *pass* is
+    one JVP (a tangent pushed forward) or one VJP (a cotangent pulled back). Where a differentiated argument is shared
+    by all examples of a batch (`in_axes=None`), passes are those of an example, and all examples run them side by
+    side: flops, bytes and seconds are those of the whole call.
+
+    A copy of a plan is the plan itself. Pickled are the function, the arguments' shapes and the mode; unpickling plans
+    anew and takes that mode, so that a tuned choice is kept. That needs a function that can be pickled: one of a
+    module, or any with `cloudpickle`.
 
     Attributes:
         mode: "fwd", "rev", "mixed" or "colored".
-        passes: (co)tangents pushed or pulled, summed over segments, whatever the chunking.
+        passes: JVPs and VJPs, summed over the parts of f, whatever the chunking.
         flops: predicted arithmetic of all passes, in floating-point operations.
         peak_bytes: predicted high-water mark of what is allocated while J is computed, J included, in bytes;
             arguments and closed-over arrays not counted.
+        seconds: of a call, compiled and warm: measured, where `tune` timed it, or else predicted.
         chunk_size: passes run at once.
-        structure: what is known of J's structure.
+        structure: what is known of J's structure, and its size.
         candidates: every mode that was looked at: a `Candidate` with its cost, or `Impossible` with the reason.
         measured: seconds that each mode took, where `tune` timed them.
     """
@@ -260,9 +292,29 @@ class Plan:
     structure: str
     candidates: tuple[Candidate | Impossible, ...]
     title: str
-    choice: Choice = field(repr=False)
-    _run: Run = field(repr=False)
+    choice: Choice
+    _run: Run
+    _source: Source
+    _examples: int | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """What a call takes: measured, or else predicted."""
+        (chosen,) = [c for c in self.candidates if isinstance(c, Candidate) and c.mode == self.mode]
+        return self.measured.get(self.mode, chosen.seconds)
+
+    def __repr__(self) -> str:
+        return "\n".join(self.explain().splitlines()[:2])
+
+    def __copy__(self) -> Plan:
+        return self  # nothing in it changes
+
+    def __deepcopy__(self, memo: Any) -> Plan:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _planned_anew, (*self._source.shapes(), self.mode, dict(self.measured))
 
     @entry
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -296,14 +348,11 @@ class Plan:
             ['fwd', 'rev']
         """
         choice = self.choice
-        limit = HOPELESS * min(c.cost.seconds for c in choice.candidates if isinstance(c, Candidate))
-        budget = max(choice.problem.budget, choice.chosen.cost.peak_bytes)
-        choices = [
-            replace(choice, chosen=c)
-            for c in choice.candidates
-            if isinstance(c, Candidate) and c.cost.seconds <= limit and c.cost.peak_bytes <= budget
-        ]
-        plans = {c.chosen.mode: make_plan(self.title, self.structure, c, self._run.of(c)) for c in choices}
+        possible = [c for c in choice.candidates if isinstance(c, Candidate)]
+        limit = HOPELESS * min(c.seconds for c in possible)
+        budget = max(choice.problem.budget, choice.chosen.peak_bytes)
+        timed = [c for c in possible if c.seconds <= limit and c.peak_bytes <= budget]
+        plans = {c.mode: self._of(c) for c in timed}
         measured = _timed({mode: partial(plan, *args, **kwargs) for mode, plan in plans.items()})
         return replace(plans[min(measured, key=measured.__getitem__)], measured=measured)
 
@@ -320,10 +369,13 @@ class Plan:
 
     def explain(self) -> str:
         """The plan in words: the choice, the other modes with their cost or why they are impossible."""
-        choice = self.choice
-        return explain(
-            self.title, self.structure, choice.problem, choice.chosen, choice.candidates, dict(self.measured)
-        )
+        problem, measured = self.choice.problem, dict(self.measured)
+        return explain(self.title, self.structure, problem, self.mode, self.candidates, measured, self._examples)
+
+    def _of(self, candidate: Candidate) -> Plan:
+        """The plan of the same call by another candidate."""
+        choice = replace(self.choice, chosen=candidate)
+        return make_plan(self.title, self.structure, choice, self._run.of(choice), self._source, self._examples)
 
     def __str__(self) -> str:
         return self.explain()
@@ -332,13 +384,36 @@ class Plan:
         return f"<pre>{html.escape(self.explain())}</pre>"
 
 
-def make_plan(title: str, structure: str, choice: Choice, run: Run) -> Plan:
-    """A plan that shows `choice` and runs it."""
-    chosen = choice.chosen
+def make_plan(
+    title: str, structure: str, choice: Choice, run: Run, source: Source, examples: int | None = None
+) -> Plan:
+    """A plan that shows `choice` and runs it.
+
+    Args:
+        title: its first line.
+        structure: what is known of J's structure.
+        choice: for one call of what was traced.
+        run: runs it.
+        source: what the plan is made from.
+        examples: how many of such calls run side by side, where that is what the user asked for.
+    """
+    number = 1 if examples is None else examples
+    chosen, candidates = choice.chosen.times(number), tuple(c.times(number) for c in choice.candidates)
     return Plan(
-        chosen.mode, chosen.passes, chosen.cost.flops, chosen.cost.peak_bytes, chosen.chunk_size, structure,
-        choice.candidates, title, choice, run,
+        chosen.mode, chosen.passes, chosen.flops, chosen.peak_bytes, chosen.chunk_size, structure,
+        candidates, title, choice, run, source, examples,
     )  # fmt: skip
+
+
+def _planned_anew(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], mode: str, measured: dict[str, float]
+) -> Plan:
+    """A plan that was pickled: its mode where that is still possible, with the times that it had."""
+    plan = function.plan(*args, **kwargs)
+    for candidate in plan.choice.candidates:
+        if isinstance(candidate, Candidate) and candidate.mode == mode != plan.mode:
+            plan = plan._of(candidate)
+    return replace(plan, measured=measured)
 
 
 def _timed(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:

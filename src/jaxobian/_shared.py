@@ -74,9 +74,9 @@ class Examples:
         shape = jnp.shape(leaf)
         if axis is None or not -len(shape) <= axis < len(shape) or shape[axis] != 1:
             raise ValueError(
-                f"of a batch of one, f returned {describe(leaf)}, which has not one entry along out_axes={axis}. By an "
-                "argument whose in_axes is None, f is differentiated one example at a time: it must take a batch of "
-                "any size."
+                f"f returned {describe(leaf)} for one example: expected one entry along out_axes={axis}. Where in_axes "
+                "is None for a differentiated argument, f is called with one example at a time, so that it must take a "
+                "batch of any size; arrays of the batch's size that it closes over, such as labels, must be arguments."
             )
         return jnp.squeeze(leaf, axis)
 
@@ -159,18 +159,24 @@ class Examples:
 
 @dataclass(frozen=True)
 class MappedRun:
-    """Runs a plan of one example over a batch."""
+    """Runs the plan of one example over a batch of as many examples as it was made for."""
 
     examples: Examples
-    plan: Any
+    run: Any
+    size: int
 
     def of(self, choice: Any) -> MappedRun:
         """The same for another choice."""
-        return replace(self, plan=replace(self.plan, _run=self.plan._run.of(choice)))
+        return replace(self, run=self.run.of(choice))
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         try:
             self.examples.sliced(args)
         except ValueError as error:
             raise PlanMismatchError(str(error)) from error
-        return self.examples.mapped(lambda *one: self.plan(*one, **kwargs), 0)(*args)
+        size = self.examples.size(args)
+        if size != self.size:
+            raise PlanMismatchError(
+                f"the plan was made for {self.size} examples; {size} came. Make a plan for these arguments."
+            )
+        return self.examples.mapped(lambda *one: self.run(*one, **kwargs), 0)(*args)
