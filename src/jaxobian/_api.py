@@ -392,7 +392,8 @@ class SharedFunction(JacobianFunction):
         title = f"{self._verb} of {_name(self._f)}{where}: {ends}, for each of {counted(number, 'example')}"
         structure = describe_structure(plan.choice.problem, plan.choice.candidates, examples=number)
         run = MappedRun(self._examples, plan._run, number)
-        return make_plan(title, structure, plan.choice, run, Source(self, args, kwargs), number)
+        checked = SharedFunction(self._f, replace(self._options, independent=True))
+        return make_plan(title, structure, plan.choice, run, Source(checked, args, kwargs), number)
 
     def _compute(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
@@ -500,7 +501,9 @@ def _check_callable(f: Any) -> None:
 
 
 def _name(f: Any) -> str:
-    return getattr(f, "__name__", None) or getattr(innermost(f), "__name__", None) or type(f).__name__
+    while isinstance(f, functools.partial):
+        f = f.func
+    return getattr(f, "__name__", None) or type(f).__name__
 
 
 def _where(f: Any) -> str:
