@@ -137,14 +137,13 @@ class Model:
 
 
 @pytest.mark.parametrize("name", PICKLES)
-@pytest.mark.parametrize("through", [pickle, cloudpickle], ids=["pickle", "cloudpickle"])
-def test_functions_and_plans_are_pickled(name: str, through: Any) -> None:
+def test_functions_and_plans_are_pickled(name: str) -> None:
     make, args = PICKLES[name]
     J = make()
-    J_again = through.loads(through.dumps(J))
+    J_again = pickle.loads(pickle.dumps(J))
     assert type(J_again) is type(J)
     plan = J.plan(*args)
-    again = through.loads(through.dumps(plan))
+    again = pickle.loads(pickle.dumps(plan))
     assert str(again) == str(plan)
     expected = J(*args)
     for run in (J_again, again):
@@ -158,7 +157,8 @@ def test_functions_and_plans_are_copied(name: str) -> None:
     expected = J(*args)
     for copied in (copy.copy, copy.deepcopy):
         assert_same(copied(J)(*args), expected)
-        assert_same(copied(J.plan(*args))(*args), expected)
+        plan = J.plan(*args)
+        assert copied(plan) is plan  # nothing in it changes
 
 
 def test_what_was_tuned_stays_so_when_it_is_pickled() -> None:

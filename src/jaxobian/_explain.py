@@ -101,7 +101,7 @@ def describe_structure(
     if not diagonal or problem.format != "dense":
         shared = [g for c in (True, False) for g in problem.groups(forward=c) if any(g.cells)]
         known = "some blocks are diagonal" if shared and density in (None, 1.0) else _zeros(density)
-        return f"{known}, {size}"
+        return known if problem.format != "dense" else f"{known}, {size}"
     rank = max(len(aval.shape) for aval in problem.inputs.avals)
     axes = sorted({axis for axis, _ in diagonal})
     if len(axes) == rank and all(a.shape == problem.inputs.avals[0].shape for a in problem.outputs.avals):
