@@ -17,7 +17,7 @@ from ._errors import BatchCouplingError as BatchCouplingError
 from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError
 from ._errors import PlanMismatchError as PlanMismatchError
-from ._plan import Plan as Plan
+from ._report import Plan as Plan
 from ._strategies import Candidate as Candidate
 from ._strategies import Impossible as Impossible
 from ._structure import Pattern as Pattern

@@ -18,8 +18,8 @@ from ._copies import copies
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, flax_advice, in_words, is_flax_module
 from ._linear import is_concrete, walk
-from ._plan import Plan, Source, make_plan
 from ._planned import PlannedRun
+from ._report import Plan, Source, make_plan
 from ._run import executable
 from ._shared import Examples, MappedRun, shares
 from ._strategies import pattern

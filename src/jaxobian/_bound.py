@@ -6,7 +6,8 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ._plan import Choice, Plan, Run, Source
+from ._plan import Choice
+from ._report import Plan, Run, Source
 from ._tracebacks import entry
 
 
