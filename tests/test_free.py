@@ -59,7 +59,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Any, str]] = {
 
 
 def begins(candidate: Any) -> bool:
-    return isinstance(candidate, Candidate) and "begins with the rows of a constant" in candidate.note
+    return isinstance(candidate, Candidate) and "starts from the weights" in candidate.note
 
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
