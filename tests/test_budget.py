@@ -65,7 +65,7 @@ def test_bytes(text: Any, count: int) -> None:
     "text",
     [
         *("", "GB", "4XB", "four", "4 4GB", "1.2.3MB", "-1", "-4GB", "0", "0GB", "1e999"),
-        *(0, -5, float("nan"), float("inf"), True, None, [4]),
+        *(0, 0.5, -5, float("nan"), float("inf"), True, None, [4]),
     ],
     ids=repr,
 )
@@ -199,7 +199,7 @@ def no_run(x):
 @pytest.mark.parametrize("transform", [lambda J: J, jax.jit], ids=["eager", "jit"])
 def test_where_j_does_not_fit_nothing_runs(transform: Any, chunk_size: int | None) -> None:
     J = jb.jacobian(no_run, memory_budget=J_BYTES - 1, chunk_size=chunk_size)
-    with pytest.raises(jb.MemoryBudgetError, match=r"J.*14\.4 kB.*14\.4 kB"):
+    with pytest.raises(jb.MemoryBudgetError, match=r"J takes 14\.4 kB; the budget is 14\.4 kB"):
         transform(J)(jnp.ones(N))
     with pytest.raises(MemoryError):
         J.plan(SHAPE)
@@ -209,7 +209,7 @@ def test_where_j_does_not_fit_nothing_runs(transform: Any, chunk_size: int | Non
 @pytest.mark.parametrize("mode", ["auto", "fwd", "rev"])
 def test_where_j_fits_but_no_pass_does_nothing_runs(mode: str, chunk_size: int | None) -> None:
     J = jb.jacobian(no_run, mode=mode, memory_budget=J_BYTES + 8, chunk_size=chunk_size)
-    with pytest.raises(jb.MemoryBudgetError, match=r"J takes 14\.4 kB"):
+    with pytest.raises(jb.MemoryBudgetError, match=r"J alone 14\.4 kB; the budget is 14\.4 kB"):
         J(jnp.ones(N))
 
 
@@ -236,7 +236,7 @@ def test_the_default_only_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.chunk_size == 1
     # Not even J fits into all that is free.
     monkeypatch.setattr(_budget, "free_bytes", lambda _: J_BYTES - 1)
-    with pytest.raises(jb.MemoryBudgetError, match=r"14\.4 kB.*free memory"):
+    with pytest.raises(jb.MemoryBudgetError, match=r"J takes 14\.4 kB; 14\.4 kB of memory are free"):
         jb.jacobian(chain).plan(SHAPE)
 
 

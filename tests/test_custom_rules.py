@@ -1,4 +1,4 @@
-"""Rules of the user's own, and of libraries': obeyed in the modes that they allow, whatever they return or are given."""
+"""Rules of the user's own and of libraries: obeyed in the modes that they allow, whatever they are given or return."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def interpolated(x: Array, table: Any) -> Array:
 
 
 def _interpolated_back(held: Any, g: Array) -> Any:
-    x, table = held
+    _, table = held
     return g * table.sum() + 0 * table[jnp.argmax(g)], jnp.zeros_like(table)  # NumPy's array has no place for a tracer
 
 
@@ -231,7 +231,8 @@ def test_solutions_by_initial_state_and_by_parameters(adjoint: str, solver: Any)
     f = functools.partial(solved, adjoint=ADJOINTS[adjoint], solver=solver)
     jac = jax.jacfwd if adjoint == "forward" else jax.jacrev
     true = jax.jit(jac(f, (0, 1)))(Y, P)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), jb.jacobian(f, (0, 1))(Y, P), true)
+    for ours, theirs in zip(jb.jacobian(f, (0, 1))(Y, P), true, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_solutions_under_transformations() -> None:

@@ -183,7 +183,7 @@ def test_where_elements_go_does_not_depend_on_their_dtype(dtype: Any) -> None:
         np.testing.assert_array_equal(jb.sparsity(f, jnp.ones(600, dtype)).todense(), J != 0)
 
 
-# What f makes of a complex constant whose zeros are known: purely imaginary, mixed, and with a zero real or imaginary part.
+# What f makes of a complex constant whose zeros are known: purely imaginary, real, and mixed ones.
 COMPLEX: dict[str, Callable[[Any, Any, Any], Any]] = {
     "matrix times vector": lambda xp, c, z: xp.diag(c) @ z,
     "vector times matrix": lambda xp, c, z: z @ (xp.roll(xp.diag(c), 1, 0) + xp.diag(c)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from ._layout import (
     as_array,
     check_argnums,
     check_outputs,
+    in_words,
     is_arraylike,
     is_concrete,
     take_apart,
@@ -29,8 +30,12 @@ from ._linear import LinearProgram, cast_varying, trace
 from ._plan import MODES, Choice, choose
 from ._seeds import Side
 from ._structure import structure
+from ._tracebacks import Call
+from ._words import SYNONYMS
 
-FORMATS = ("dense", "bcoo")
+Mode = Literal["auto", "fwd", "forward", "rev", "reverse", "mixed", "colored", "coloured"]
+Format = Literal["dense", "bcoo"]
+FORMATS = get_args(Format)
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,13 @@ class Options:
         check_argnums(self.argnums)
         if not isinstance(self.rewrite, bool):
             raise ValueError(f"rewrite must be True or False; got {self.rewrite!r}.")
+        if isinstance(self.mode, str):
+            object.__setattr__(self, "mode", SYNONYMS.get(self.mode, self.mode))
         if self.mode not in MODES:
-            raise ValueError(f'mode must be "auto", "fwd", "rev", "mixed" or "colored"; got {self.mode!r}.')
+            raise ValueError(
+                'mode must be "auto", "fwd" ("forward"), "rev" ("reverse"), "mixed" or "colored"; '
+                f"got {self.mode!r}."
+            )
         if self.format not in FORMATS:
             raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
         size = self.chunk_size
@@ -95,7 +105,8 @@ class Traced:
         """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
         arguments = take_apart(args, options.argnums, holomorphic=options.holomorphic, allow_int=options.allow_int)
         # A plan leaves every array open; a call closes over all that is not differentiated, just as it came.
-        open_arrays, close = Rest.of(arguments, kwargs).opened() if as_plan else ((), None)
+        others = Rest.of(arguments, kwargs)
+        open_arrays, close = others.opened() if as_plan else ((), None)
         returned: list[Returned] = []
 
         def flat(extras: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -109,11 +120,13 @@ class Traced:
             check_outputs(avals, returned[-1].paths, holomorphic=options.holomorphic)
 
         xs = arguments.leaves
-        program = trace(flat, xs, open_arrays, check)
+        places = [*(others.places(arguments) if as_plan else ()), *arguments.differentiated_places]
+        call = Call(f, len(args), tuple(kwargs), places)
+        program = trace(flat, xs, open_arrays, check, call)
         cast = cast_varying(xs, program.out_avals)
         if cast is not None:
             xs = cast
-            program = trace(flat, xs, open_arrays, check)
+            program = trace(flat, xs, open_arrays, check, call)
         if as_plan:
             program = program.with_own_values()
         result = returned[-1]
@@ -123,7 +136,7 @@ class Traced:
         return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux, names)
 
     def choose(
-        self, options: Options, device: jax.Device, values: tuple[Sequence[Any], Sequence[Any]] | None = None
+        self, options: Options, device: Any, values: tuple[Sequence[Any], Sequence[Any]] | None = None
     ) -> Choice:
         """The choice for this call on a device; `values` of operands and inputs make errors about a batch certain."""
         ties = structure(self.program)
@@ -145,7 +158,7 @@ class Traced:
         )
 
     @property
-    def device(self) -> jax.Device:
+    def device(self) -> Any:
         """The device that the arguments are on; the default one where none of them says."""
         arrays = [x for x in (*self.xs, *self.program.operands) if isinstance(x, jax.Array) and is_concrete(x)]
         for x in sorted(arrays, key=lambda x: not x.committed):
@@ -185,7 +198,7 @@ def _sides(
     if options.batch is None:
         return Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs)), {}
     in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
-    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size)
+    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size, arguments)
     return Side(ins, in_axes), Side(outs, out_axes), inert_axes
 
 
@@ -203,7 +216,7 @@ class Returned:
         aux = None
         if has_aux:
             if not (isinstance(out, tuple | list) and len(out) == 2):
-                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {type(out).__name__}.")
+                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {in_words(out)}.")
             out, aux = out
         keyed, tree = jax.tree_util.tree_flatten_with_path(out)
         leaves, aux_tree = jax.tree.flatten(aux)
@@ -224,7 +237,7 @@ class Returned:
 def _output(leaf: Any, path: str) -> Any:
     if not is_arraylike(leaf):
         raise TypeError(
-            f"the output{' ' + path if path else ''} is of type {type(leaf).__name__}: expected arrays. Return it "
+            f"the output{' ' + path if path else ''} is {in_words(leaf)}: expected arrays. Return it "
             "beside the output and pass has_aux=True."
         )
     return as_array(leaf)

@@ -6,7 +6,6 @@ import warnings
 from functools import cache
 from typing import Any
 
-import jax
 import jaxlib
 
 # On CPU it fuses reductions along the last axis that are broadcast back, as RMSNorm and LayerNorm have them, with what
@@ -15,9 +14,13 @@ _WRONG = ("0.10.2",)
 _WITHOUT = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
+def _version() -> str:
+    return getattr(jaxlib, "__version__", "")
+
+
 def miscompiles(platform: str) -> bool:
     """Whether jaxlib is known to compile wrong programs for a platform."""
-    return platform == "cpu" and jaxlib.__version__ in _WRONG
+    return platform == "cpu" and _version() in _WRONG
 
 
 def compiler_options(platform: str) -> dict[str, Any] | None:
@@ -25,7 +28,7 @@ def compiler_options(platform: str) -> dict[str, Any] | None:
     return dict(_WITHOUT) if miscompiles(platform) else None
 
 
-def warn_of(device: jax.Device) -> None:
+def warn_of(device: Any) -> None:
     """Warn, once in a process, where jaxlib is known to be wrong on a device."""
     if miscompiles(device.platform):
         _warn()
@@ -34,10 +37,10 @@ def warn_of(device: jax.Device) -> None:
 @cache
 def _warn() -> None:
     warnings.warn(
-        f"jaxlib {jaxlib.__version__} miscompiles reductions on CPU: derivatives of normalizations over rows (RMSNorm, "
+        f"jaxlib {_version()} miscompiles reductions on CPU: derivatives of normalizations over rows (RMSNorm, "
         "LayerNorm, x * sum(x**2)) can be wrong by more than 100 %, in plain JAX, too. What jaxobian compiles itself "
         "avoids it; under your own jax.jit it cannot. Install another release: "
         'pip install "jax!=0.10.2" "jaxlib!=0.10.2".',
         RuntimeWarning,
-        stacklevel=5,
+        stacklevel=6,
     )

@@ -31,7 +31,7 @@ class PlannedRun:
         """The same call by another choice."""
         return replace(self, choice=choice, _jitted=[])
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         _compare(self.traced.arguments, self.kwargs, args, kwargs)
         arguments = take_apart(
             args, self.options.argnums, holomorphic=self.options.holomorphic, allow_int=self.options.allow_int

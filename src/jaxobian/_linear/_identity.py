@@ -13,7 +13,6 @@ import numpy as np
 from ._program import Program, as_program, is_variable
 from ._trace import LinearProgram, transposed_equation
 
-
 # Functions inside functions are looked into so far: JAX's own wrappers are two or three deep.
 _DEPTH = 6
 
@@ -107,7 +106,7 @@ def _value_key(value: Any, depth: int = _DEPTH) -> Hashable:
     if isinstance(value, FunctionType):
         return _function_key(value, depth)
     if type(value).__name__ == "ClosedRule":  # JAX's wrapper of a rule for vmap, which holds nothing else
-        return _value_key(value.__wrapped__, depth)
+        return _value_key(getattr(value, "__wrapped__", None), depth)
     if isinstance(value, jax.Array) or callable(value):
         return _ById(value)
     try:

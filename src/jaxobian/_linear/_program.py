@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -89,14 +90,15 @@ def walk(equations: Sequence[Any]) -> Iterator[Any]:
             yield from walk(program.equations)
 
 
-def program_of(f: Callable[..., Any], *avals: Any) -> tuple[Program, tuple[Any, ...], Any]:
-    """Trace `f` on abstract values.
+def program_of(f: Callable[..., Any], /, *avals: Any, **named: Any) -> tuple[Program, tuple[Any, ...], Any]:
+    """Trace `f` on abstract values, positional ones and by keyword.
 
     Returns:
         The flat program with f's closed-over arrays as its first inputs, their values, and the tree of f's output.
     """
     # A fresh function each time: JAX keeps traces by the function's identity, and what f closes over may change.
-    closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*avals)
+    fresh = functools.wraps(f, assigned=(), updated=())(lambda *args, **kwargs: f(*args, **kwargs))
+    closed, shapes = jax.make_jaxpr(fresh, return_shape=True)(*avals, **named)
     jaxpr = closed.jaxpr
     return as_program(jaxpr), tuple(closed.consts), jax.tree.structure(shapes)
 

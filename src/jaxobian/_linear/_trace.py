@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._layout import abstract, is_concrete, varying_axes
+from .._tracebacks import Call
 from ._linearize import linearize
 from ._program import Program, inlined, is_variable, program_of, walk
 from ._segment import Linear, active_variables, closed, pullback, with_flags
@@ -119,6 +120,7 @@ def trace(
     xs: Sequence[Any],
     extras: Sequence[Any] = (),
     check: Callable[[Sequence[Any]], None] = lambda avals: None,
+    call: Call | None = None,
 ) -> LinearProgram:
     """Trace `f(extras, xs) -> (ys, aux)` once and linearise it in xs.
 
@@ -127,17 +129,24 @@ def trace(
         xs: the differentiated arrays, concrete, traced or abstract.
         extras: more arrays that f takes, not differentiated.
         check: looks at the abstract ys before they are differentiated, and raises where they cannot be.
+        call: the user's function and arguments, for JAX's errors to name.
     """
     n_extra = len(extras)
     avals = [abstract(leaf) for leaf in (*extras, *xs)]
+    call = call or Call(f, len(avals), (), [(k, "") for k in range(len(avals))])
     counts = []
 
-    def flat(*leaves: Any) -> tuple[Any, ...]:
+    @call.named
+    def flat(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        leaves = call.arrays(args, kwargs)
         ys, aux = f(leaves[:n_extra], leaves[n_extra:])
         counts.append(len(ys))
         return (*ys, *aux)
 
-    function, constants, _ = program_of(flat, *avals)
+    args, kwargs = call.arguments(avals)
+    function, constants, _ = program_of(flat, *args, **kwargs)
+    arrays = call.arrays(*jax.tree.unflatten(jax.tree.structure((args, kwargs)), function.inputs[len(constants) :]))
+    function = replace(function, inputs=(*function.inputs[: len(constants)], *arrays))
     # Inlining names the arguments of loops; what nothing reads would only be in the way of telling programs apart.
     function, constants = with_flags(inlined(function).pruned(), constants)
     n_out = counts[-1]

@@ -78,7 +78,7 @@ def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
     counted = count_passes(run, problem.program.residual_avals, [found.z], passes, forward=forward, one_hot=False)
     size = math.prod(found.shape) * found.z.dtype.itemsize
     where = "" if found.where == UNKNOWN_LINE else f" at {found.where}"
-    note = f"begins with the rows of a constant, past the product{where}"
+    note = f"starts from the weights of the matmul{where}: no pass goes through it"
     return candidate(
         problem,
         mode,

@@ -222,7 +222,7 @@ def _with_once(
     time = problem.machine.time
     if _SAVED * time(sweep.work.chunk(passes)) > time(plain.work.chunk(passes)):
         return plain
-    words = tuple(("product", "made once for all that a pass seeds alike", source_line(e)) for e in products)
+    words = tuple(("matmul", "hoisted out of the batch", source_line(e)) for e in products)
     return replace(sweep, once=words)
 
 
