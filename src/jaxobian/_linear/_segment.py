@@ -123,7 +123,8 @@ def closed(program: Program, constants: Sequence[Any]) -> Program:
 def is_flag(value: Any) -> bool:
     """Whether a value is a single integer or boolean that is known now."""
     kind = jnp.result_type(value)
-    return np.shape(value) == () and any(jnp.issubdtype(kind, each) for each in (np.integer, np.bool_)) and is_concrete(value)
+    counts = jnp.issubdtype(kind, np.integer) or jnp.issubdtype(kind, np.bool_)
+    return counts and np.shape(value) == () and is_concrete(value)
 
 
 def with_flags(program: Program, constants: Sequence[Any]) -> tuple[Program, tuple[Any, ...]]:
