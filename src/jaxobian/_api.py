@@ -248,7 +248,8 @@ def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: 
     """
     _check_callable(f)
     traced = Traced.of(f, Options(argnums, allow_int=True), args, kwargs, as_plan=True)
-    return pattern(structure(traced.program), traced.inputs, traced.outputs)
+    with traced.placement.around():
+        return pattern(structure(traced.program), traced.inputs, traced.outputs)
 
 
 # The callable object ----------------------------------------------------------------------------------------------
@@ -294,7 +295,8 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
         if not traced.xs:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
-        choice = traced.choose(self._settled(traced), traced.device, traced.values)
+        with traced.placement.around():
+            choice = traced.choose(self._settled(traced), traced.device, traced.values)
         run = PlannedRun(traced, choice, self._options, kwargs, self._result)
         title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
         structure = describe_structure(choice.problem, choice.chosen, on_word=self._options.independent)
@@ -307,17 +309,18 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs)
         options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
-        around = surroundings((*operands, *xs))
-        options = replace(options, copies=max(options.copies, around.copies))
-        if not xs:  # nothing to differentiate: empty trees, or integers alone
-            ys, aux, _ = traced.program.evaluate(operands, xs)
-            results = ([[] for _ in ys], ys, aux)
-        elif around.traced and not mapped:
-            results = executable(traced.choose(options, traced.device), value, options.format)(operands, xs)
-        else:
-            # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
-            mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
-            results = kept(traced, options, value, mapped=mapped)(operands, xs)
+        with traced.placement.around():
+            around = surroundings((*operands, *xs))
+            options = replace(options, copies=max(options.copies, around.copies))
+            if not xs:  # nothing to differentiate: empty trees, or integers alone
+                ys, aux, _ = traced.program.evaluate(operands, xs)
+                results = ([[] for _ in ys], ys, aux)
+            elif around.traced and not mapped:
+                results = executable(traced.choose(options, traced.device), value, options.format)(operands, xs)
+            else:
+                # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
+                mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
+                results = kept(traced, options, value, mapped=mapped)(operands, xs)
         return traced.deliver(*results, options)
 
     def _settled(self, traced: Traced) -> Options:

@@ -91,7 +91,8 @@ def check_apart(traced: Traced) -> None:
         check_examples(structure(traced.program), traced.inputs, traced.outputs, traced.names, traced.values)
         return True
 
-    _remembered((_key(traced), "apart"), check)
+    with traced.placement.around():
+        _remembered((_key(traced), "apart"), check)
 
 
 def asked(options: Options) -> Hashable:

@@ -24,7 +24,8 @@ from ._layout import (
     is_arraylike,
     take_apart,
 )
-from ._linear import LinearProgram, cast_varying, is_concrete, trace
+from ._linear import LinearProgram, cast_varying, is_concrete, relaxed, relaxed_program, trace
+from ._placement import Placement
 from ._plan import MODES, Choice, choose
 from ._seeds import Side
 from ._structure import structure
@@ -81,6 +82,7 @@ class Traced:
     inert_axes: dict[int, int]
     aux: Any
     names: Names
+    placement: Placement
 
     @classmethod
     def of(
@@ -113,13 +115,17 @@ class Traced:
         if cast is not None:
             xs = cast
             program = trace(flat, xs, open_arrays, check)
+        placement = Placement.of(program, xs)
+        if placement.mesh is not None:
+            program, xs = relaxed_program(program), list(map(relaxed, xs))
         if as_plan:
             program = program.with_own_values()
         result = returned[-1]
         inputs, outputs, inert_axes = _sides(arguments, program, result, options)
         names = Names(arguments.paths, result.paths)
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
-        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux, names)
+        aux = result.rebuild_aux
+        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, aux, names, placement)
 
     def choose(
         self, options: Options, device: jax.Device, values: tuple[Sequence[Any], Sequence[Any]] | None = None
@@ -161,6 +167,8 @@ class Traced:
 
     def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
         """y, aux and J in the user's trees."""
+        if self.placement.mesh is not None:
+            blocks, ys, aux = self.placement.results(blocks, ys, aux, self.outputs.tied, self.inputs.tied)
         y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.outputs.avals) else None
         return y, self.aux(aux), self.layout.assemble(blocks, self._inert_block)
 
