@@ -18,10 +18,10 @@ from ._call import Options, Traced
 from ._copies import surroundings
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, is_flax_module
-from ._linear import is_concrete, walk
+from ._linear import is_concrete, walk, without_explicit_axes
 from ._plan import Plan, make_plan
 from ._planned import PlannedRun
-from ._run import executable
+from ._run import executable, values_alone
 from ._shared import Examples, MappedRun, shares
 from ._strategies import pattern
 from ._structure import Pattern, structure
@@ -248,7 +248,7 @@ def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: 
     """
     _check_callable(f)
     traced = Traced.of(f, Options(argnums, allow_int=True), args, kwargs, as_plan=True)
-    with traced.placement.around():
+    with without_explicit_axes():
         return pattern(structure(traced.program), traced.inputs, traced.outputs)
 
 
@@ -295,8 +295,7 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
         if not traced.xs:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
-        with traced.placement.around():
-            choice = traced.choose(self._settled(traced), traced.device, traced.values)
+        choice = traced.choose(self._settled(traced), traced.device, traced.values)
         run = PlannedRun(traced, choice, self._options, kwargs, self._result)
         title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
         structure = describe_structure(choice.problem, choice.chosen, on_word=self._options.independent)
@@ -309,19 +308,17 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs)
         options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
-        with traced.placement.around():
-            around = surroundings((*operands, *xs))
-            options = replace(options, copies=max(options.copies, around.copies))
-            if not xs:  # nothing to differentiate: empty trees, or integers alone
-                ys, aux, _ = traced.program.evaluate(operands, xs)
-                results = ([[] for _ in ys], ys, aux)
-            elif around.traced and not mapped:
-                results = executable(traced.choose(options, traced.device), value, options.format)(operands, xs)
-            else:
-                # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
-                mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
-                results = kept(traced, options, value, mapped=mapped)(operands, xs)
-        return traced.deliver(*results, options)
+        around = surroundings((*operands, *xs))
+        options = replace(options, copies=max(options.copies, around.copies))
+        if not xs:  # nothing to differentiate: empty trees, or integers alone
+            run = values_alone(traced.program)
+        elif around.traced and not mapped:
+            run = executable(traced.choose(options, traced.device), value, options.format)
+        else:
+            # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
+            mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
+            run = kept(traced, options, value, mapped=mapped)
+        return traced.deliver(*traced.placement.run(run, operands, xs), options)
 
     def _settled(self, traced: Traced) -> Options:
         """The options, once a call has been traced."""

@@ -12,7 +12,7 @@ import jax
 
 from ._call import Options, Traced
 from ._coupling import check_examples
-from ._linear import identity, values_key
+from ._linear import identity, values_key, without_explicit_axes
 from ._run import Executable, compiled, executable
 from ._structure import structure
 
@@ -91,7 +91,7 @@ def check_apart(traced: Traced) -> None:
         check_examples(structure(traced.program), traced.inputs, traced.outputs, traced.names, traced.values)
         return True
 
-    with traced.placement.around():
+    with without_explicit_axes():
         _remembered((_key(traced), "apart"), check)
 
 

@@ -24,7 +24,7 @@ from ._layout import (
     is_arraylike,
     take_apart,
 )
-from ._linear import LinearProgram, cast_varying, is_concrete, relaxed, relaxed_program, trace
+from ._linear import LinearProgram, cast_varying, is_concrete, relaxed, relaxed_program, trace, without_explicit_axes
 from ._placement import Placement
 from ._plan import MODES, Choice, choose
 from ._seeds import Side
@@ -115,13 +115,12 @@ class Traced:
         if cast is not None:
             xs = cast
             program = trace(flat, xs, open_arrays, check)
-        placement = Placement.of(program, xs)
-        if placement.mesh is not None:
-            program, xs = relaxed_program(program), list(map(relaxed, xs))
         if as_plan:
             program = program.with_own_values()
         result = returned[-1]
+        typed, program = program, relaxed_program(program)
         inputs, outputs, inert_axes = _sides(arguments, program, result, options)
+        placement = Placement.of(typed, outputs.tied, inputs.tied)
         names = Names(arguments.paths, result.paths)
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
         aux = result.rebuild_aux
@@ -131,23 +130,24 @@ class Traced:
         self, options: Options, device: jax.Device, values: tuple[Sequence[Any], Sequence[Any]] | None = None
     ) -> Choice:
         """The choice for this call on a device; `values` of operands and inputs make errors about a batch certain."""
-        ties = structure(self.program)
-        if options.batch is not None and not options.independent:
-            check_examples(ties, self.inputs, self.outputs, self.names, values)
-        return choose(
-            ties,
-            self.inputs,
-            self.outputs,
-            mode=options.mode,
-            prefer_reverse=options.prefer_reverse,
-            holomorphic=options.holomorphic,
-            chunk_size=options.chunk_size,
-            budget=budget(options.memory_budget, device).shared(options.copies),
-            platform=device.platform,
-            format=options.format,
-            rewrite=options.rewrite,
-            symmetric=options.symmetric,
-        )
+        with without_explicit_axes():
+            ties = structure(self.program)
+            if options.batch is not None and not options.independent:
+                check_examples(ties, self.inputs, self.outputs, self.names, values)
+            return choose(
+                ties,
+                self.inputs,
+                self.outputs,
+                mode=options.mode,
+                prefer_reverse=options.prefer_reverse,
+                holomorphic=options.holomorphic,
+                chunk_size=options.chunk_size,
+                budget=budget(options.memory_budget, device).shared(options.copies),
+                platform=device.platform,
+                format=options.format,
+                rewrite=options.rewrite,
+                symmetric=options.symmetric,
+            )
 
     @property
     def device(self) -> jax.Device:
@@ -162,13 +162,12 @@ class Traced:
     def values(self) -> tuple[Sequence[Any], Sequence[Any]] | None:
         """Operands and inputs, where all of them have values now."""
         arrays = (*self.program.operands, *self.xs)
-        known = all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays)
-        return (self.program.operands, self.xs) if known else None
+        if not all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays):
+            return None
+        return tuple(map(relaxed, self.program.operands)), tuple(map(relaxed, self.xs))
 
     def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
         """y, aux and J in the user's trees."""
-        if self.placement.mesh is not None:
-            blocks, ys, aux = self.placement.results(blocks, ys, aux, self.outputs.tied, self.inputs.tied)
         y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.outputs.avals) else None
         return y, self.aux(aux), self.layout.assemble(blocks, self._inert_block)
 

@@ -2,110 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ._linear import LinearProgram, explicit_mesh, is_concrete, mesh_of, relaxed_mesh
+from ._linear import (
+    LinearProgram,
+    active_variables,
+    is_concrete,
+    is_variable,
+    mesh_of,
+    relaxed,
+    set_mesh,
+    without_explicit_axes,
+)
 
+Arrays = Sequence[Any]
+Results = tuple[list[list[Any]], list[Any], list[Any]]
 Spec = tuple[Any, ...]  # for each axis of an array the mesh axes that it is divided among: a name, several, or None
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The mesh of a call, and how its arrays are sharded over it.
+    """How the results of a call are sharded over a mesh with Explicit axes, if there is one.
 
     Attributes:
-        mesh: with Explicit axes; None where there is none, and nothing is to be done.
-        devices: the same mesh with its devices, where arrays have values now.
-        inputs: of each differentiated array.
-        outputs: of each y.
-        aux: of each array beside them.
+        outputs, aux: y and the arrays beside it, as f returned them.
+        out_tied, in_tied: batch axes of outputs and inputs.
+        constant: whether no array on the mesh has a part in J.
     """
 
-    mesh: Any = None
-    devices: Any = None
-    inputs: tuple[Spec, ...] = ()
-    outputs: tuple[Spec, ...] = ()
-    aux: tuple[Spec, ...] = ()
+    outputs: tuple[Spec, ...]
+    aux: tuple[Spec, ...]
+    out_tied: tuple[int | None, ...]
+    in_tied: tuple[int | None, ...]
+    constant: bool
 
     @classmethod
-    def of(cls, program: LinearProgram, xs: Sequence[Any]) -> Placement:
-        """The placement of a call by its trace, as it was before it was relaxed."""
-        mesh = explicit_mesh(program)
-        if mesh is None:
-            return cls()
-        results = list(map(_spec, program.function.out_avals))
-        inputs = tuple(map(_spec, program.in_avals))
-        outputs, aux = tuple(results[: program.n_out]), tuple(results[program.n_out :])
-        return cls(mesh, _devices((*xs, *program.operands)), inputs, outputs, aux)
+    def of(cls, program: LinearProgram, out_tied: Sequence[int | None], in_tied: Sequence[int | None]) -> Placement:
+        """The placement of a call, by its trace with shardings in its types."""
+        results = tuple(map(_spec, program.function.out_avals))
+        read = active_variables(program.primal, [v for v in program.primal.inputs if mesh_of(v.aval) is not None])
+        constant = read.isdisjoint(filter(is_variable, program.primal.outputs[len(results) :]))
+        return cls(results[: program.n_out], results[program.n_out :], tuple(out_tied), tuple(in_tied), constant)
 
-    def around(self) -> AbstractContextManager[Any]:
-        """What is to be set around all that we trace and run."""
-        if self.mesh is None:
-            return nullcontext()
-        return jax.sharding.use_abstract_mesh(relaxed_mesh(self.mesh))
-
-    def results(
-        self,
-        blocks: Sequence[Sequence[Any]],
-        ys: Sequence[Any],
-        aux: Sequence[Any],
-        out_tied: Sequence[int | None],
-        in_tied: Sequence[int | None],
-    ) -> tuple[list[list[Any]], list[Any], list[Any]]:
-        """J's blocks, y and aux, on Explicit axes again.
+    def run(self, run: Callable[[Arrays, Arrays], Results], operands: Arrays, xs: Arrays) -> Results:
+        """What `run`, which knows no Explicit axes, makes of arrays that may be on a mesh with some.
 
         An axis of J is sharded as that of y or of x that it comes from; a mesh axis of both stays with y's.
         """
-        placed = []
-        for row, y, out in zip(blocks, self.outputs, out_tied, strict=True):
-            specs = [_block_spec(y, out, x, inp) for x, inp in zip(self.inputs, in_tied, strict=True)]
-            placed.append([self._block(block, spec) for block, spec in zip(row, specs, strict=False)])
-        return placed, list(map(self._array, ys, self.outputs)), list(map(self._array, aux, self.aux))
+        placed = [x for x in (*operands, *xs) if mesh_of(jax.typeof(x)) is not None]
+        mesh = set_mesh() or (mesh_of(jax.typeof(placed[0])) if placed else None)
+        if mesh is None:
+            return run(operands, xs)
+        devices = _devices(placed)
+        specs = [[self._block(o, i, _spec(jax.typeof(x))) for i, x in enumerate(xs)] for o in range(len(self.outputs))]
 
-    def _block(self, block: Any, spec: Spec) -> Any:
-        if isinstance(block, jax.Array):
-            return self._array(block, spec)
-        return jax.tree.map(lambda x: self._array(x, (None,) * x.ndim), block)  # BCOO
+        def on_auto_axes(operands: Arrays, xs: Arrays, placed: Arrays) -> Results:
+            with without_explicit_axes():
+                blocks, ys, aux = run(tuple(map(relaxed, operands)), tuple(map(relaxed, xs)))
+                if self.constant and not all(map(is_concrete, placed)):
+                    # A jit that needs none of its arguments would not be run on their devices.
+                    blocks, _ = jax.lax.optimization_barrier((blocks, relaxed(placed[0])))
 
-    def _array(self, x: Any, spec: Spec) -> Any:
-        if self.devices is not None and is_concrete(x):
-            return jax.device_put(x, NamedSharding(self.devices, PartitionSpec(*spec)))
-        return jax.sharding.reshard(x, NamedSharding(self.mesh, PartitionSpec(*spec)))
+            def typed(x: Any, spec: Spec) -> Any:
+                if isinstance(x, jax.Array):
+                    return _typed(x, PartitionSpec(*spec), mesh, devices)
+                return jax.tree.map(lambda x: typed(x, ()), x)  # BCOO
 
+            J = [list(map(typed, row, where)) for row, where in zip(blocks, specs, strict=True)]
+            return J, list(map(typed, ys, self.outputs)), list(map(typed, aux, self.aux))
 
-def _block_spec(y: Spec, out: int | None, x: Spec, inp: int | None) -> Spec:
-    """How a block of J is sharded: the batch, whose axes are `out` and `inp`, then the other axes of y and of x."""
-    batch = () if out is None or inp is None else (y[out] or x[inp],)
-    own = (s for k, s in enumerate(y) if k != out)
-    return _once((*batch, *own, *(s for k, s in enumerate(x) if k != inp)))
+        # Where a part of the mesh is Manual, JAX changes types within a jit alone.
+        manual = AxisType.Manual in mesh.axis_types
+        return (jax.jit(on_auto_axes) if manual else on_auto_axes)(operands, xs, placed)
+
+    def _block(self, out: int, inp: int, x: Spec) -> Spec:
+        """How a block of J is sharded: the batch, then the other axes of y and of x; no mesh axis twice."""
+        y, o, i = self.outputs[out], self.out_tied[out], self.in_tied[inp]
+        batch = () if o is None or i is None else (y[o] or x[i],)
+        entries = (*batch, *(s for k, s in enumerate(y) if k != o), *(s for k, s in enumerate(x) if k != i))
+        seen: set[str] = set()
+        kept = []
+        for entry in entries:
+            names = entry if isinstance(entry, tuple) else (entry,)
+            kept.append(tuple(n for n in names if n is not None and n not in seen) or None)
+            seen.update(kept[-1] or ())
+        return tuple(kept)
 
 
 def _spec(aval: Any) -> Spec:
-    if mesh_of(aval) is None:
-        return (None,) * len(aval.shape)
-    return tuple(aval.sharding.spec)
+    return (None,) * len(aval.shape) if mesh_of(aval) is None else tuple(aval.sharding.spec)
 
 
-def _once(spec: Spec) -> Spec:
-    """A spec in which no mesh axis is named twice."""
-    seen: set[str] = set()
-    kept: list[Any] = []
-    for entry in spec:
-        names = tuple(n for n in (entry if isinstance(entry, tuple) else (entry,)) if n is not None and n not in seen)
-        seen.update(names)
-        kept.append(names or None)
-    return tuple(kept)
+def _devices(placed: Arrays) -> Any:
+    """The mesh with the devices that arrays with values are on, or that is set; None where neither is known."""
+    for x in filter(is_concrete, placed):
+        return x.sharding.mesh
+    try:
+        mesh = jax.sharding.get_mesh()
+    except ValueError:  # in a trace
+        return None
+    return None if mesh.empty else mesh
 
 
-def _devices(arrays: Sequence[Any]) -> Any:
-    """The mesh with devices that arrays are on; the one that is set where they are on none."""
-    for x in arrays:
-        if isinstance(x, jax.Array) and is_concrete(x) and mesh_of(jax.typeof(x)) is not None:
-            return x.sharding.mesh
-    return None
+def _typed(x: Any, spec: PartitionSpec, mesh: Any, devices: Any) -> Any:
+    """An array on Auto axes, or on none, on a mesh with Explicit ones."""
+    if not is_concrete(x):
+        return jax.sharding.reshard(x, NamedSharding(mesh, spec))
+    if devices is None and isinstance(x.sharding, NamedSharding):  # made of arrays that a vmap around us holds
+        devices = Mesh(x.sharding.mesh.devices, mesh.axis_names, axis_types=mesh.axis_types)
+    return x if devices is None else jax.device_put(x, NamedSharding(devices, spec))

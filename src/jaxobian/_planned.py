@@ -11,7 +11,7 @@ import jax
 from ._call import Options, Traced
 from ._errors import PlanMismatchError
 from ._layout import Arguments, Rest, abstract, as_array, describe, is_arraylike, is_python_number, take_apart
-from ._linear import cast_varying, relaxed
+from ._linear import cast_varying
 from ._plan import Choice
 from ._run import Executable, compiled
 
@@ -42,8 +42,7 @@ class PlannedRun:
         constants = program.operands[: len(program.operands) - len(open_arrays)]
         if not self._jitted:
             self._jitted.append(compiled(self.choice, False, self.options.format))
-        with self.traced.placement.around():
-            results = self._jitted[0]((*constants, *map(relaxed, open_arrays)), tuple(map(relaxed, xs)))
+        results = self.traced.placement.run(self._jitted[0], (*constants, *open_arrays), xs)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)
         return self.result(J, aux)

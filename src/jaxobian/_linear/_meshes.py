@@ -6,7 +6,8 @@ the compiler's affair and a type is a shape and a dtype: there, seeds and J are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -24,25 +25,28 @@ _WHOLE = ("custom_", "shard_map", "pallas_call")
 _RESULT = ("sharding", "out_sharding")
 
 
-def explicit_mesh(program: LinearProgram) -> Any:
-    """The mesh with Explicit axes that a program's arrays are on, or that is set around it; None where there is none."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if _is_explicit(mesh):
-        return mesh
-    every = (program.function, program.primal, program.linear)
-    atoms = [v for p in every for v in (*p.inputs, *(v for e in walk(p.equations) for v in e.outvars))]
-    return next(filter(None, (mesh_of(v.aval) for v in atoms)), None)
-
-
 def mesh_of(aval: Any) -> Any:
     """The mesh in the type of an array, where it has Explicit axes; else None."""
     mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
     return mesh if _is_explicit(mesh) else None
 
 
-def relaxed_mesh(mesh: Any) -> Any:
-    """The mesh that is around us in place of one with Explicit axes: its Manual axes, under shard_map, or none."""
-    return _auto(mesh) if AxisType.Manual in mesh.axis_types else NO_MESH
+def set_mesh() -> Any:
+    """The mesh that is set around us, where it has Explicit axes; else None."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh if _is_explicit(mesh) else None
+
+
+def without_explicit_axes() -> AbstractContextManager[Any]:
+    """The mesh that is set around us put aside where it has Explicit axes; its Manual ones, under shard_map, remain."""
+    mesh = set_mesh()
+    if mesh is None:
+        return nullcontext()
+    try:
+        jax.sharding.get_mesh()
+    except ValueError:  # in a trace, where a mesh with devices cannot be put aside, nor does it matter
+        return jax.sharding.use_abstract_mesh(_relaxed_mesh(mesh))
+    return jax.set_mesh(None)
 
 
 def relaxed(x: Any) -> Any:
@@ -52,19 +56,30 @@ def relaxed(x: Any) -> Any:
         return x
     if is_concrete(x):
         return jax.device_put(x, _auto_sharding(x.sharding))  # copies nothing
-    return _resharded(x, _unknown(_auto(mesh), x.aval))
+    return _resharded(x, _unknown(_auto(mesh), x))
+
+
+def sharding_without(aval: Any, axis: int) -> Any:
+    """The sharding in the type of an array, for the array without one of its axes; None where the type has none."""
+    if mesh_of(aval) is None:
+        return None
+    entries = (*aval.sharding.spec, *[None] * len(aval.shape))[: len(aval.shape)]
+    own = (entry for k, entry in enumerate(entries) if k != axis % len(aval.shape))
+    return NamedSharding(aval.sharding.mesh, PartitionSpec(*own))
 
 
 def relaxed_program(program: LinearProgram) -> LinearProgram:
-    """A linear program on Auto axes in place of Explicit ones, its operands with it."""
-    relax = _Relaxation()
-    return replace(
-        program,
-        function=relax.program(program.function),
-        primal=relax.program(program.primal),
-        linear=relax.program(program.linear),
-        operands=tuple(map(relaxed, program.operands)),
-    )
+    """A linear program on Auto axes in place of Explicit ones; the operands stay as they are."""
+    every = (program.function, program.primal, program.linear)
+    if set_mesh() is None and not any(map(_has_explicit_axes, every)):
+        return program
+    function, primal, linear = map(_Relaxation().program, every)
+    return replace(program, function=function, primal=primal, linear=linear)
+
+
+def _has_explicit_axes(program: Program) -> bool:
+    made = (v for e in walk(program.equations) for v in e.outvars)
+    return any(mesh_of(v.aval) is not None for v in (*program.inputs, *made))
 
 
 def _is_explicit(mesh: Any) -> bool:
@@ -83,6 +98,11 @@ def _auto_sharding(sharding: Any) -> Any:
     return NamedSharding(_auto(sharding.mesh), sharding.spec, memory_kind=sharding.memory_kind)
 
 
+def _relaxed_mesh(mesh: Any) -> Any:
+    """What is set around us in place of a mesh with Explicit axes: its Manual axes, under shard_map, or no mesh."""
+    return _auto(mesh) if AxisType.Manual in mesh.axis_types else NO_MESH
+
+
 def _unknown(mesh: Any, aval: Any) -> Any:
     """The sharding in the type of an array on Auto axes, which says nothing."""
     return NamedSharding(mesh, PartitionSpec(*[None] * len(aval.shape)))
@@ -90,7 +110,7 @@ def _unknown(mesh: Any, aval: Any) -> Any:
 
 def _relaxed_aval(aval: Any) -> Any:
     mesh = mesh_of(aval)
-    return aval if mesh is None else aval.update(sharding=_unknown(relaxed_mesh(mesh), aval))
+    return aval if mesh is None else aval.update(sharding=_unknown(_relaxed_mesh(mesh), aval))
 
 
 def _resharded(x: Any, sharding: Any) -> Any:
@@ -103,6 +123,7 @@ class _Relaxation:
 
     def __init__(self) -> None:
         self._names: dict[Any, Any] = {}
+        self._contexts: dict[Any, Any] = {}
 
     def program(self, program: Program) -> Program:
         inputs = tuple(map(self._made, program.inputs))
@@ -139,9 +160,8 @@ class _Relaxation:
             else:
                 invars, outvars = list(map(self._read, equation.invars)), list(map(self._made, equation.outvars))
                 params = {k: self._param(k, v, equation) for k, v in equation.params.items()}
-                made.append(
-                    equation.replace(invars=invars, outvars=outvars, params=params, ctx=_relaxed_context(equation))
-                )
+                context = self._context(equation.ctx)
+                made.append(equation.replace(invars=invars, outvars=outvars, params=params, ctx=context))
         return made
 
     def _between(self, equation: Any) -> list[Any]:
@@ -172,7 +192,13 @@ class _Relaxation:
         if isinstance(value, NamedSharding) and _is_explicit(value.mesh):
             constraint = equation.primitive.name in ("sharding_constraint", "device_put")
             return None if name in _RESULT and not constraint else _auto_sharding(value)
-        return relaxed_mesh(value) if isinstance(value, AbstractMesh) and _is_explicit(value) else value
+        return _relaxed_mesh(value) if isinstance(value, AbstractMesh) and _is_explicit(value) else value
+
+
+    def _context(self, context: Any) -> Any:
+        if context not in self._contexts:
+            self._contexts[context] = _relaxed_context(context)
+        return self._contexts[context]
 
 
 def _is_whole(equation: Any) -> bool:
@@ -186,12 +212,12 @@ def _cast(source: Any, target: Any, sharding: Any) -> Any:
     return program.equations[0].replace(invars=[source], outvars=[target])
 
 
-def _relaxed_context(equation: Any) -> Any:
-    """What is set around an equation, without Explicit axes."""
-    with equation.ctx.manager:
-        mesh = jax.sharding.get_abstract_mesh()
-        if not _is_explicit(mesh):
-            return equation.ctx
-        with jax.sharding.use_abstract_mesh(relaxed_mesh(mesh)):
-            program, _, _ = program_of(jax.numpy.sin, 0.0)
+def _relaxed_context(context: Any) -> Any:
+    """What was set around an equation, without Explicit axes."""
+    with context.manager:
+        mesh = set_mesh()
+        if mesh is None:
+            return context
+        with jax.sharding.use_abstract_mesh(_relaxed_mesh(mesh)):
+            program, _, _ = program_of(jax.lax.neg, 0.0)
     return program.equations[0].ctx
