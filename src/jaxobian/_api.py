@@ -17,8 +17,8 @@ from ._cache import kept
 from ._call import Options, Traced
 from ._copies import surroundings
 from ._explain import describe_structure, title_of
-from ._layout import Argnums, is_flax_module
-from ._linear import is_concrete, walk, without_explicit_axes
+from ._layout import Argnums, is_concrete, is_flax_module
+from ._linear import walk, without_explicit_axes
 from ._plan import Plan, make_plan
 from ._planned import PlannedRun
 from ._run import executable, values_alone

@@ -22,9 +22,10 @@ from ._layout import (
     check_argnums,
     check_outputs,
     is_arraylike,
+    is_concrete,
     take_apart,
 )
-from ._linear import LinearProgram, cast_varying, is_concrete, relaxed, relaxed_program, trace, without_explicit_axes
+from ._linear import LinearProgram, cast_varying, relaxed, relaxed_program, trace, without_explicit_axes
 from ._placement import Placement
 from ._plan import MODES, Choice, choose
 from ._seeds import Side

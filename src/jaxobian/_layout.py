@@ -73,6 +73,17 @@ def abstract(leaf: Any) -> Any:
     return jax.typeof(leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
 
+def is_concrete(leaf: Any) -> bool:
+    """Whether an array has values now, rather than standing for some in a trace."""
+    if not isinstance(leaf, jax.Array):
+        return True
+    try:
+        leaf.is_deleted()
+    except jax.errors.ConcretizationTypeError:
+        return False
+    return True
+
+
 def resolve_argnums(argnums: Argnums, number: int) -> tuple[int, ...]:
     """`argnums` as non-negative positions; the same complaints as `jax.jacrev`."""
     positions = (argnums,) if isinstance(argnums, int) else tuple(operator.index(i) for i in argnums)

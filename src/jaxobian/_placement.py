@@ -9,10 +9,10 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ._layout import is_concrete
 from ._linear import (
     LinearProgram,
     active_variables,
-    is_concrete,
     is_variable,
     mesh_of,
     relaxed,

@@ -30,6 +30,7 @@ from ._segment import zero_literal as zero_literal
 from ._trace import LARGEST_INDEX as LARGEST_INDEX
 from ._trace import LinearProgram as LinearProgram
 from ._trace import cast_varying as cast_varying
-from ._trace import is_concrete as is_concrete
+from ._trace import differentiable as differentiable
+from ._trace import implementation as implementation
 from ._trace import trace as trace
 from ._trace import transposed_equation as transposed_equation

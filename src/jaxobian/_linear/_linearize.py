@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from .._layout import abstract, varying_axes, zeros_like
+from .._layout import abstract, is_concrete, varying_axes, zeros_like
 from ._joint import both_apart
 from ._program import CALLS, Program, inlined, is_variable, program_of, subprograms, walk
 from ._segment import active_variables, zero_literal
@@ -153,11 +155,13 @@ def _by_jax(function: Program, n_operands: int, n_out: int) -> Linearized:
     _, push, aux = jax.tree.unflatten(tree, traced.out_avals)
     residuals, push_tree = jax.tree.flatten(push)
     n_residuals, n_aux = len(residuals), len(jax.tree.leaves(aux))
+    flags = _flags(traced, constants, traced.outputs[n_out : n_out + n_residuals])
 
     zero: set[int] = set()
 
     def linear(*leaves: Any) -> Any:
-        outs = jax.tree.unflatten(push_tree, leaves[:n_residuals])(*leaves[n_residuals:])
+        held = [flags.get(k, leaf) for k, leaf in enumerate(leaves[:n_residuals])]
+        outs = jax.tree.unflatten(push_tree, held)(*leaves[n_residuals:])
         return [zeros_like(abstract(out)) if k in zero else out for k, out in enumerate(outs)]
 
     tangent_avals = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
@@ -181,3 +185,17 @@ def _by_jax(function: Program, n_operands: int, n_out: int) -> Linearized:
         replace(traced, inputs=(*own, *traced.inputs), outputs=outputs),
         replace(pushed, inputs=linear_inputs),
     )
+
+
+def _flags(program: Program, constants: Sequence[Any], outputs: Sequence[Any]) -> dict[int, Any]:
+    """The outputs that are single integers or booleans, known while f is traced, by their places.
+
+    A custom rule may branch on such a residual in Python, as the rule of equinox's checkpointed loops does.
+    """
+    known = dict(zip(program.inputs, constants, strict=False))
+    found = {}
+    for k, v in enumerate(outputs):
+        value = known.get(v) if is_variable(v) else v.val
+        if v.aval.shape == () and not jnp.issubdtype(v.aval.dtype, jnp.inexact) and is_concrete(value):
+            found[k] = value
+    return {k: value for k, value in found.items() if value is not None}

@@ -15,8 +15,9 @@ import jax
 import jax.extend.core as jex
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from .._layout import is_concrete
 from ._program import Program, is_variable, program_of, walk
-from ._trace import LinearProgram, is_concrete
+from ._trace import LinearProgram
 
 NO_MESH = AbstractMesh((), ())
 # Their rules are functions of the user's, which may say how what they make is sharded: they stay as they are.
