@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ._layout import is_concrete
@@ -14,9 +15,9 @@ from ._linear import (
     LinearProgram,
     active_variables,
     is_variable,
+    mesh_around,
     mesh_of,
     relaxed,
-    set_mesh,
     without_explicit_axes,
 )
 
@@ -55,11 +56,10 @@ class Placement:
         An axis of J is sharded as that of y or of x that it comes from; a mesh axis of both stays with y's.
         """
         placed = [x for x in (*operands, *xs) if mesh_of(jax.typeof(x)) is not None]
-        mesh = set_mesh() or (mesh_of(jax.typeof(placed[0])) if placed else None)
+        mesh = mesh_around() or (mesh_of(jax.typeof(placed[0])) if placed else None)
         if mesh is None:
             return run(operands, xs)
-        devices = _devices(placed)
-        specs = [[self._block(o, i, _spec(jax.typeof(x))) for i, x in enumerate(xs)] for o in range(len(self.outputs))]
+        types, devices = [_spec(jax.typeof(x)) for x in xs], _devices(placed)
 
         def on_auto_axes(operands: Arrays, xs: Arrays, placed: Arrays) -> Results:
             with without_explicit_axes():
@@ -69,11 +69,14 @@ class Placement:
                     blocks, _ = jax.lax.optimization_barrier((blocks, relaxed(placed[0])))
 
             def typed(x: Any, spec: Spec) -> Any:
+                return _typed(x, PartitionSpec(*spec), mesh, devices)
+
+            def block(x: Any, out: int, inp: int) -> Any:
                 if isinstance(x, jax.Array):
-                    return _typed(x, PartitionSpec(*spec), mesh, devices)
+                    return typed(x, self._block(out, inp, types[inp]))
                 return jax.tree.map(lambda x: typed(x, ()), x)  # BCOO
 
-            J = [list(map(typed, row, where)) for row, where in zip(blocks, specs, strict=True)]
+            J = [[block(x, o, i) for i, x in enumerate(row)] for o, row in enumerate(blocks)]
             return J, list(map(typed, ys, self.outputs)), list(map(typed, aux, self.aux))
 
         # Where a part of the mesh is Manual, JAX changes types within a jit alone.
@@ -114,5 +117,5 @@ def _typed(x: Any, spec: PartitionSpec, mesh: Any, devices: Any) -> Any:
     if not is_concrete(x):
         return jax.sharding.reshard(x, NamedSharding(mesh, spec))
     if devices is None and isinstance(x.sharding, NamedSharding):  # made of arrays that a vmap around us holds
-        devices = Mesh(x.sharding.mesh.devices, mesh.axis_names, axis_types=mesh.axis_types)
+        devices = Mesh(np.asarray(x.sharding.mesh.devices), mesh.axis_names, axis_types=mesh.axis_types)
     return x if devices is None else jax.device_put(x, NamedSharding(devices, spec))

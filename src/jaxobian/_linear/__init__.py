@@ -2,10 +2,10 @@
 
 from ._identity import identity as identity
 from ._identity import values_key as values_key
+from ._meshes import mesh_around as mesh_around
 from ._meshes import mesh_of as mesh_of
 from ._meshes import relaxed as relaxed
 from ._meshes import relaxed_program as relaxed_program
-from ._meshes import set_mesh as set_mesh
 from ._meshes import sharding_without as sharding_without
 from ._meshes import without_explicit_axes as without_explicit_axes
 from ._modes import UNKNOWN_LINE as UNKNOWN_LINE

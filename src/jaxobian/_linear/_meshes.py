@@ -32,7 +32,7 @@ def mesh_of(aval: Any) -> Any:
     return mesh if _is_explicit(mesh) else None
 
 
-def set_mesh() -> Any:
+def mesh_around() -> Any:
     """The mesh that is set around us, where it has Explicit axes; else None."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if _is_explicit(mesh) else None
@@ -40,7 +40,7 @@ def set_mesh() -> Any:
 
 def without_explicit_axes() -> AbstractContextManager[Any]:
     """The mesh that is set around us put aside where it has Explicit axes; its Manual ones, under shard_map, remain."""
-    mesh = set_mesh()
+    mesh = mesh_around()
     if mesh is None:
         return nullcontext()
     try:
@@ -72,7 +72,7 @@ def sharding_without(aval: Any, axis: int) -> Any:
 def relaxed_program(program: LinearProgram) -> LinearProgram:
     """A linear program on Auto axes in place of Explicit ones; the operands stay as they are."""
     every = (program.function, program.primal, program.linear)
-    if set_mesh() is None and not any(map(_has_explicit_axes, every)):
+    if mesh_around() is None and not any(map(_has_explicit_axes, every)):
         return program
     function, primal, linear = map(_Relaxation().program, every)
     return replace(program, function=function, primal=primal, linear=linear)
@@ -88,11 +88,11 @@ def _is_explicit(mesh: Any) -> bool:
 
 
 def _auto(mesh: Any) -> Any:
-    types = {n: AxisType.Auto for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Explicit}
+    """A mesh, with devices or without, with Auto axes in place of its Explicit ones."""
+    types = tuple(AxisType.Auto if t == AxisType.Explicit else t for t in mesh.axis_types)
     if isinstance(mesh, AbstractMesh):
-        return mesh.update_axis_types(types)
-    every = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return Mesh(mesh.devices, mesh.axis_names, axis_types=tuple(types.get(n, t) for n, t in every))
+        return mesh.update_axis_types(dict(zip(mesh.axis_names, types, strict=True)))
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
 
 
 def _auto_sharding(sharding: Any) -> Any:
@@ -135,10 +135,12 @@ class _Relaxation:
         inner = Program((*jaxpr.constvars, *jaxpr.invars), tuple(jaxpr.outvars), tuple(jaxpr.eqns))
         made = self.program(inner)
         n = len(jaxpr.constvars)
-        return jaxpr.replace(
+        made = jaxpr.replace(
             constvars=list(made.inputs[:n]), invars=list(made.inputs[n:]), outvars=list(made.outputs),
             eqns=list(made.equations),
         )  # fmt: skip
+        consts = getattr(jaxpr, "consts", ())
+        return made.replace(consts=list(map(relaxed, consts))) if consts else made
 
     def _made(self, variable: Any) -> Any:
         """A variable that an equation makes, or an input."""
@@ -182,7 +184,7 @@ class _Relaxation:
         return [*before, equation.replace(invars=invars, outvars=outvars), *after]
 
     def _param(self, name: str, value: Any, equation: Any) -> Any:
-        if isinstance(value, jex.ClosedJaxpr) and value.jaxpr is not value:
+        if isinstance(value, jex.ClosedJaxpr) and value.jaxpr is not value:  # JAX before 0.12 has two classes
             return value.replace(jaxpr=self._jaxpr(value.jaxpr), consts=list(map(relaxed, value.consts)))
         if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr):
             return self._jaxpr(value)
@@ -194,7 +196,6 @@ class _Relaxation:
             constraint = equation.primitive.name in ("sharding_constraint", "device_put")
             return None if name in _RESULT and not constraint else _auto_sharding(value)
         return _relaxed_mesh(value) if isinstance(value, AbstractMesh) and _is_explicit(value) else value
-
 
     def _context(self, context: Any) -> Any:
         if context not in self._contexts:
@@ -216,7 +217,7 @@ def _cast(source: Any, target: Any, sharding: Any) -> Any:
 def _relaxed_context(context: Any) -> Any:
     """What was set around an equation, without Explicit axes."""
     with context.manager:
-        mesh = set_mesh()
+        mesh = mesh_around()
         if mesh is None:
             return context
         with jax.sharding.use_abstract_mesh(_relaxed_mesh(mesh)):
