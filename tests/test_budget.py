@@ -17,6 +17,7 @@ import jaxobian as jb
 from jaxobian import _budget
 from jaxobian._budget import Budget, budget, free_bytes, parse_bytes
 
+CPU = jax.devices()[0]
 N = 60
 SHAPE = jax.ShapeDtypeStruct((N,), jnp.float32)
 J_BYTES = 4 * N * N

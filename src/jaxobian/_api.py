@@ -15,10 +15,12 @@ import jax.numpy as jnp
 from ._batch import Batch
 from ._cache import kept
 from ._call import Options, Traced
+from ._compiler import warn_of
 from ._copies import surroundings
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, is_concrete, is_flax_module
 from ._linear import walk, without_explicit_axes
+from ._plain import plain
 from ._plan import Plan, make_plan
 from ._planned import PlannedRun
 from ._run import executable, values_alone
@@ -305,7 +307,10 @@ class JacobianFunction:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
     ) -> tuple[Any, Any, Any]:
         """y where asked for, aux, J."""
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return plain(self._f, self._options, args, kwargs)
         traced = Traced.of(self._f, self._options, args, kwargs)
+        warn_of(traced.device)
         options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
         around = surroundings((*operands, *xs))

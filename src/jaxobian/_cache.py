@@ -8,12 +8,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import jax
-
 from ._call import Options, Traced
 from ._coupling import check_examples
 from ._linear import identity, values_key, without_explicit_axes
-from ._run import Executable, compiled, executable
+from ._run import Executable, compiled
 from ._structure import structure
 
 # Programs whose compiled functions are kept; the one unused for longest goes first.
@@ -73,7 +71,7 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
         known = len(found.runs) < _CHANGING
         closed = replace(traced, program=traced.program.without_values(numbers=known))
         choice = closed.choose(options, traced.device, traced.values)
-        run = jax.jit(executable(choice, value, options.format)) if mapped else compiled(choice, value, options.format)
+        run = compiled(choice, value, options.format, traced.device.platform, mapped=mapped)
         with _lock:
             found.numbers |= choice.numbers
             found.runs[values() if known else None] = run

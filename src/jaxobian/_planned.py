@@ -41,7 +41,7 @@ class PlannedRun:
         xs = cast_varying(xs, program.out_avals) or xs
         constants = program.operands[: len(program.operands) - len(open_arrays)]
         if not self._jitted:
-            self._jitted.append(compiled(self.choice, False, self.options.format))
+            self._jitted.append(compiled(self.choice, False, self.options.format, self.traced.device.platform))
         results = self.traced.placement.run(self._jitted[0], (*constants, *open_arrays), xs)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from .._layout import abstract, is_concrete, varying_axes, zeros_like
+from .._layout import abstract, varying_axes, zeros_like
 from ._joint import both_apart
 from ._program import CALLS, Program, inlined, is_variable, program_of, subprograms, walk
-from ._segment import active_variables, zero_literal
+from ._segment import active_variables, is_flag, with_flags, zero_literal
 
 # Constants that came to light on the way (a jit's, an output's), then three programs that take them as further first
 # inputs: the function, the primal program, and the linear program.
@@ -31,9 +29,7 @@ def linearize(function: Program, n_operands: int, n_out: int) -> Linearized:
     time than `jax.linearize`; that one takes apart loops, branches and all that is not known here, too. What it cannot
     take apart, as a `custom_vmap` function, is run whole by both programs.
     """
-    told = None
-    if not any(e.primitive.name not in _UNFOLDED and _has_body(e) for e in walk(function.equations)):
-        told = _told_apart(function, n_operands, n_out, jointly=False)
+    told = _told_apart(function, n_operands, n_out)
     if told is not None:
         return told
     try:
@@ -48,7 +44,7 @@ def linearize(function: Program, n_operands: int, n_out: int) -> Linearized:
         return told
 
 
-def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool) -> Linearized | None:
+def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool = False) -> Linearized | None:
     """The two programs from one trace; None where they cannot be told apart.
 
     Args:
@@ -57,6 +53,8 @@ def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool
         n_out: how many of the results are y.
         jointly: whether an equation that makes results and their tangents may stand in both programs.
     """
+    if not jointly and any(e.primitive.name not in _UNFOLDED and _has_body(e) for e in walk(function.equations)):
+        return None
     tangents = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
     if any(aval.dtype == jax.dtypes.float0 for aval in tangents):
         return None
@@ -155,7 +153,9 @@ def _by_jax(function: Program, n_operands: int, n_out: int) -> Linearized:
     _, push, aux = jax.tree.unflatten(tree, traced.out_avals)
     residuals, push_tree = jax.tree.flatten(push)
     n_residuals, n_aux = len(residuals), len(jax.tree.leaves(aux))
-    flags = _flags(traced, constants, traced.outputs[n_out : n_out + n_residuals])
+    traced, constants = with_flags(traced, constants)
+    outputs = traced.outputs[n_out : n_out + n_residuals]
+    flags = {k: v.val for k, v in enumerate(outputs) if not is_variable(v) and is_flag(v.val)}
 
     zero: set[int] = set()
 
@@ -185,17 +185,3 @@ def _by_jax(function: Program, n_operands: int, n_out: int) -> Linearized:
         replace(traced, inputs=(*own, *traced.inputs), outputs=outputs),
         replace(pushed, inputs=linear_inputs),
     )
-
-
-def _flags(program: Program, constants: Sequence[Any], outputs: Sequence[Any]) -> dict[int, Any]:
-    """The outputs that are single integers or booleans, known while f is traced, by their places.
-
-    A custom rule may branch on such a residual in Python, as the rule of equinox's checkpointed loops does.
-    """
-    known = dict(zip(program.inputs, constants, strict=False))
-    found = {}
-    for k, v in enumerate(outputs):
-        value = known.get(v) if is_variable(v) else v.val
-        if v.aval.shape == () and not jnp.issubdtype(v.aval.dtype, jnp.inexact) and is_concrete(value):
-            found[k] = value
-    return {k: value for k, value in found.items() if value is not None}

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
 
 from ._source import user_frame
 
@@ -36,7 +38,9 @@ class Program:
         """Run the equations, under whatever transformation is at work."""
         effects = frozenset().union(*(e.effects for e in self.equations))
         jaxpr = jex.Jaxpr((), list(self.inputs), list(self.outputs), list(self.equations), effects, _no_debug_info())
-        return list(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*args))
+        # A custom rule may index what it gets by what is traced, which NumPy's arrays do not allow.
+        arrays = (jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in args)
+        return list(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*arrays))
 
     def read(self) -> set[Any]:
         """The variables that an equation reads or that are outputs."""

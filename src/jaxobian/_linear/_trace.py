@@ -20,7 +20,7 @@ import numpy as np
 from .._layout import abstract, is_concrete, varying_axes
 from ._linearize import linearize
 from ._program import Program, inlined, is_variable, program_of, walk
-from ._segment import Linear, active_variables, closed, pullback
+from ._segment import Linear, active_variables, closed, pullback, with_flags
 
 # Larger arrays of indices are not looked at: planning must not grow with the sizes of arrays.
 LARGEST_INDEX = 1_000_000
@@ -139,7 +139,7 @@ def trace(
 
     function, constants, _ = program_of(flat, *avals)
     # Inlining names the arguments of loops; what nothing reads would only be in the way of telling programs apart.
-    function = inlined(function).pruned()
+    function, constants = with_flags(inlined(function).pruned(), constants)
     n_out = counts[-1]
     check(function.out_avals[:n_out])
     hoisted, function, primal, linear = linearize(function, len(constants) + n_extra, n_out)
