@@ -94,7 +94,8 @@ def test_without_jit_f_may_branch_on_values(mode: str) -> None:
     with jax.disable_jit():
         J = jb.jacobian(branching, mode=mode)(X)
         H = jb.hessian(lambda x: branching(x).sum())(X)
-        (y, J2), batch = jb.value_and_jacobian(branching)(X), jb.batch_jacobian(lambda x: x**2 if x[0, 0] < 9 else x)(XS)
+        y, J2 = jb.value_and_jacobian(branching)(X)
+        batch = jb.batch_jacobian(lambda x: x**2 if x[0, 0] < 9 else x)(XS)
     true = jax.jacrev(lambda x: jnp.sin(x[0]) * x)(X)
     np.testing.assert_allclose(J, true, rtol=1e-6)
     np.testing.assert_allclose(J2, true, rtol=1e-6)
@@ -127,7 +128,8 @@ def test_without_jit_layouts_dtypes_and_options_are_the_same() -> None:
 
 def test_without_jit_coupled_examples_are_refused() -> None:
     J = jb.batch_jacobian(lambda x: x - x.mean(0))
-    with jax.disable_jit(), pytest.raises(jb.BatchCouplingError, match="example 0 of the output changes with example 1"):
+    match = "example 0 of the output changes with example 1"
+    with jax.disable_jit(), pytest.raises(jb.BatchCouplingError, match=match):
         J(XS)
 
 

@@ -19,11 +19,11 @@ from ._compiler import warn_of
 from ._copies import surroundings
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, flax_advice, in_words, is_concrete, is_flax_module
-from ._linear import walk
+from ._linear import our_settings, walk
 from ._plain import plain
 from ._planned import PlannedRun
 from ._report import Plan, Source, make_plan
-from ._run import executable
+from ._run import executable, values_alone
 from ._shared import Examples, MappedRun, shares
 from ._strategies import pattern
 from ._structure import Pattern, structure
@@ -279,7 +279,8 @@ def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: 
     """
     _check_callable(f)
     traced = Traced.of(f, Options(argnums, allow_int=True), args, kwargs, as_plan=True)
-    return pattern(structure(traced.program), traced.inputs, traced.outputs)
+    with our_settings():
+        return pattern(structure(traced.program), traced.inputs, traced.outputs)
 
 
 # The callable object ----------------------------------------------------------------------------------------------
@@ -361,15 +362,14 @@ class JacobianFunction:
         around = surroundings((*operands, *xs))
         options = replace(options, copies=max(options.copies, around.copies))
         if not xs:  # nothing to differentiate: empty trees, or integers alone
-            ys, aux, _ = traced.program.evaluate(operands, xs)
-            results = ([[] for _ in ys], ys, aux)
+            run = values_alone(traced.program)
         elif around.traced and not mapped:
-            results = executable(traced.choose(options, traced.device), value, options.format)(operands, xs)
+            run = executable(traced.choose(options, traced.device), value, options.format)
         else:
             # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
             mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
-            results = kept(traced, options, value, mapped=mapped)(operands, xs)
-        return traced.deliver(*results, options)
+            run = kept(traced, options, value, mapped=mapped)
+        return traced.deliver(*traced.placement.run(run, operands, xs), options)
 
     def _settled(self, traced: Traced) -> Options:
         """The options, once a call has been traced."""

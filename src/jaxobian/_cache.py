@@ -10,7 +10,7 @@ from typing import Any
 
 from ._call import Options, Traced
 from ._coupling import check_examples
-from ._linear import identity, values_key
+from ._linear import identity, our_settings, values_key
 from ._run import Executable, compiled
 from ._structure import structure
 
@@ -89,7 +89,8 @@ def check_apart(traced: Traced) -> None:
         check_examples(structure(traced.program), traced.inputs, traced.outputs, traced.names, traced.values)
         return True
 
-    _remembered((_key(traced), "apart"), check)
+    with our_settings():
+        _remembered((_key(traced), "apart"), check)
 
 
 def asked(options: Options) -> Hashable:

@@ -26,7 +26,8 @@ from ._layout import (
     is_concrete,
     take_apart,
 )
-from ._linear import LinearProgram, cast_varying, trace
+from ._linear import LinearProgram, cast_varying, our_settings, relaxed, relaxed_program, trace
+from ._placement import Placement
 from ._plan import MODES, Choice, choose
 from ._seeds import Side
 from ._structure import structure
@@ -92,6 +93,7 @@ class Traced:
     inert_axes: dict[int, int]
     aux: Any
     names: Names
+    placement: Placement
 
     @classmethod
     def of(
@@ -130,32 +132,36 @@ class Traced:
         if as_plan:
             program = program.with_own_values()
         result = returned[-1]
+        typed, program = program, relaxed_program(program)
         inputs, outputs, inert_axes = _sides(arguments, program, result, options)
+        placement = Placement.of(typed, outputs.tied, inputs.tied)
         names = Names(arguments.paths, result.paths)
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
-        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux, names)
+        aux = result.rebuild_aux
+        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, aux, names, placement)
 
     def choose(
         self, options: Options, device: Any, values: tuple[Sequence[Any], Sequence[Any]] | None = None
     ) -> Choice:
         """The choice for this call on a device; `values` of operands and inputs make errors about a batch certain."""
-        ties = structure(self.program)
-        if options.batch is not None and not options.independent:
-            check_examples(ties, self.inputs, self.outputs, self.names, values)
-        return choose(
-            ties,
-            self.inputs,
-            self.outputs,
-            mode=options.mode,
-            prefer_reverse=options.prefer_reverse,
-            holomorphic=options.holomorphic,
-            chunk_size=options.chunk_size,
-            budget=budget(options.memory_budget, device).shared(options.copies),
-            platform=device.platform,
-            format=options.format,
-            rewrite=options.rewrite,
-            symmetric=options.symmetric,
-        )
+        with our_settings():
+            ties = structure(self.program)
+            if options.batch is not None and not options.independent:
+                check_examples(ties, self.inputs, self.outputs, self.names, values)
+            return choose(
+                ties,
+                self.inputs,
+                self.outputs,
+                mode=options.mode,
+                prefer_reverse=options.prefer_reverse,
+                holomorphic=options.holomorphic,
+                chunk_size=options.chunk_size,
+                budget=budget(options.memory_budget, device).shared(options.copies),
+                platform=device.platform,
+                format=options.format,
+                rewrite=options.rewrite,
+                symmetric=options.symmetric,
+            )
 
     @property
     def device(self) -> Any:
@@ -170,8 +176,9 @@ class Traced:
     def values(self) -> tuple[Sequence[Any], Sequence[Any]] | None:
         """Operands and inputs, where all of them have values now."""
         arrays = (*self.program.operands, *self.xs)
-        known = all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays)
-        return (self.program.operands, self.xs) if known else None
+        if not all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays):
+            return None
+        return tuple(map(relaxed, self.program.operands)), tuple(map(relaxed, self.xs))
 
     def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
         """y, aux and J in the user's trees."""

@@ -42,7 +42,7 @@ class PlannedRun:
         constants = program.operands[: len(program.operands) - len(open_arrays)]
         if not self._jitted:
             self._jitted.append(compiled(self.choice, False, self.options.format, self.traced.device.platform))
-        results = self._jitted[0]((*constants, *open_arrays), xs)
+        results = self.traced.placement.run(self._jitted[0], (*constants, *open_arrays), xs)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)
         return self.result(J, aux)

@@ -18,7 +18,8 @@ from ._batch import Batch
 from ._cache import check_apart
 from ._call import Options, Traced
 from ._errors import BatchCouplingError, PlanMismatchError
-from ._layout import describe
+from ._layout import abstract, describe
+from ._linear import sharding_without
 from ._tracebacks import stands_for
 
 
@@ -85,9 +86,9 @@ class Examples:
         """The shapes of one example's arguments."""
 
         def without(leaf: Any, axis: int) -> Any:
-            shape = list(jnp.shape(leaf))
+            shape, dtype = list(jnp.shape(leaf)), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))
             del shape[axis]
-            return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf)))
+            return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding_without(abstract(leaf), axis))
 
         return self._each(args, without)
 

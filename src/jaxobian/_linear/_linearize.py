@@ -106,7 +106,7 @@ def _has_body(equation: Any) -> bool:
 _JOINTLY = frozenset(
     "add add_any sub neg convert_element_type reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum rev "
     "slice concatenate pad copy copy_p real imag complex conj cumsum reduce_window_sum split stack unstack tile fft "
-    "reduce_precision optimization_barrier sharding_constraint".split()
+    "reduce_precision optimization_barrier sharding_constraint reshard".split()
 )
 # in any one of them,
 _SINGLY = frozenset("mul dot_general conv_general_dilated".split())

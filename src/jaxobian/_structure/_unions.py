@@ -170,8 +170,8 @@ def _scatter_add(elements: Elements, equation: Any, operands: dict[int, Rows]) -
 
 _SAME = (
     "add add_any sub neg convert_element_type copy copy_p real imag complex conj reduce_precision stop_gradient pvary "
-    "pcast sharding_constraint name integer_pow tanh exp log sin cos sqrt rsqrt logistic log1p expm1 abs sign max min "
-    "pow square div mul"
+    "pcast sharding_constraint reshard name integer_pow tanh exp log sin cos sqrt rsqrt logistic log1p expm1 abs sign "
+    "max min pow square div mul"
 ).split()
 
 UNIONS: dict[str, Rule] = {
