@@ -35,7 +35,8 @@ def explain(
     """
     rows = [("structure", [structure])]
     rows.append(("chosen", [_passes(chosen, problem), *_costs(chosen), _time(chosen, measured)]))
-    notes = [("", [note]) for note in (chosen.note,) if note]
+    told = [note for note in (_fewer(problem, chosen, candidates), chosen.note) if note]
+    notes = [("", [note]) for note in told]
     notes += [("rewritten" if k == 0 else "", [line]) for k, line in enumerate(_rewrites(chosen))]
     others = [_other(option, chosen, measured) for option in candidates if option is not chosen]
     opaque = dict.fromkeys(e.primitive.name for e in problem.structure.unknown)
@@ -45,10 +46,20 @@ def explain(
     if guessed:
         notes.append(("guessed", [f"the cost of {', '.join(guessed)}"]))
     table = _aligned([rows[1], *others])
-    first = len([note for note in (chosen.note,) if note])
+    first = len(told)
     return "\n".join(
         [title, *_aligned(rows[:1]), table[0], *_aligned(notes[:first]), *table[1:], *_aligned(notes[first:])]
     )
+
+
+def _fewer(problem: Problem, chosen: Candidate, candidates: Sequence[Candidate | Impossible]) -> str:
+    """Why forward or reverse runs where the other is predicted to take less time; nothing where it is not."""
+    for other in candidates:
+        if isinstance(other, Candidate) and {other.mode, chosen.mode} == {"fwd", "rev"}:
+            faster = other.cost.seconds < chosen.cost.seconds <= problem.machine.slowest_alike(other.cost.seconds)
+            if faster and chosen.passes < other.passes:
+                return f"about as fast as {WORDS[other.mode]}; fewer passes"
+    return ""
 
 
 def _rewrites(chosen: Candidate) -> list[str]:
