@@ -39,7 +39,8 @@ def explain(
     (best,) = [c for c in candidates if isinstance(c, Candidate) and c.mode == chosen]
     rows = [("structure", [structure])]
     rows.append(("chosen", [_passes(best, examples or problem.batch), *_costs(best), _time(best, measured)]))
-    notes = [("", [note]) for note in (best.note,) if note]
+    told = [note for note in (_fewer(problem, best, candidates), best.note) if note]
+    notes = [("", [note]) for note in told]
     notes += [("rewritten" if k == 0 else "", [line]) for k, line in enumerate(_rewrites(best))]
     shown = (c for c in candidates if c is not best and (isinstance(c, Candidate) or c.told))
     others = [_other(option, best, measured) for option in shown]
@@ -50,10 +51,20 @@ def explain(
     if guessed:
         notes.append(("unknown cost", [", ".join(guessed)]))
     table = _aligned([rows[1], *others])
-    first = int(bool(best.note))
+    first = len(told)
     return "\n".join(
         [title, *_aligned(rows[:1]), table[0], *_aligned(notes[:first]), *table[1:], *_aligned(notes[first:])]
     )
+
+
+def _fewer(problem: Problem, chosen: Candidate, candidates: Sequence[Candidate | Impossible]) -> str:
+    """Why forward or reverse runs where the other is predicted to take less time; nothing where it is not."""
+    for other in candidates:
+        if isinstance(other, Candidate) and {other.mode, chosen.mode} == {"fwd", "rev"}:
+            faster = other.cost.seconds < chosen.cost.seconds <= problem.machine.slowest_alike(other.cost.seconds)
+            if faster and chosen.passes < other.passes:
+                return f"about as fast as {WORDS[other.mode]}; fewer passes"
+    return ""
 
 
 def _rewrites(chosen: Candidate) -> list[str]:

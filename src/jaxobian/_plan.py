@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._budget import Budget
-from ._cost import machine
+from ._cost import Machine, machine
 from ._errors import MemoryBudgetError, ModeError
 from ._linear import LinearProgram
 from ._seeds import LinearMap, Seeds, Side
@@ -31,8 +31,10 @@ from ._structure import Structure
 from ._words import WORDS, counted, human_bytes
 
 _SWEEPS = {"fwd": forward, "rev": reverse}
-# On CPU a forward pass predicted to take this much longer usually does not.
-_FORWARD_BONUS = 1.05
+# Passes are fewer where they are so many times fewer.
+_FEWER = 1.2
+# Of modes that take as many passes, and times that differ by no more, the machine's favourite is taken.
+_EQUAL = 1.05
 
 MODES = ("auto", "fwd", "rev", "mixed", "colored")
 
@@ -167,20 +169,40 @@ def choose(
 
 
 def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse: bool) -> Candidate:
+    """The candidate that is predicted to take least time; of single modes that take about as long, fewer passes."""
     within = [c for c in possible if c.cost.peak_bytes <= problem.budget] or [
         min(possible, key=lambda c: c.cost.peak_bytes)
     ]
-    favourite = "fwd" if problem.machine.prefers_forward else "rev"
+    singles = {c.mode: c for c in within if c.mode in _SWEEPS}
+    if prefer_reverse and "rev" in singles:
+        return singles["rev"]
 
     def handicapped(candidate: Candidate) -> float:
-        if prefer_reverse:
-            return float(candidate.mode != "rev")
         # Only colours know all zeros, which is what bcoo is for.
         colours = CLEAR_WIN if problem.format == "dense" else 1 / CLEAR_WIN
-        factor = {favourite: 1 / _FORWARD_BONUS, "mixed": CLEAR_WIN, "colored": colours}.get(candidate.mode, 1.0)
+        factor = {"mixed": CLEAR_WIN, "colored": colours}.get(candidate.mode, 1.0)
         return factor * candidate.cost.seconds
 
-    return min(within, key=handicapped)
+    best = min(within, key=handicapped)
+    return _single(singles, problem.machine) if best.mode in singles else best
+
+
+def _single(singles: dict[str, Candidate], machine: Machine) -> Candidate:
+    """Forward or reverse: the model decides where it can, the dimensions where it cannot."""
+    fast, *others = sorted(singles.values(), key=_seconds_of)
+    if not others:
+        return fast
+    (slow,) = others
+    if slow.cost.seconds > machine.slowest_alike(fast.cost.seconds):
+        return fast
+    if slow.passes * _FEWER <= fast.passes:
+        return slow
+    equal = fast.passes * _FEWER > slow.passes and slow.cost.seconds <= _EQUAL * fast.cost.seconds
+    return singles["fwd" if machine.prefers_forward else "rev"] if equal else fast
+
+
+def _seconds_of(candidate: Candidate) -> float:
+    return candidate.cost.seconds
 
 
 def _too_large(problem: Problem, budget: Budget, needed: int) -> str:

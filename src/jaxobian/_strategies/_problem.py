@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 from .._cost import Cost, Machine, Work, count, nbytes, repeated
@@ -111,7 +112,19 @@ class Problem:
     @cached_property
     def repeated_work(self) -> Work:
         """What evaluates residuals anew in every pass where nothing keeps XLA from it."""
-        return repeated(self.program.primal, self._residuals) if isinstance(self.program, LinearProgram) else NO_WORK
+        if not isinstance(self.program, LinearProgram):
+            return NO_WORK
+        anew = list(compress(self._residuals, map(self._is_anew, self.program.residuals)))
+        return repeated(self.program.primal, anew)
+
+    def _is_anew(self, residual: Any) -> bool:
+        """Whether more reads a residual than products with one-hot vectors, which need one element of it."""
+        ends = {*self.program.tangents, *filter(is_variable, self.program.linear.outputs)}
+        for e in self.program.linear.equations:
+            alone = e.primitive.name == "mul" and not ends.isdisjoint(filter(is_variable, (*e.invars, *e.outvars)))
+            if not alone and any(v is residual for v in e.invars):
+                return True
+        return False
 
     @property
     def _residuals(self) -> tuple[Any, ...]:

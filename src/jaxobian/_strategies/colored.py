@@ -280,7 +280,7 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, Sweep]) ->
         work, flops, peak = work + sweep.total(chunking, problem), flops + sweep.flops, max(peak, sweep.peak(chunking))
     placed = Work(gather=float(batch * nnz)) + Work(scatter=float(batch * nnz) * (problem.format == "dense"))
     work += placed + problem.primal_work + problem.machine.result(float(size))
-    cost = Cost(work, flops, held + peak, problem.machine.time(work))
+    cost = Cost(work, flops, held + peak, problem.machine.call_time(work))
     # Which program runs is all the same to the values: that of the mode with more passes.
     main = possible.get("fwd" if coloring.n_columns >= coloring.n_rows else "rev") or next(iter(possible.values()))
     seeds = tuple(s for s in made.values() if s is not None)
