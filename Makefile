@@ -38,7 +38,7 @@ demo: $(VENV)/.has-demo ## Train LeNet-5 on real digits, explain its Jacobians, 
 test: $(VENV)/.has-dev ## Run the tests and the doctests, on WORKERS=2 processes
 	$(RUN) -m pytest -n $(WORKERS)
 
-fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs with jax.jacrev
+fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs, in every mode, with JAX run op by op
 	JAXOBIAN_FUZZ=$(N) $(RUN) -m pytest tests/test_fuzz.py
 
 lint: $(VENV)/.has-dev ## Check style, types, and who imports whom
