@@ -214,6 +214,8 @@ RULED: dict[str, tuple[Callable[[Any], Any], Any, set[Any]]] = {
     "nested jit": (jax.jit(lambda x: jax.jit(jnp.sinh)(x) * 2), X, both(0, 1)),
     "scan over a carry": (lambda x: lax.scan(lambda c, a: (jnp.sin(c) @ a, None), x, normal(3, 6, 6))[0], X, both(0)),
     "scan that collects": (lambda x: lax.scan(lambda c, a: (c * a, c), x, positive(3, 4, 6))[1], X, {Line(1, 0, 1, 0), Line(2, 1, 1, 0)}),
+    "scan that collects its carry beside a table": (
+        lambda x: lax.scan(lambda c, a: (c * a, c), x, positive(3, 6))[1], X, {Line(1, 0, 1, 0), Line(2, 1, 1, 0)}),
     "scan step by step": (lambda x: lax.scan(lambda c, a: (c + 1, a * jnp.sin(a)), 0.0, x)[1], X, both(0, 1)),
     "scan that sums up": (lambda x: lax.scan(lambda c, a: (c + a, c), jnp.zeros(6), x)[1], X, both(1)),
     "scan backwards": (lambda x: lax.scan(lambda c, a: (c, a * 2), 0.0, x, reverse=True)[1], X, both(0, 1)),
