@@ -26,12 +26,13 @@ ASSUMED_STEPS = 10
 
 # How the result of an equation is made of its operands without touching memory on the way: XLA fuses these.
 _MOVES = frozenset(
-    "broadcast_in_dim reshape squeeze expand_dims transpose rev slice pad concatenate convert_element_type copy "
-    "copy_p iota dynamic_slice split real imag complex conj stop_gradient optimization_barrier".split()
+    "broadcast_in_dim reshape squeeze transpose rev slice pad concatenate stack unstack tile convert_element_type copy "
+    "copy_p name iota dynamic_slice split real imag complex conj stop_gradient optimization_barrier".split()
 )
 _TRANSCENDENTAL = frozenset(
-    "exp exp2 expm1 log log1p tanh sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh logistic erf erfc "
-    "erf_inv lgamma digamma igamma igammac pow cbrt rsqrt sqrt".split()
+    "exp exp2 expm1 log log1p log2 tanh sin cos tan asin acos atan atan2 sinh cosh asinh acosh atanh logistic erf erfc "
+    "erf_inv lgamma digamma polygamma zeta igamma igammac igamma_grad_a random_gamma random_gamma_grad "
+    "bessel_i0e bessel_i1e regularized_incomplete_beta pow cbrt rsqrt sqrt".split()
 )
 _REDUCTIONS = frozenset(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin reduce".split()
@@ -165,7 +166,7 @@ def _fused(program: Program) -> set[Any]:
     readers = _readers(program)
     fused = set()
     for equation in program.equations:
-        if not _is_elementwise(equation) or equation.primitive.name in ("concatenate", "pad"):
+        if not _is_elementwise(equation) or equation.primitive.name in ("concatenate", "stack", "pad"):
             continue
         limit = math.inf if equation.primitive.name in _MOVES else 1
         for v in equation.outvars:
@@ -318,7 +319,7 @@ def _scatter(equation: Any) -> Work:
 
 
 def _sort(equation: Any) -> Work:
-    size = _size(equation.outvars[0])
+    size = _size(equation.invars[0])
     return Work(scatter=size * math.log2(max(2, size)) / 4)
 
 
@@ -329,11 +330,11 @@ _RULES: dict[str, Callable[[Any], Work]] = {
     "while": _while,
     "cond": _cond,
     "fft": _fft,
-    "sort": _sort,
+    **dict.fromkeys(["sort", "top_k", "approx_top_k"], _sort),
     "gather": lambda e: Work(gather=float(_size(e.outvars[0]))),
     "dynamic_update_slice": lambda e: Work(arithmetic=float(_size(e.invars[1]))),
     "select_and_scatter_add": lambda e: _window(e) + Work(scatter=float(_size(e.invars[0]))),
-    **dict.fromkeys(["scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter-min", "scatter-max"], _scatter),
+    **dict.fromkeys(["scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"], _scatter),
     **dict.fromkeys(
         ["reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "select_and_gather_add"],
         _window,
@@ -353,8 +354,9 @@ def not_understood(equations: Sequence[Any]) -> list[str]:
 
 
 _ARITHMETIC = frozenset(
-    "add add_any sub mul div rem neg abs sign max min select_n select eq ne lt le gt ge and or not xor floor ceil "
-    "round clamp integer_pow square is_finite shift_left shift_right_logical shift_right_arithmetic nextafter "
-    "mul_by_scalar custom_lin random_bits random_wrap random_unwrap threefry2x32 symbolic_zeros pvary pcast "
-    "psum psum_invariant psum2 all_gather random_seed random_fold_in reduce_precision population_count erf_inv".split()
+    "add add_any sub mul div rem neg abs sign max min select_n select eq ne lt le gt ge eq_to lt_to le_to and or "
+    "not xor floor ceil round clamp integer_pow square one_minus_square polynomial is_finite shift_left "
+    "shift_right_logical shift_right_arithmetic nextafter mul_by_scalar custom_lin random_bits random_wrap "
+    "random_unwrap threefry2x32 symbolic_zeros pvary pcast psum psum_invariant psum2 all_gather random_seed "
+    "random_fold_in reduce_precision population_count sharding_constraint device_put bitcast_convert_type".split()
 )

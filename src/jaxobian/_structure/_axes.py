@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._linear import (
+    CALLS,
     Linear,
     LinearProgram,
     Program,
@@ -303,7 +304,7 @@ def _linear_solve(equation: Any, active: set[int], unknown: list[Any]) -> Local 
 
 
 _INNER = {
-    **dict.fromkeys(["jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"], _call),
+    **dict.fromkeys([*CALLS, "remat2"], _call),
     **dict.fromkeys(["custom_jvp_call", "custom_vjp_call"], _call),
     "cond": _cond,
     "while": _while,
