@@ -44,6 +44,8 @@ V = shape(100)
         (lambda x: x + x, (V,), "arithmetic", 100),
         (lambda x: x[jnp.array([3, 4, 5])], (V,), "gather", 3),
         (lambda x: x.at[jnp.array([3, 4, 5])].add(1.0), (V,), "scatter", 3),
+        (lambda x: x.at[jnp.array([3, 4, 5])].subtract(1.0), (V,), "scatter", 3),
+        (lambda x: jax.lax.top_k(x, 2)[0], (shape(64),), "scatter", 64 * 6 / 4),
         (jnp.sum, (shape(10, 10),), "reduce", 100),
         (lambda x: jnp.sum(x, 1), (shape(10, 10),), "reduce", 100),
         (lambda x: jnp.sum(x, 1), (shape(10, 1),), "reduce", 0),

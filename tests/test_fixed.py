@@ -56,6 +56,7 @@ LINEAR: dict[str, Callable[[Array], Any]] = {
     "sums": lambda x: (x.reshape(2, 3, 4).sum((0, 2)), x.sum(), x.reshape(4, 6).mean(0)),
     "looked up": lambda x: x[PLACES] + x[jnp.arange(4) * 2],
     "written": lambda x: x.at[PLACES].add(x[:4]).at[2:5].set(x[5:8]),
+    "subtracted": lambda x: x.at[PLACES].subtract(2 * x[:4]),
     "sliced": lambda x: lax.dynamic_slice(x, (5,), (3,)) + lax.dynamic_update_slice(x, x[:2], (4,))[3:6],
     "product": lambda x: x.reshape(4, 6) @ (jnp.arange(18.0).reshape(6, 3) - 4),
     "product from the left": lambda x: jnp.eye(5, 4) @ x.reshape(4, 6),

@@ -34,14 +34,18 @@ _Count = Callable[[Program], Work]
 
 # How the result of an equation is made of its operands without touching memory on the way: XLA fuses these.
 MOVES = frozenset(
-    "broadcast_in_dim reshape squeeze expand_dims transpose rev slice pad concatenate convert_element_type copy "
-    "copy_p iota dynamic_slice split real imag complex conj stop_gradient optimization_barrier".split()
+    "broadcast_in_dim reshape squeeze transpose rev slice pad concatenate stack unstack tile convert_element_type copy "
+    "copy_p name iota dynamic_slice split real imag complex conj stop_gradient optimization_barrier".split()
 )
 # Operations of transcendental functions; the last ones are not vectorised.
 TRANSCENDENTAL = {
-    **dict.fromkeys("exp exp2 expm1 log log1p tanh logistic erf erfc erf_inv".split(), 10.0),
+    **dict.fromkeys("exp exp2 expm1 log log1p log2 tanh logistic erf erfc erf_inv".split(), 10.0),
     **dict.fromkeys("sqrt rsqrt sinh cosh asin acos atan atan2 asinh acosh atanh".split(), 30.0),
-    **dict.fromkeys("sin cos tan pow cbrt lgamma digamma igamma igammac".split(), 100.0),
+    **dict.fromkeys(
+        "sin cos tan pow cbrt lgamma digamma polygamma zeta igamma igammac igamma_grad_a random_gamma "
+        "random_gamma_grad bessel_i0e bessel_i1e regularized_incomplete_beta".split(),
+        100.0,
+    ),
 }
 REDUCTIONS = frozenset(
     "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin reduce".split()
@@ -200,8 +204,8 @@ def _scatter(equation: Any) -> Work:
 
 
 def _sort(equation: Any) -> Work:
-    length = equation.invars[0].aval.shape[equation.params["dimension"]]
-    return Work(scatter=2.5 * size(equation.outvars[0]) * math.log2(max(2, length)), library=_SORT)
+    length = equation.invars[0].aval.shape[equation.params.get("dimension", -1)]
+    return Work(scatter=2.5 * size(equation.invars[0]) * math.log2(max(2, length)), library=_SORT)
 
 
 # Loops and branches -----------------------------------------------------------------------------------------------
@@ -248,11 +252,11 @@ _RULES: dict[str, Callable[[Any], Work]] = {
     "conv_general_dilated": _convolution,
     "bcoo_dot_general": _sparse_dot,
     "fft": _fft,
-    "sort": _sort,
+    **dict.fromkeys(["sort", "top_k", "approx_top_k"], _sort),
     "gather": lambda e: Work(gather=float(size(e.outvars[0]))),
     "dynamic_update_slice": lambda e: Work(arithmetic=float(size(e.invars[1]))),
     "select_and_scatter_add": lambda e: _window(e) + Work(scatter=float(size(e.invars[0]))),
-    **dict.fromkeys(["scatter", "scatter-add", "scatter_add", "scatter-mul", "scatter-min", "scatter-max"], _scatter),
+    **dict.fromkeys(["scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"], _scatter),
     **dict.fromkeys(
         ["reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "select_and_gather_add"],
         _window,
@@ -279,8 +283,10 @@ def not_understood(equations: Sequence[Any]) -> list[str]:
 
 
 _ARITHMETIC = frozenset(
-    "add add_any sub mul div rem neg abs sign max min select_n select eq ne lt le gt ge and or not xor floor ceil "
-    "round clamp integer_pow square is_finite shift_left shift_right_logical shift_right_arithmetic nextafter "
-    "mul_by_scalar custom_lin random_bits random_wrap random_unwrap threefry2x32 symbolic_zeros pvary pcast "
-    "psum psum_invariant psum2 all_gather random_seed random_fold_in reduce_precision population_count erf_inv".split()
+    "add add_any sub mul div rem neg abs sign max min select_n select eq ne lt le gt ge eq_to lt_to le_to and or "
+    "not xor floor ceil round clamp integer_pow square one_minus_square polynomial is_finite shift_left "
+    "shift_right_logical shift_right_arithmetic nextafter mul_by_scalar custom_lin random_bits random_wrap "
+    "random_unwrap threefry2x32 symbolic_zeros pvary pcast psum psum_invariant psum2 all_gather random_seed "
+    "random_fold_in reduce_precision population_count sharding_constraint reshard device_put "
+    "bitcast_convert_type".split()
 )

@@ -109,7 +109,7 @@ class Fusion:
 
 
 # These move elements, but the kernels that they are fused into are slow: XLA writes their results.
-_WRITES = ("concatenate", "pad")
+_WRITES = ("concatenate", "stack", "pad")
 
 
 def _is_loop(equation: Any) -> bool:

@@ -104,9 +104,9 @@ def _has_body(equation: Any) -> bool:
 
 # The operands in which equations are linear: in all of them together,
 _JOINTLY = frozenset(
-    "add add_any sub neg convert_element_type reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum rev "
+    "add add_any sub neg convert_element_type reshape squeeze transpose broadcast_in_dim reduce_sum rev "
     "slice concatenate pad copy copy_p real imag complex conj cumsum reduce_window_sum split stack unstack tile fft "
-    "reduce_precision optimization_barrier sharding_constraint reshard".split()
+    "reduce_precision optimization_barrier sharding_constraint reshard name device_put".split()
 )
 # in any one of them,
 _SINGLY = frozenset("mul dot_general conv_general_dilated".split())
@@ -118,8 +118,10 @@ _PLACES = {
     "dynamic_update_slice": {0, 1},
     "scatter": {0, 2},
     "scatter-add": {0, 2},
-    "scatter_add": {0, 2},
+    "scatter-sub": {0, 2},
+    "scatter-mul": {0},
     "triangular_solve": {1},
+    "tridiagonal_solve": {3},
     "select_and_gather_add": {0},
     "select_and_scatter_add": {0},
 }

@@ -15,8 +15,8 @@ import numpy as np
 
 from ._source import user_frame
 
-# Equations that only call another program.
-CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
+# Equations that only call another program; closed_call is eval_jaxpr from JAX 0.12 on.
+CALLS = frozenset({"jit", "closed_call", "eval_jaxpr"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._linear import (
+    CALLS,
     Linear,
     LinearProgram,
     Program,
@@ -189,7 +190,8 @@ def _while(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
     body = as_program(params["body_jaxpr"])
     if len(body.inputs) != n_body + len(body.outputs):
         return None
-    carries = _fixed_point(body, n_body, n_body, [k - n_cond for k in sorted(active) if k >= n_cond], unknown)
+    given = [k - n_cond for k in sorted(active) if k >= n_cond]
+    carries = _fixed_point(body, n_body, len(body.outputs), given, unknown)
     return [{k + n_cond: relation for k, relation in carry.items()} for carry in carries.rows]
 
 
@@ -201,13 +203,12 @@ class _Loop:
     step: Local
 
 
-def _fixed_point(body: Program, first_carry: int, n_consts: int, active: Sequence[int], unknown: list[Any]) -> _Loop:
-    """Carries after any number of steps, by the body's inputs (of which inputs `first_carry`... are the carry).
+def _fixed_point(body: Program, first_carry: int, n_carry: int, active: Sequence[int], unknown: list[Any]) -> _Loop:
+    """Carries after any number of steps, by the body's inputs (of which `n_carry` from `first_carry` on are the carry).
 
     A carry starts as what it is given, and each step composes the body with it: ties are only ever lost, so that
     this ends.
     """
-    n_carry = min(len(body.outputs), len(body.inputs) - first_carry)
     alive = set(active)
     noted: list[Any] = []
     while True:  # a carry becomes active where the body writes something active to it
@@ -253,7 +254,7 @@ def _scan(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
     stacked = [o for o, v in enumerate(body.outputs) if len(v.aval.shape) + 1 == len(equation.outvars[o].aval.shape)]
     n_carry = len(body.outputs) - len(stacked)
     first_carry = len(body.inputs) - len(sliced) - n_carry
-    loop = _fixed_point(body, first_carry, first_carry, sorted(active), unknown)
+    loop = _fixed_point(body, first_carry, n_carry, sorted(active), unknown)
     local: Local = [{k: shifted(r, 0, 1) if k in sliced else r for k, r in row.items()} for row in loop.rows[:n_carry]]
     for o in stacked:
         through = {k: r for k, r in loop.step[o].items() if first_carry <= k < first_carry + n_carry}
@@ -311,7 +312,7 @@ def _linear_solve(equation: Any, active: set[int], unknown: list[Any]) -> Local 
 
 
 _INNER = {
-    **dict.fromkeys(["jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"], _call),
+    **dict.fromkeys([*CALLS, "remat2"], _call),
     **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
     "cond": _cond,
     "while": _while,

@@ -74,7 +74,6 @@ CONSTANTS: dict[str, Evaluate] = {
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
     "squeeze": _reshape,
-    "expand_dims": _reshape,
     "slice": _slice,
     "select_n": _select,
     "transpose": lambda e, values: values[0].transpose(e.params["permutation"]),

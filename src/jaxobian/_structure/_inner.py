@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from .._linear import Program, as_program, differentiable, inlined, subprograms, transposed_equation
+from .._linear import CALLS, Program, as_program, differentiable, inlined, subprograms, transposed_equation
 from ._rows import (
     FULL,
     Full,
@@ -222,7 +222,7 @@ def _custom_lin(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
 
 
 INNER: dict[str, Rule] = {
-    **dict.fromkeys(["jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"], _call),
+    **dict.fromkeys([*CALLS, "remat2"], _call),
     **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
     "cond": _cond,
     "while": _while,

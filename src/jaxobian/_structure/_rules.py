@@ -348,19 +348,19 @@ def tridiagonal_solve(equation: Any, indices: Indices) -> Local:
 
 # The table --------------------------------------------------------------------------------------------------------
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     "add add_any sub mul div rem pow atan2 max min nextafter neg sign abs floor ceil round exp exp2 expm1 log log1p "
-    "tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc erf_inv lgamma digamma igamma "
+    "log2 tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc erf_inv lgamma digamma igamma "
     "igammac igamma_grad_a polygamma zeta bessel_i0e bessel_i1e regularized_incomplete_beta random_gamma_grad cbrt "
-    "rsqrt sqrt square integer_pow real imag complex conj select_n clamp and or not xor eq ne lt le gt ge is_finite "
-    "convert_element_type reduce_precision copy copy_p stop_gradient pvary pcast mul_by_scalar name "
-    "sharding_constraint reshard"
+    "rsqrt sqrt square one_minus_square polynomial integer_pow real imag complex conj select_n clamp and or not xor eq "
+    "ne lt le gt ge is_finite convert_element_type reduce_precision copy copy_p stop_gradient pvary pcast "
+    "mul_by_scalar name sharding_constraint reshard"
 ).split()
 # Output k is operand k, and no other.
 PASSED_ON = ("optimization_barrier", "device_put")
 _REDUCTIONS = "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin reduce".split()
 _CUMULATIVE = "cumsum cumprod cummax cummin cumlogsumexp".split()
-_SCATTERS = "scatter scatter-add scatter_add scatter-sub scatter_sub scatter-mul scatter_mul".split()
+_SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
 _WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min select_and_gather_add".split()
 _FACTORISATIONS = "cholesky lu qr geqrf householder_product eigh eig svd schur".split()
 
@@ -371,7 +371,7 @@ def _fft_axes(equation: Any) -> Sequence[int]:
 
 
 RULES: dict[str, Callable[[Any, Indices], Local]] = {
-    **dict.fromkeys(_ELEMENTWISE, elementwise),
+    **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(_REDUCTIONS, reduction),
     **dict.fromkeys(_CUMULATIVE, except_axes(lambda e: [e.params["axis"]])),
     **dict.fromkeys(_SCATTERS, scatter),
@@ -397,6 +397,7 @@ RULES: dict[str, Callable[[Any, Indices], Local]] = {
     "dynamic_update_slice": dynamic_update_slice,
     "sort": except_axes(lambda e: [e.params["dimension"]]),
     "top_k": except_axes(lambda e: [e.params.get("axis", -1) % len(_shape(e.invars[0]))]),
+    "approx_top_k": except_axes(lambda e: [e.params["reduction_dimension"] % len(_shape(e.invars[0]))]),
     "fft": except_axes(_fft_axes),
     "triangular_solve": triangular_solve,
     "tridiagonal_solve": tridiagonal_solve,
