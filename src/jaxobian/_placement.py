@@ -46,8 +46,9 @@ class Placement:
     def of(cls, program: LinearProgram, out_tied: Sequence[int | None], in_tied: Sequence[int | None]) -> Placement:
         """The placement of a call, by its trace with shardings in its types."""
         results = tuple(map(_spec, program.function.out_avals))
-        read = active_variables(program.primal, [v for v in program.primal.inputs if mesh_of(v.aval) is not None])
-        constant = read.isdisjoint(filter(is_variable, program.primal.outputs[len(results) :]))
+        placed = [v for v in program.primal.inputs if mesh_of(v.aval) is not None]
+        residuals = filter(is_variable, program.primal.outputs[len(results) :])
+        constant = bool(placed) and active_variables(program.primal, placed).isdisjoint(residuals)
         return cls(results[: program.n_out], results[program.n_out :], tuple(out_tied), tuple(in_tied), constant)
 
     def run(self, run: Callable[[Arrays, Arrays], Results], operands: Arrays, xs: Arrays) -> Results:
