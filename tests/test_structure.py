@@ -123,6 +123,8 @@ RULED: dict[str, tuple[Callable[[Any], Any], Any, set[Any]]] = {
     "reshape": (lambda x: x.reshape(2, 2, 3, 2), X, {Digit(0, 1, 0, 2, 0), Digit(1, 1, 0, 1, 2)}),
     "reshape and back": (lambda x: jnp.sin(x.reshape(24)).reshape(4, 6), X, both(0, 1)),
     "squeeze": (lambda x: jnp.squeeze(x[:, None]), X, both(0, 1)),
+    "reshape in Fortran's order": (lambda x: jnp.sin(x).reshape((2, 2, 6), order="F"), X,
+                                   {Digit(0, 1, 0, 1, 2), Digit(1, 1, 0, 2, 0), Line(2, 1, 1, 0)}),
     "reduce_sum": (lambda x: jnp.sum(x, 1), X, both(0)),
     "reduce_max": (loop(lambda x: x - jnp.max(x, 1, keepdims=True)), X, both(0)),
     "reduce_prod": (lambda x: jnp.prod(x, 0), X, {Line(0, 1, 1, 0)}),

@@ -15,6 +15,7 @@ from ._program import is_variable as is_variable
 from ._program import program_of as program_of
 from ._program import subprograms as subprograms
 from ._program import walk as walk
+from ._program import reshape_order as reshape_order
 from ._segment import Linear as Linear
 from ._segment import active_variables as active_variables
 from ._segment import closed as closed

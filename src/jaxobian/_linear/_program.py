@@ -72,6 +72,12 @@ def subprograms(equation: Any) -> Iterator[Program]:
         yield as_program(jaxpr)
 
 
+def reshape_order(equation: Any) -> tuple[int, ...]:
+    """The order of the operand's axes in which a reshape, or the like of it, reads the elements."""
+    order = equation.params.get("dimensions") if equation.primitive.name == "reshape" else None
+    return tuple(range(len(equation.invars[0].aval.shape)) if order is None else map(int, order))
+
+
 def walk(equations: Sequence[Any]) -> Iterator[Any]:
     """Every equation, those inside other equations too."""
     for equation in equations:

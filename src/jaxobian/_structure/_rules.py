@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
+from .._linear import reshape_order
 from ._indices import Indices
 from ._ties import DENSE, Relation, Tie, digit, line, transposed
 
@@ -102,12 +103,12 @@ def transpose(equation: Any, indices: Indices) -> Local:
 
 def reshape(equation: Any, indices: Indices) -> Local:
     """Axes kept, merged or split: digits of the position in row-major order."""
-    if equation.primitive.name == "reshape" and equation.params.get("dimensions") is not None:
-        return [{0: DENSE}]
-    return [{0: reshaped(_shape(equation.outvars[0]), _shape(equation.invars[0]))}]
+    out, operand = _shape(equation.outvars[0]), _shape(equation.invars[0])
+    order = reshape_order(equation)
+    return [{0: frozenset(t._replace(inp=order[t.inp]) for t in reshaped(out, [operand[a] for a in order]))}]
 
 
-def reshaped(out: Shape, operand: Shape) -> Relation:
+def reshaped(out: Sequence[int], operand: Sequence[int]) -> Relation:
     """Digits that axes of both shapes have in common."""
     strides = [[math.prod(shape[a + 1 :]) for a in range(len(shape))] for shape in (out, operand)]
     found = []
