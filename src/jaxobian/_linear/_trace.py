@@ -50,7 +50,7 @@ class LinearProgram(Linear):
     def indices(self) -> tuple[np.ndarray | None, ...]:
         """What each operand holds that is an index array and no argument; None for the others."""
         closed = len(self.operands) - self.n_open
-        return tuple(np.asarray(x) if k < closed and _is_index(x) else None for k, x in enumerate(self.operands))
+        return (*index_arrays(self.operands[:closed]), *(None for _ in range(self.n_open)))
 
     @property
     def numbers(self) -> tuple[np.ndarray | None, ...]:
@@ -163,6 +163,11 @@ def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple
 
     program, constants, _ = program_of(pull, [v.aval for v in residuals], [v.aval for v in outputs])
     return program, constants
+
+
+def index_arrays(arrays: Sequence[Any]) -> tuple[np.ndarray | None, ...]:
+    """What each array holds that is one of indices and has values now; None for the others."""
+    return tuple(np.asarray(x) if _is_index(x) else None for x in arrays)
 
 
 def _is_index(leaf: Any) -> bool:
