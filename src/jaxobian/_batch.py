@@ -44,7 +44,7 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], dict[
     inert: dict[int, int] = {}
     for k, (slot, axis) in enumerate(zip(arguments.slots, axes, strict=True)):
         if slot is None:
-            inert[k] = _axis(axis, as_array(arguments.inert[k]), "an integer leaf", "in_axes")
+            inert[k] = axis_of(axis, as_array(arguments.inert[k]), "an integer leaf", "in_axes")
             continue
         leaf, path = arguments.leaves[slot], arguments.paths[slot]
         if axis is None:
@@ -52,7 +52,7 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], dict[
                 f"in_axes says that {path} has no batch axis. Differentiate by it with "
                 "jax.vmap(jaxobian.jacobian(one), in_axes=(None, 0)), where one is the function of one example."
             )
-        found.append(_axis(axis, leaf, path, "in_axes"))
+        found.append(axis_of(axis, leaf, path, "in_axes"))
     sizes = {leaf.shape[axis] for leaf, axis in zip(arguments.leaves, found, strict=True)}
     if len(sizes) > 1:
         shown = ", ".join(
@@ -78,7 +78,7 @@ def output_axes(tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes:
         name = f"the output {path}" if path else "the output"
         if axis is None:
             raise ValueError(f"out_axes says that {name} has no batch axis; every output of a batch must have one.")
-        found.append(_axis(axis, aval, name, "out_axes"))
+        found.append(axis_of(axis, aval, name, "out_axes"))
         if aval.shape[found[-1]] != size:
             raise ValueError(
                 f"{name} is {describe(aval)} and has {aval.shape[found[-1]]} entries along axis {axis}, "
@@ -102,7 +102,12 @@ def _broadcast(prefix: Any, whole: Any, name: str, what: str) -> list[Any]:
     return axes
 
 
-def _axis(axis: Any, leaf: Any, path: str, name: str) -> int:
+def axis_of(axis: Any, leaf: Any, path: str, name: str) -> int:
+    """An axis that the user named, counted from the first.
+
+    Raises:
+        ValueError: there is no such axis.
+    """
     if not isinstance(axis, int) or isinstance(axis, bool):
         raise ValueError(f"{name} of {path} must be an int; got {axis!r}.")
     if not -len(leaf.shape) <= axis < len(leaf.shape):

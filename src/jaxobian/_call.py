@@ -255,7 +255,7 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
         mapped,
     )
 
-    found: _Runs = _remembered((_key(traced), asked), _Runs)
+    found: _Runs = remembered((_key(traced), asked), _Runs)
 
     def values() -> Hashable:
         return values_key(traced.program.numbers[k] for k in sorted(found.numbers))
@@ -285,7 +285,7 @@ class _Runs:
 
 
 def check_apart(traced: Traced) -> None:
-    """Raise unless the examples of a call are proved not to influence each other.
+    """Raise unless the derivatives of a call are proved to keep its examples apart.
 
     Raises:
         BatchCouplingError: naming what couples them.
@@ -295,14 +295,15 @@ def check_apart(traced: Traced) -> None:
         check_examples(structure(traced.program), traced.inputs, traced.outputs, traced.names, traced.values)
         return True
 
-    _remembered((_key(traced), "apart"), check)
+    remembered((_key(traced), "apart"), check)
 
 
 def _key(traced: Traced) -> Hashable:
     return identity(traced.program), traced.inputs.tied, traced.outputs.tied, jax.devices()[0]
 
 
-def _remembered(key: Hashable, make: Callable[[], Any]) -> Any:
+def remembered(key: Hashable, make: Callable[[], Any]) -> Any:
+    """What was made under a key, or is made now."""
     found = _kept.get(key)
     if found is None:
         found = _kept[key] = make()

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 
-from ._source import user_frame
+from ._source import in_library, user_frame
 
 # Equations that only call another program.
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
@@ -84,6 +84,18 @@ def walk(equations: Sequence[Any]) -> Iterator[Any]:
         yield equation
         for program in subprograms(equation):
             yield from walk(program.equations)
+
+
+def has_rules(program: Program) -> bool:
+    """Whether a function in it has a derivative of the user's own making."""
+
+    def own(equation: Any) -> bool:
+        if equation.primitive.name not in ("custom_jvp_call", "custom_vjp_call"):
+            return False
+        where = equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info or ""  # "relu at functions.py:71"
+        return not in_library(where.partition(" at ")[2])
+
+    return any(map(own, walk(program.equations)))
 
 
 def program_of(f: Callable[..., Any], *avals: Any) -> tuple[Program, tuple[Any, ...], Any]:
