@@ -37,6 +37,9 @@ MAPS: dict[str, tuple[Callable[[Array, Array], Any], int]] = {
     "contracted": (lambda s, t: jnp.einsum("ink,nm->ikm", s, C[:, 0]), 0),
     "moved": (lambda s, t: jnp.transpose(s, (1, 2, 0)).reshape(N, 8), 0),
     "merged": (lambda s, t: s.reshape(2 * N, 4) @ W, 0),
+    "merged in another order": (
+        lambda s, t: (lax.reshape(s, (4, N * 2), (2, 1, 0)), lax.reshape(t, (N, 8), (2, 0, 1, 3))), 0),
+    "merged in another order, then a product": (lambda s, t: lax.reshape(s, (N, 2, 4), (1, 0, 2)) @ W, 1),
     "merged elsewhere": (lambda s, t: t.reshape(8, N), 0),
     "squeezed": (lambda s, t: t.squeeze(3) + jnp.swapaxes(s, 1, 2), 0),
     "widened": (lambda s, t: jnp.broadcast_to(t, (2, 4, N, 7)) @ normal(7, 3), 1),

@@ -60,6 +60,12 @@ CASES: dict[str, tuple[Callable[..., Any], Any, bool]] = {
     "tridiagonal": (lambda x: lax.linalg.tridiagonal_solve(x, 9 + x, x, x[:, None]), X, False),
     "gather": (lambda x: x[jnp.array([3, 1, 1, 7])] ** 2, X, True),
     "gather rows": (lambda x: x.reshape(3, 4)[jnp.array([2, 0])], X, True),
+    "reshape in Fortran's order": (lambda x: x.reshape((3, 4), order="F") * jnp.arange(4), X, False),
+    "an index in Fortran's order": (lambda x: x[jnp.arange(N).reshape(3, 4).reshape((4, 3), order="F")], X, True),
+    "a mask in Fortran's order": (
+        lambda x: jnp.where(jnp.arange(N).reshape(3, 4).reshape(N, order="F") < 5, x, 0.0), X, True),
+    "a matrix in Fortran's order": (
+        lambda x: lax.reshape(jnp.eye(N).reshape(N, 3, 4), (N, N), (0, 2, 1)) @ x, X, True),
     "gather by its value": (lambda x: x[jnp.argmax(x)] * x, X, False),
     "scatter-add": (lambda x: jnp.zeros(6).at[jnp.array([0, 1, 1, 5, 2, 2])].add(x[:6]) + x[6:], X, True),
     "scatter": (lambda x: x.at[jnp.array([0, 3])].set(x[5] * x[6]), X, True),

@@ -20,7 +20,8 @@ from oracles import allowed, assert_sound, assert_ties, dependences_of, structur
 import jaxobian as jb
 from jaxobian._linear import program_of, walk
 from jaxobian._structure import Digit, Line
-from jaxobian._structure._rules import RULES, elementwise, reshaped
+from jaxobian._structure._kinds import elementwise
+from jaxobian._structure._rules import RULES, reshaped
 from jaxobian._structure._ties import compose, holds, join, simplified, transposed, within
 from jaxobian.testing import scenarios
 
@@ -122,6 +123,8 @@ RULED: dict[str, tuple[Callable[[Any], Any], Any, set[Any]]] = {
     "transpose": (lambda x: jnp.sin(x).T, X, {Line(0, 1, 1, 0), Line(1, 0, 1, 0)}),
     "reshape": (lambda x: x.reshape(2, 2, 3, 2), X, {Digit(0, 1, 0, 2, 0), Digit(1, 1, 0, 1, 2)}),
     "reshape and back": (lambda x: jnp.sin(x.reshape(24)).reshape(4, 6), X, both(0, 1)),
+    "reshape in Fortran's order": (lambda x: jnp.sin(x).reshape((2, 2, 6), order="F"), X,
+                                   {Digit(0, 1, 0, 1, 2), Digit(1, 1, 0, 2, 0), Line(2, 1, 1, 0)}),
     "squeeze": (lambda x: jnp.squeeze(x[:, None]), X, both(0, 1)),
     "reduce_sum": (lambda x: jnp.sum(x, 1), X, both(0)),
     "reduce_max": (loop(lambda x: x - jnp.max(x, 1, keepdims=True)), X, both(0)),
@@ -341,28 +344,125 @@ NONLINEAR: dict[str, tuple[Callable[[Any], Any], Any, int]] = {
 }
 
 
+# The same in operands that are not real numbers, and in the conditions of loops and branches.
+ROWS, COLUMNS = jnp.array([3, 1, 0, 1]), jnp.array([[0, 5], [2, 2], [4, 1], [3, 3]])
+KEYS = jax.random.split(jax.random.key(0), 4)
+WORDS = jax.random.key_data(KEYS)
+
+
+def steps(x: Any, n: Any) -> Any:
+    return lax.while_loop(lambda c: c[0] < n, lambda c: (c[0] + 1, jnp.cumsum(c[1])), (0, x))[1]
+
+
+# name: (f, x, how many ties must be found)
+VALUES: dict[str, tuple[Callable[[Any], Any], Any, int]] = {
+    "arithmetic": (lambda i: (i * 3 + 1) % 4 // 2 << 1, ROWS, 1),
+    "bits": (lambda i: (lax.population_count(i), lax.clz(i), i >> 1, lax.shift_right_logical(i, 1), i ^ 3, ~i), ROWS, 1),
+    "bits of another type": (lambda i: lax.bitcast_convert_type(i, jnp.float32), ROWS, 1),
+    "compared": (lambda i: (i[:, None] == jnp.arange(4), i > 1), ROWS, 1),
+    "one-hot": (lambda i: jax.nn.one_hot(i, 4), ROWS, 1),
+    "which case": (lambda i: jnp.where((i > 1)[:, None], X, Y), ROWS, 1),
+    "which of several": (lambda i: lax.select_n(jnp.broadcast_to(i[:, None], X.shape), X, Y, -X, -Y), ROWS, 1),
+    "bounds": (lambda i: lax.clamp(jnp.zeros_like(i), i, jnp.full_like(i, 2)), ROWS, 1),
+    "rows": (lambda i: X[i], ROWS, 1),
+    "rows, wrapped": (lambda i: jnp.take(X, 5 * i, axis=0, mode="wrap"), ROWS, 1),
+    "elements by their own position": (lambda i: X[jnp.arange(4), i], ROWS, 1),
+    "take_along_axis": (lambda i: jnp.take_along_axis(X, i, 1), COLUMNS, 1),
+    "take_along_axis, out of range": (lambda i: jnp.take_along_axis(X, i * 2, 1, mode="fill"), COLUMNS, 2),
+    "windows": (lambda i: jax.vmap(lambda r, i: lax.dynamic_slice(r, (i,), (3,)))(X, i), ROWS, 1),
+    "scattered anywhere": (lambda i: jnp.zeros((9, 6)).at[i].add(X), ROWS, 0),
+    "scattered by their own position": (lambda i: jnp.zeros((4, 9)).at[jnp.arange(4), i].set(1.0), ROWS, 1),
+    "scattered under vmap": (lambda i: jax.vmap(lambda i, x: jnp.zeros(7).at[i].set(x[:2]))(COLUMNS * 0 + i[:, None], X), ROWS, 1),
+    "largest scattered": (lambda i: jax.vmap(lambda i, x: jnp.zeros(7).at[i].max(x))(i, X[:, 0]), ROWS, 1),
+    "smallest scattered": (lambda i: jax.vmap(lambda i, x: jnp.zeros(7).at[i].min(x))(i, X[:, 0]), ROWS, 1),
+    "written somewhere": (lambda i: jax.vmap(lambda r, i: lax.dynamic_update_slice(r, r[:2], (i,)))(X, i), ROWS, 1),
+    "sliced for all": (lambda i: lax.dynamic_slice(X, (i[0], 0), (2, 6)), ROWS, 0),
+    "sorted beside others": (lambda i: lax.sort((i, X[:, 0]), num_keys=1), ROWS, 0),
+    "sorted in rows": (lambda i: jnp.argsort(i, 1), COLUMNS, 1),
+    "largest": (lambda i: (jnp.argmax(i, 1), lax.top_k(i, 1), jnp.max(i, 1)), COLUMNS, 1),
+    "approximately the largest": (lambda x: lax.approx_max_k(x, 2), X, 1),
+    "parity": (lambda i: lax.reduce_xor(i, (1,)) if hasattr(lax, "reduce_xor") else i, COLUMNS, 1),
+    "cumulated": (lambda i: jnp.cumsum(i, 1), COLUMNS, 1),
+    "counted": (lambda i: jax.vmap(lambda i: jnp.bincount(i, length=6))(i), COLUMNS, 1),
+    "searched for": (lambda i: jax.vmap(lambda i: jnp.searchsorted(jnp.arange(5), i))(i), COLUMNS, 1),
+    "permutation of pivots": (lambda i: lax.linalg.lu_pivots_to_permutation(i, 6), jnp.minimum(COLUMNS, 3), 1),
+    "keys": (lambda k: jax.vmap(lambda k: jax.random.normal(k, (3,)))(k), KEYS, 1),
+    "keys of keys": (lambda k: jax.vmap(lambda k: jax.random.key_data(jax.random.split(jax.random.clone(k))))(k), KEYS, 1),
+    "keys of numbers": (lambda i: jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(jax.random.key(i), i)))(i), ROWS, 1),
+    "words of keys": (lambda w: jax.vmap(lambda w: jax.random.randint(w, (2,), 0, 9))(w), WORDS, 1),
+    "Threefry itself": (lambda w: jax.random.bits(jax.random.wrap_key_data(w[0]), (5,)), WORDS, 0),
+    "gamma of keys": (lambda k: jax.vmap(lambda k: jax.random.gamma(k, 2.0, (3,)))(k), KEYS, 1),
+    "other keys": (
+        lambda k: jax.vmap(lambda k: jax.random.bits(k, (2,)))(k), jax.random.split(jax.random.key(0, impl="rbg"), 4), 0),
+    "steps of each": (lambda n: jax.vmap(steps)(X, n), ROWS, 1),
+    "steps of each of each": (lambda n: jax.vmap(jax.vmap(steps))(normal(4, 2, 3), n), COLUMNS, 2),
+    "steps of all": (lambda n: steps(X[0], n[0]), ROWS, 0),
+    "steps by what they make": (
+        lambda x: jax.vmap(lambda x: lax.while_loop(lambda c: jnp.sum(c) < 4, lambda c: jnp.abs(c) * 1.5 + 0.1, x))(x), X, 1),
+    "steps by what all make": (
+        lambda x: lax.while_loop(lambda c: jnp.sum(c) < 4, lambda c: jnp.abs(c) * 1.5 + 0.1, x), X, 0),
+    "steps by a carry of another kind": (
+        lambda n: lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + c[1], c[1], c[2] * 1.5), (0, 1 + n[0], X))[2], ROWS, 0),
+    "branch of each": (lambda i: jax.vmap(lambda i, x: lax.switch(i, [jnp.sin, jnp.cumsum, jnp.cos], x))(i, X), ROWS, 1),
+    "branch of all": (lambda i: lax.switch(i[0], [jnp.sin, jnp.tanh, jnp.cos], X), ROWS, 0),
+    "branches that read others": (lambda i: lax.cond(X[0, 0] > 9, lambda i: i[::-1], lambda i: i * 2, i), ROWS, 0),
+    "scan": (lambda i: lax.scan(lambda c, k: (c + k, X[k] * c[:, None]), i, jnp.arange(3))[0], ROWS, 1),
+    "solve by the matrix": (lambda a: jnp.linalg.solve(a, normal(3, 4)[..., None]), MATRICES, 1),
+    "solver of one's own": (
+        lambda x: jax.vmap(lambda x: lax.custom_linear_solve(lambda v: v * (1 + x**2), Y[0], lambda _, b: b / (1 + x**2), symmetric=True))(x), X, 1),
+    "select and scatter": (lambda x: jax.vmap(jax.grad(lambda x: jnp.sum(lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, 2, 2), (1, 2, 2), "VALID") ** 2)))(x), IMAGE, 1),
+    "Hessenberg form": (lambda a: lax.linalg.hessenberg(a), MATRICES, 1),
+    "tridiagonal form": (lambda a: lax.linalg.tridiagonal(a + jnp.swapaxes(a, 1, 2)), MATRICES, 1),
+}  # fmt: skip
+
+
+def others(x: Any) -> list[Any]:
+    """What each element of x might be in its place."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return [jnp.broadcast_to(jax.random.key(9, impl=str(jax.random.key_impl(x))), x.shape)]
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return [x + 0.37]
+    return [jnp.zeros_like(x), jnp.ones_like(x), jnp.full_like(x, 3)]
+
+
 def changes(f: Callable[[Any], Any], x: Any) -> list[np.ndarray]:
     """Which elements of each output of f change with which element of x."""
-    g = jax.jit(lambda x: jax.tree.leaves(f(x)))
+
+    def bits(y: Any) -> Any:
+        return jax.random.key_data(y) if jnp.issubdtype(y.dtype, jax.dtypes.prng_key) else y
+
+    g = jax.jit(lambda x: [bits(y) for y in jax.tree.leaves(f(x))])
     before, found = [np.asarray(y) for y in g(x)], []
     for k in np.ndindex(x.shape):
-        after = [np.asarray(y) for y in g(x.at[k].add(0.37))]
-        found.append([a != b for a, b in zip(after, before, strict=True)])
+        each = [g(x.at[k].set(other[k])) for other in others(x)]
+        pairs = zip(zip(*each, strict=True), before, strict=True)
+        found.append([np.any([~np.isclose(a, b, 0, 0, equal_nan=True) for a in after], 0) for after, b in pairs])
     return [np.stack(y, -1).reshape(*y[0].shape, *x.shape) for y in zip(*found, strict=True)]
 
 
-@pytest.mark.parametrize("name", NONLINEAR)
-def test_every_change_is_where_ties_allow(name: str) -> None:
-    f, x, n_ties = NONLINEAR[name]
+def assert_changes(f: Callable[[Any], Any], x: Any, n_ties: int) -> None:
     blocks = [[block] for block in changes(f, x)]
     relations = dependences_of(lambda x: jax.tree.leaves(f(x)), x)
     assert_ties(relations, blocks, [block.ndim - x.ndim for (block,) in blocks])
-    assert len(relations[0].get(max(relations[0]), ())) >= n_ties
+    for dependence in relations:
+        assert all(len(relation) >= n_ties for relation in dependence.values())
+
+
+@pytest.mark.parametrize("name", NONLINEAR | VALUES)
+def test_every_change_is_where_ties_allow(name: str) -> None:
+    assert_changes(*(NONLINEAR | VALUES)[name])
+
+
+@pytest.mark.parametrize("name", RULED)
+def test_every_change_of_values_is_where_ties_allow(name: str) -> None:
+    f, x, _ = RULED[name]
+    assert_changes(f, x, 0)
 
 
 def test_every_rule_is_proved() -> None:
     linear = [structure_of(f, x).program.linear.equations for f, x, _ in RULED.values()]
-    functions = [program_of(f, x)[0].equations for f, x, _ in NONLINEAR.values()]
+    functions = [program_of(f, x)[0].equations for f, x, _ in (NONLINEAR | VALUES).values()]
     seen = {e.primitive.name for equations in (*linear, *functions) for e in walk(equations)}
     unproved = {name for name, rule in RULES.items() if rule is not elementwise} - seen
     # JAX spells some names in two ways, by version.

@@ -45,7 +45,7 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], dict[
     inert: dict[int, int] = {}
     for k, (slot, axis) in enumerate(zip(arguments.slots, axes, strict=True)):
         if slot is None:
-            inert[k] = _axis(axis, as_array(arguments.inert[k]), "an integer leaf", "in_axes")
+            inert[k] = axis_of(axis, as_array(arguments.inert[k]), "an integer leaf", "in_axes")
             continue
         leaf, path = arguments.leaves[slot], arguments.paths[slot]
         if axis is None:
@@ -53,7 +53,7 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], dict[
                 f"in_axes={in_axes!r} says that {path} has no batch axis. Where all examples share an argument, "
                 f"in_axes must be a tuple that says for every argument where its batch is: {_sharing(arguments)}."
             )
-        found.append(_axis(axis, leaf, path, "in_axes"))
+        found.append(axis_of(axis, leaf, path, "in_axes"))
     sizes = {leaf.shape[axis] for leaf, axis in zip(arguments.leaves, found, strict=True)}
     if len(sizes) > 1:
         shown = [
@@ -65,6 +65,13 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], dict[
             f"parameters are, say so: {_sharing(arguments)}."
         )
     return tuple(found), inert, sizes.pop() if sizes else 0
+
+
+def sharing_hint(arguments: Arguments) -> str:
+    """What to do if examples share what is differentiated; nothing where no other argument could hold them."""
+    if len(arguments.args) < 2 or not arguments.paths:
+        return ""
+    return f" If all examples share {arguments.paths[0]}, as parameters are, say so: {_sharing(arguments)}."
 
 
 def _sharing(arguments: Arguments) -> str:
@@ -83,9 +90,9 @@ def _sharing(arguments: Arguments) -> str:
 
 
 def output_axes(
-    tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes: Any, size: int, arguments: Arguments
+    tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes: Any, size: int, hint: str = ""
 ) -> tuple[int, ...]:
-    """The batch axis of each output leaf.
+    """The batch axis of each output leaf; `hint` is added to what is said where sizes differ.
 
     Raises:
         ValueError: `out_axes` does not fit the outputs, or an output has not `size` examples along its axis.
@@ -96,14 +103,13 @@ def output_axes(
         name = f"the output {path}" if path else "the output"
         if axis is None:
             raise ValueError(f"out_axes says that {name} has no batch axis; every output of a batch must have one.")
-        found.append(_axis(axis, aval, name, "out_axes"))
+        found.append(axis_of(axis, aval, name, "out_axes"))
         if aval.shape[found[-1]] != size:
-            shared = f" If all examples share {arguments.paths[0]}, as parameters are, say so: {_sharing(arguments)}."
             raise ValueError(
                 f"{name} is {describe(aval)} and has {aval.shape[found[-1]]} entries along axis {axis}, "
                 f"but the batch has {size} examples. f must map a batch to a batch; say with out_axes "
                 "where its outputs carry the batch. For the Jacobian of one example, pass a batch of one: "
-                f"batch_jacobian(f)(x[None])[0].{shared if len(arguments.args) > 1 else ''}"
+                f"batch_jacobian(f)(x[None])[0].{hint}"
             )
     return tuple(found)
 
@@ -121,7 +127,12 @@ def _broadcast(prefix: Any, whole: Any, name: str, what: str) -> list[Any]:
     return axes
 
 
-def _axis(axis: Any, leaf: Any, path: str, name: str) -> int:
+def axis_of(axis: Any, leaf: Any, path: str, name: str) -> int:
+    """An axis that the user named, counted from the first.
+
+    Raises:
+        ValueError: there is no such axis.
+    """
     if not isinstance(axis, int) or isinstance(axis, bool):
         raise ValueError(f"{name} of {path} must be an int; got {axis!r}.")
     if not -len(leaf.shape) <= axis < len(leaf.shape):

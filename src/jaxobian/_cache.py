@@ -61,7 +61,7 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
         value: whether y is to be returned, too.
         mapped: whether the call is one of many under `jax.vmap`, where no loop can run on the host.
     """
-    found: _Runs = _remembered((_key(traced), asked(options), value, mapped), _Runs)
+    found: _Runs = remembered((_key(traced), asked(options), value, mapped), _Runs)
 
     def values() -> Hashable:
         return values_key(traced.program.numbers[k] for k in sorted(found.numbers))
@@ -79,7 +79,7 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
 
 
 def check_apart(traced: Traced) -> None:
-    """Raise unless the examples of a call are proved not to influence each other.
+    """Raise unless the derivatives of a call are proved to keep its examples apart.
 
     Raises:
         BatchCouplingError: naming what couples them.
@@ -90,7 +90,7 @@ def check_apart(traced: Traced) -> None:
         return True
 
     with our_settings():
-        _remembered((_key(traced), "apart"), check)
+        remembered((_key(traced), "apart"), check)
 
 
 def asked(options: Options) -> Hashable:
@@ -102,7 +102,8 @@ def _key(traced: Traced) -> Hashable:
     return identity(traced.program), traced.inputs.tied, traced.outputs.tied, traced.device
 
 
-def _remembered(key: Hashable, make: Callable[[], Any]) -> Any:
+def remembered(key: Hashable, make: Callable[[], Any]) -> Any:
+    """What was made under a key, or is made now."""
     with _lock:
         if key in _kept:
             _kept.move_to_end(key)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._batch import Batch, batch_of, output_axes
+from ._batch import Batch, batch_of, output_axes, sharing_hint
 from ._budget import budget, parse_bytes
 from ._coupling import Names, check_examples
 from ._layout import (
@@ -205,7 +205,7 @@ def _sides(
     if options.batch is None:
         return Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs)), {}
     in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
-    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size, arguments)
+    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size, sharing_hint(arguments))
     return Side(ins, in_axes), Side(outs, out_axes), inert_axes
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ._errors import BatchCouplingError
-from ._linear import LinearProgram, is_variable, pullback, source_line
+from ._linear import Linear, LinearProgram, pullback, source_line
 from ._seeds import Side
 from ._structure import Line, Relation, Structure
 
+# Examples at either end of a batch that are given another's value in search of a witness.
+_TRIED = 3
 _INSTEAD = "For the whole of J, blocks between examples included, use jacobian."
 
 
@@ -32,23 +36,41 @@ def check_examples(
     """Raise unless every output's example b depends on no other example of the inputs.
 
     Args:
-        structure: the ties of the linear program.
-        inputs: the differentiated arrays with their batch axes.
+        structure: the ties of the linear program, or those of the values of a function.
+        inputs: the differentiated arrays, or the function's, with their batch axes.
         outputs: the outputs with theirs.
         names: what to call them.
-        values: of the program's operands and inputs, where there are any: then a pass looks for a witness.
+        values: of the program's operands and inputs, where there are any: then a witness is looked for.
 
     Raises:
         BatchCouplingError: naming the primitive and the user's line.
     """
     for o, dependence in enumerate(structure.relations):
         for j, relation in sorted(dependence.items()):
-            if not _kept_apart(relation, outputs.avals[o].shape, outputs.tied[o], inputs.tied[j]):
+            apart = _kept_apart(relation, outputs.avals[o].shape, outputs.tied[o], inputs.tied[j])
+            if inputs.tied[j] is not None and not apart:
                 equation = _culprit(structure, o, j, inputs, outputs)
-                program, witness = structure.program, None
-                if values and isinstance(program, LinearProgram):
-                    witness = _witness(program, values, inputs, outputs, o, j)
+                witness = _witness(structure.program, values, inputs, outputs, o, j) if values else None
                 raise BatchCouplingError(_message(names, o, j, _told(equation), witness))
+
+
+def check_positions(structure: Structure, inputs: Side, outputs: Side, names: Names) -> None:
+    """Raise where example b of an output reads entry b of an array that is not said to have a batch axis.
+
+    Raises:
+        ValueError: naming the array.
+    """
+    for o, dependence in enumerate(structure.relations):
+        axis = outputs.tied[o]
+        for j, relation in sorted(dependence.items()):
+            shape, size = inputs.avals[j].shape, outputs.avals[o].shape[axis or 0]
+            own = any(Line(axis or 0, a, 1, 0) in relation for a, n in enumerate(shape) if n == size)
+            if inputs.tied[j] is None and own:
+                raise ValueError(
+                    f"each example of the batch has its own entry of {names.inputs[j]}, and f is differentiated one "
+                    "example at a time, by an argument whose in_axes is None: it would be given all entries. Pass "
+                    "such an array, labels for instance, to f as an argument whose in_axes is 0."
+                )
 
 
 def _kept_apart(relation: Relation, shape: tuple[int, ...], out_axis: int | None, in_axis: int | None) -> bool:
@@ -68,19 +90,17 @@ def _culprit(structure: Structure, o: int, j: int, inputs: Side, outputs: Side) 
         if equation is None:
             return None
         spoilt = [
-            v
-            for v in equation.invars
-            if is_variable(v) and j in structure.of(v) and not _tells_apart(structure.of(v)[j], axis, size)
+            v for v in equation.invars if j in structure.of(v) and not _tells_apart(structure.of(v)[j], axis, size)
         ]
         if not spoilt:
             # Examples that a sum brings together were put on different axes by one of its operands.
             moved = [
                 v
                 for v in equation.invars
-                if is_variable(v) and all(tie.out != outputs.tied[o] for tie in structure.of(v).get(j, ()))
+                if j in structure.of(v) and all(tie.out != outputs.tied[o] for tie in structure.of(v)[j])
             ]
-            sums = equation.primitive.name in ("add", "add_any", "sub")
-            return makers.get(moved[0], equation) if sums and moved else equation
+            several = sum(j in structure.of(v) for v in equation.invars) > 1
+            return makers.get(moved[0], equation) if several and moved else equation
         variable = spoilt[0]
 
 
@@ -119,41 +139,70 @@ def _message(names: Names, o: int, j: int, where: str, witness: tuple[int, int] 
 
 
 def _witness(
-    program: LinearProgram,
+    program: Linear,
     values: tuple[Sequence[Any], Sequence[Any]],
     inputs: Side,
     outputs: Side,
     o: int,
     j: int,
 ) -> tuple[int, int] | None:
-    """An example of output o, and another of input j on which it depends; found by a pass from either end."""
-    _, _, residuals = program.evaluate(*values)
-    rng = np.random.default_rng(0)
+    """An example of output o, and another of input j on which it depends."""
+    in_axis, out_axis = inputs.tied[j] or 0, outputs.tied[o] or 0
+    size = inputs.avals[j].shape[in_axis]
+    if isinstance(program, LinearProgram):
+        _, _, residuals = program.evaluate(*values)
+        pairs = (_by_a_pass(program, residuals, inputs, outputs, o, j, b) for b in range(min(2, size)))
+    else:
+        pairs = _by_another_value(program, values, (j, in_axis), (o, out_axis))
+    return next((pair for pair in pairs if pair), None)
 
-    def only(aval: Any, axis: int, b: int) -> Any:
+
+def _by_a_pass(
+    program: LinearProgram, residuals: Sequence[Any], inputs: Side, outputs: Side, o: int, j: int, b: int
+) -> tuple[int, int] | None:
+    """A witness by a pass of example b, from either end."""
+    rng = np.random.default_rng(0)
+    in_axis, out_axis = inputs.tied[j] or 0, outputs.tied[o] or 0
+
+    def only(aval: Any, axis: int) -> Any:
         noise = np.zeros(aval.shape, aval.dtype)
         index = (slice(None),) * axis + (b,)
         noise[index] = rng.standard_normal(noise[index].shape)
         return jnp.asarray(noise)
 
-    def touched(array: Any, axis: int, b: int) -> int | None:
-        others = np.moveaxis(np.nan_to_num(np.asarray(array), nan=0.0) != 0, axis, 0)
-        hit = [k for k in range(len(others)) if k != b and others[k].any()]
-        return hit[0] if hit else None
+    def touched(array: Any, axis: int) -> int | None:
+        return _another(np.nan_to_num(np.asarray(array), nan=0.0) != 0, axis, b)
 
-    in_axis, out_axis = inputs.tied[j] or 0, outputs.tied[o] or 0
-    for b in range(min(2, inputs.avals[j].shape[in_axis])):  # the middle of a reflection is its own mirror image
-        try:
-            tangents = [jnp.zeros(a.shape, a.dtype) for a in inputs.avals]
-            tangents[j] = only(inputs.avals[j], in_axis, b)
-            hit = touched(program.push(residuals, tangents)[o], out_axis, b)
-            found = None if hit is None else (hit, b)
-        except Exception:
-            cotangents = [jnp.zeros(a.shape, a.dtype) for a in outputs.avals]
-            cotangents[o] = only(outputs.avals[o], out_axis, b)
-            pull = pullback(lambda *t: program.push(residuals, t), inputs.avals)
-            hit = touched(pull(*cotangents)[j], in_axis, b)
-            found = None if hit is None else (b, hit)
-        if found:
-            return found
-    return None
+    try:
+        tangents = [jnp.zeros(a.shape, a.dtype) for a in inputs.avals]
+        tangents[j] = only(inputs.avals[j], in_axis)
+        hit = touched(program.push(residuals, tangents)[o], out_axis)
+        return None if hit is None else (hit, b)
+    except Exception:
+        cotangents = [jnp.zeros(a.shape, a.dtype) for a in outputs.avals]
+        cotangents[o] = only(outputs.avals[o], out_axis)
+        pull = pullback(lambda *t: program.push(residuals, t), inputs.avals)
+        hit = touched(pull(*cotangents)[j], in_axis)
+        return None if hit is None else (b, hit)
+
+
+def _by_another_value(
+    program: Linear, values: tuple[Sequence[Any], Sequence[Any]], inp: tuple[int, int], out: tuple[int, int]
+) -> Iterator[tuple[int, int] | None]:
+    """Witnesses by what changes where an example of an input holds what another one does."""
+    (j, in_axis), (o, out_axis) = inp, out
+    operands, xs = values
+    run = jax.jit(lambda x: program.linear(*operands, *xs[:j], x, *xs[j + 1 :])[o])
+    before, size = np.asarray(run(xs[j])), np.shape(xs[j])[in_axis]
+    tried = [k for k in range(size) if k < _TRIED or k >= size - _TRIED]
+    for b, other in permutations(tried, 2):
+        places = np.where(np.arange(size) == b, other, np.arange(size))
+        after = np.asarray(run(jnp.take(jnp.asarray(xs[j]), places, in_axis)))
+        hit = _another(~np.isclose(before, after, rtol=1e-5, atol=1e-7, equal_nan=True), out_axis, b)
+        yield None if hit is None else (hit, b)
+
+
+def _another(changed: np.ndarray, axis: int, b: int) -> int | None:
+    """An example other than b where something changed."""
+    others = np.moveaxis(changed, axis, 0)
+    return next((k for k in range(len(others)) if k != b and others[k].any()), None)

@@ -17,10 +17,16 @@ import jax.numpy as jnp
 from ._batch import Batch
 from ._cache import check_apart
 from ._call import Options, Traced
-from ._errors import BatchCouplingError, PlanMismatchError
-from ._layout import abstract, describe
-from ._linear import sharding_without
+from ._errors import PlanMismatchError
+from ._layout import abstract, as_array, describe, is_arraylike, is_inexact, is_python_number
+from ._linear import has_rules, sharding_without
 from ._tracebacks import stands_for
+from ._values import Given, Values
+
+_ONE_AT_A_TIME = (
+    "Where in_axes is None for a differentiated argument, f is called with one example at a time: it must take a batch "
+    "of any size, and what has an entry for each example, such as labels, must be an argument whose in_axes is 0."
+)
 
 
 def _is_none(node: Any) -> bool:
@@ -66,7 +72,12 @@ class Examples:
 
     def one(self, /, *args: Any, **kwargs: Any) -> Any:
         """f of one example: a batch of one goes in, and its only result comes out."""
-        out = self.f(*self._each(args, lambda leaf, axis: jnp.expand_dims(leaf, axis)), **kwargs)
+        alone = self._each(args, lambda leaf, axis: jnp.expand_dims(leaf, axis))
+        try:
+            out = self.f(*alone, **kwargs)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"f was called with a batch of one. {_ONE_AT_A_TIME}")
+            raise
         y, aux = out if self.options.has_aux else (out, None)
         y = jax.tree.map(self._squeezed, jax.tree.broadcast(self.out_axes, y, is_leaf=_is_none), y, is_leaf=_is_none)
         return (y, aux) if self.options.has_aux else y
@@ -76,9 +87,8 @@ class Examples:
         shape = jnp.shape(leaf)
         if axis is None or not -len(shape) <= axis < len(shape) or shape[axis] != 1:
             raise ValueError(
-                f"f returned {describe(leaf)} for one example: expected one entry along out_axes={axis}. Where in_axes "
-                "is None for a differentiated argument, f is called with one example at a time, so that it must take a "
-                "batch of any size; arrays of the batch's size that it closes over, such as labels, must be arguments."
+                f"f returned {describe(leaf)} for one example: expected one entry along out_axes={axis}. "
+                f"{_ONE_AT_A_TIME}"
             )
         return jnp.squeeze(leaf, axis)
 
@@ -123,40 +133,34 @@ class Examples:
         """Raise unless it is proved that no example influences another.
 
         Raises:
-            BatchCouplingError: naming what couples them; or the arguments of integers by which nothing can be seen.
+            BatchCouplingError: naming what couples them.
+            ValueError: an array that is said to have no batch axis has an entry for each example.
         """
         axes = self._axes(args)
         if self.options.independent:
             return
         keyed, tree = jax.tree_util.tree_flatten_with_path(args, is_leaf=_is_none)
-        leaves = [leaf for _, leaf in keyed]
-        carried = [
-            k
-            for k, (leaf, axis) in enumerate(zip(leaves, axes, strict=True))
-            if axis is not None and leaf is not None and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        ]
-        unseen = [
-            f"args{jax.tree_util.keystr(path)}"
-            for k, ((path, leaf), axis) in enumerate(zip(keyed, axes, strict=True))
-            if axis is not None and leaf is not None and k not in carried
-        ]
-        if unseen:
-            raise BatchCouplingError(
-                "whether examples influence each other is seen by how outputs depend on the arguments that carry the "
-                f"batch, and {', '.join(unseen)} is not of floating-point numbers. If you know that no example "
-                "influences another, pass independent=True."
-            )
+        leaves, names = [leaf for _, leaf in keyed], [f"args{jax.tree_util.keystr(path)}" for path, _ in keyed]
 
-        @stands_for(self.f, same_arguments=False)
-        def whole(examples: Sequence[Any], **kwargs: Any) -> Any:
-            filled = dict(zip(carried, examples, strict=True))
-            return self.f(*jax.tree.unflatten(tree, [filled.get(k, leaf) for k, leaf in enumerate(leaves)]), **kwargs)
+        def taking(places: Sequence[int]) -> Callable[..., Any]:
+            @stands_for(self.f, same_arguments=False)
+            def whole(*arrays: Any) -> Any:
+                filled = dict(zip(places, arrays, strict=True))
+                return self.f(*jax.tree.unflatten(tree, [filled.get(k, x) for k, x in enumerate(leaves)]), **kwargs)
 
-        batch = Batch(([axes[k] for k in carried],), self.out_axes)
-        options = replace(self.options, argnums=0, batch=batch, holomorphic=False)
-        traced = Traced.of(whole, options, ([leaves[k] for k in carried],), kwargs)
-        names = [f"args{jax.tree_util.keystr(keyed[k][0])}" for k in carried]
-        check_apart(replace(traced, names=replace(traced.names, inputs=names)))
+            return whole
+
+        arrays = [k for k, leaf in enumerate(leaves) if is_arraylike(leaf) and not is_python_number(leaf)]
+        given = [Given(as_array(leaves[k]), axes[k], names[k]) for k in arrays]
+        values = Values.of(taking(arrays), given, self.out_axes, has_aux=self.options.has_aux)
+        values.check()
+        real = [k for k, g in zip(arrays, given, strict=True) if g.axis is not None and is_inexact(g.array)]
+        if real and has_rules(values.program):
+            # Derivatives of the user's own making may couple what the values do not.
+            options = replace(self.options, argnums=tuple(range(len(real))), holomorphic=False,
+                              batch=Batch(tuple(axes[k] for k in real), self.out_axes))  # fmt: skip
+            traced = Traced.of(taking(real), options, tuple(leaves[k] for k in real), {})
+            check_apart(replace(traced, names=replace(traced.names, inputs=[names[k] for k in real])))
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ TRANSCENDENTAL = {
     ),
 }
 REDUCTIONS = frozenset(
-    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin reduce".split()
+    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin reduce".split()
 )
 _CUMULATIVE = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
 
@@ -283,10 +283,10 @@ def not_understood(equations: Sequence[Any]) -> list[str]:
 
 
 _ARITHMETIC = frozenset(
-    "add add_any sub mul div rem neg abs sign max min select_n select eq ne lt le gt ge eq_to lt_to le_to and or "
-    "not xor floor ceil round clamp integer_pow square one_minus_square polynomial is_finite shift_left "
+    "add add_any sub mul mulhi clz div rem neg abs sign max min select_n select eq ne lt le gt ge eq_to lt_to le_to and "
+    "or not xor floor ceil round clamp integer_pow square one_minus_square polynomial is_finite shift_left "
     "shift_right_logical shift_right_arithmetic nextafter mul_by_scalar custom_lin random_bits random_wrap "
     "random_unwrap threefry2x32 symbolic_zeros pvary pcast psum psum_invariant psum2 all_gather random_seed "
-    "random_fold_in reduce_precision population_count sharding_constraint reshard device_put "
+    "random_fold_in random_split random_clone reduce_precision population_count sharding_constraint reshard device_put "
     "bitcast_convert_type".split()
 )

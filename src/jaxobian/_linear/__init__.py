@@ -1,6 +1,7 @@
 """f, args -> LinearProgram: the only room that traces, and the one that knows JAX's equations."""
 
 from ._identity import identity as identity
+from ._identity import program_key as program_key
 from ._identity import values_key as values_key
 from ._meshes import mesh_around as mesh_around
 from ._meshes import mesh_of as mesh_of
@@ -16,9 +17,11 @@ from ._modes import source_line as source_line
 from ._program import CALLS as CALLS
 from ._program import Program as Program
 from ._program import as_program as as_program
+from ._program import has_rules as has_rules
 from ._program import inlined as inlined
 from ._program import is_variable as is_variable
 from ._program import program_of as program_of
+from ._program import reshape_order as reshape_order
 from ._program import subprograms as subprograms
 from ._program import walk as walk
 from ._segment import Linear as Linear
@@ -32,5 +35,6 @@ from ._trace import LinearProgram as LinearProgram
 from ._trace import cast_varying as cast_varying
 from ._trace import differentiable as differentiable
 from ._trace import implementation as implementation
+from ._trace import index_arrays as index_arrays
 from ._trace import trace as trace
 from ._trace import transposed_equation as transposed_equation

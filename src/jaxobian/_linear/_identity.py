@@ -36,8 +36,8 @@ def identity(program: LinearProgram) -> Hashable:
     What index arrays hold is part of it, for plans are made by it.
     """
     return (
-        _program_key(program.primal),
-        _program_key(program.linear),
+        program_key(program.primal),
+        program_key(program.linear),
         program.n_out,
         program.n_in,
         values_key(program.indices),
@@ -49,7 +49,8 @@ def values_key(arrays: Iterable[np.ndarray | None]) -> Hashable:
     return tuple(None if x is None else _value_key(x) for x in arrays)
 
 
-def _program_key(program: Program) -> Hashable:
+def program_key(program: Program) -> Hashable:
+    """A key that two programs share only if they compute the same thing from the same kinds of arrays."""
     numbers: dict[Any, int] = {}
 
     def name(variable: Any) -> int:
@@ -88,13 +89,13 @@ def _params_key(equation: Any) -> Hashable:
 
 def _backward_key(equation: Any) -> Hashable:
     program, constants = transposed_equation(equation, equation.params["num_res"])
-    return _program_key(program), tuple(map(_value_key, constants))
+    return program_key(program), tuple(map(_value_key, constants))
 
 
 def _value_key(value: Any, depth: int = _DEPTH) -> Hashable:
     """A parameter as a key: by value where that is safe, else by identity."""
     if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr):
-        return _program_key(as_program(value)), tuple(_value_key(c, depth) for c in getattr(value, "consts", ()))
+        return program_key(as_program(value)), tuple(_value_key(c, depth) for c in getattr(value, "consts", ()))
     if isinstance(value, dict):
         return tuple((k, _value_key(v, depth)) for k, v in sorted(value.items(), key=lambda item: str(item[0])))
     if isinstance(value, tuple | list):

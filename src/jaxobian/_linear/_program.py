@@ -13,7 +13,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from ._source import user_frame
+from ._source import in_library, user_frame
 
 # Equations that only call another program; closed_call is eval_jaxpr from JAX 0.12 on.
 CALLS = frozenset({"jit", "closed_call", "eval_jaxpr"})
@@ -82,12 +82,30 @@ def subprograms(equation: Any) -> Iterator[Program]:
         yield as_program(jaxpr)
 
 
+def reshape_order(equation: Any) -> tuple[int, ...]:
+    """The order of the operand's axes in which a reshape, or the like of it, reads the elements."""
+    order = equation.params.get("dimensions") if equation.primitive.name == "reshape" else None
+    return tuple(range(len(equation.invars[0].aval.shape)) if order is None else map(int, order))
+
+
 def walk(equations: Sequence[Any]) -> Iterator[Any]:
     """Every equation, those inside other equations too."""
     for equation in equations:
         yield equation
         for program in subprograms(equation):
             yield from walk(program.equations)
+
+
+def has_rules(program: Program) -> bool:
+    """Whether a function in it has a derivative of the user's own making."""
+
+    def own(equation: Any) -> bool:
+        if equation.primitive.name not in ("custom_jvp_call", "custom_vjp_call"):
+            return False
+        where = equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info or ""  # "relu at functions.py:71"
+        return not in_library(where.partition(" at ")[2])
+
+    return any(map(own, walk(program.equations)))
 
 
 def program_of(f: Callable[..., Any], /, *avals: Any, **named: Any) -> tuple[Program, tuple[Any, ...], Any]:

@@ -51,7 +51,7 @@ class LinearProgram(Linear):
     def indices(self) -> tuple[np.ndarray | None, ...]:
         """What each operand holds that is an index array and no argument; None for the others."""
         closed = len(self.operands) - self.n_open
-        return tuple(np.asarray(x) if k < closed and _is_index(x) else None for k, x in enumerate(self.operands))
+        return (*index_arrays(self.operands[:closed]), *(None for _ in range(self.n_open)))
 
     @property
     def numbers(self) -> tuple[np.ndarray | None, ...]:
@@ -193,6 +193,11 @@ def implementation(equation: Any) -> Program | None:
 def differentiable(equation: Any) -> list[int]:
     """The results of an equation that have tangents, by their places: those of integers have none."""
     return [k for k, v in enumerate(equation.outvars) if v.aval.dtype != jax.dtypes.float0]
+
+
+def index_arrays(arrays: Sequence[Any]) -> tuple[np.ndarray | None, ...]:
+    """What each array holds that is one of indices and has values now; None for the others."""
+    return tuple(np.asarray(x) if _is_index(x) else None for x in arrays)
 
 
 def _is_index(leaf: Any) -> bool:

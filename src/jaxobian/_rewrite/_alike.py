@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .._linear import Program, inlined, is_variable, program_of
+from .._linear import Program, inlined, is_variable, program_of, reshape_order
 from ._offer import alone, written
 
 # Axes of an array that are kept at size 1, because the array is the same all along them.
@@ -137,7 +137,7 @@ def _small(equation: Any, made: _Axes) -> Callable[..., list[Array]]:
             case "broadcast_in_dim":
                 return [lax.broadcast_in_dim(operands[0], shape, params["broadcast_dimensions"])]
             case "reshape":
-                return [operands[0].reshape(shape)]
+                return [operands[0].transpose(reshape_order(equation)).reshape(shape)]
             case "dot_general":
                 return [_product(*operands, **params)]
             case _:
@@ -217,9 +217,11 @@ def _broadcast(equation: Any, marks: Sequence[_Axes]) -> _Kept:
 
 def _reshape(equation: Any, marks: Sequence[_Axes]) -> _Kept:
     """Axes that a reshape leaves as they are."""
-    before, after = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    order, operand, after = reshape_order(equation), equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    before = [operand[a] for a in order]
     starts = {(math.prod(after[:b]), n): b for b, n in enumerate(after)}
-    pairs = {a: starts.get((math.prod(before[:a]), before[a])) for a in marks[0]}
+    pairs = {a: starts.get((math.prod(before[:k]), n)) for k, (a, n) in enumerate(zip(order, before, strict=True))
+             if a in marks[0]}  # fmt: skip
     same = {a: b for a, b in pairs.items() if b is not None}
     return [frozenset(same)], frozenset(same.values())
 

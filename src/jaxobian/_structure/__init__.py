@@ -1,6 +1,7 @@
 """What linear equations do: to axes (ties along which alone an output can depend on an input), and to elements."""
 
 from ._axes import Structure as Structure
+from ._axes import influence as influence
 from ._axes import structure as structure
 from ._elements import elements as elements
 from ._fixed import fixed as fixed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from .._linear import (
     CALLS,
@@ -16,11 +18,13 @@ from .._linear import (
     implementation,
     inlined,
     is_variable,
+    program_of,
     subprograms,
     transposed_equation,
 )
 from ._indices import Indices
-from ._rules import PASSED_ON, RULES, Local
+from ._kinds import Local, Shape
+from ._rules import PASSED_ON, RULES
 from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed, within
 
 # What a variable depends on: number of an input -> relation. An input that is not there does not matter to it.
@@ -83,6 +87,19 @@ def structure(program: LinearProgram, read: set[int] | None = None) -> Structure
         return Indices(program.linear, {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)})
 
     return _structure(program, known({}), known(numbers), read)
+
+
+def influence(program: Program, n_in: int, indices: Sequence[np.ndarray | None]) -> Structure:
+    """The ties between the values of every output and of the last inputs of any program, linear or not.
+
+    Args:
+        program: the program.
+        n_in: how many of its inputs are looked at.
+        indices: what its inputs hold that are index arrays; None for the others.
+    """
+    program = inlined(program)
+    known = Indices(program, values={v: x for v, x in zip(program.inputs, indices, strict=True) if x is not None})
+    return _structure(Linear(program, n_in), known, known, set())
 
 
 def _structure(program: Linear, indices: Indices, values: Indices, read: set[int]) -> Structure:
@@ -167,32 +184,60 @@ def _inside(program: Program, active: Sequence[int], unknown: list[Any]) -> Loca
 def _call(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
     """A program that is run as it stands: a rematerialised block, a function with a rule of its own."""
     programs = list(subprograms(equation))
-    if len(programs) != 1 or len(programs[0].inputs) != len(equation.invars):
+    if len(programs) != 1:
         return None
-    return _inside(programs[0], sorted(active), unknown)
+    return _called(programs[0], equation, active, unknown)
+
+
+def _called(program: Program, equation: Any, active: set[int], unknown: list[Any]) -> Local:
+    """What a program does to an equation's operands, which are its last inputs: before them come its constants."""
+    first = len(program.inputs) - len(equation.invars)
+    rows = _inside(program, [first + k for k in sorted(active)], unknown)
+    return [{k - first: relation for k, relation in row.items()} for row in rows]
+
+
+def _expanded(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+    """A primitive that JAX 0.12 writes out only when it compiles, such as a search in a sorted array."""
+    try:
+        program, _, _ = program_of(equation.params["_prim"].expand, *(v.aval for v in equation.invars))
+    except Exception:
+        return None  # it cannot be written out here
+    return _called(program, equation, active, unknown)
 
 
 def _cond(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
-    """Any of the branches may run: what holds in all of them."""
-    if 0 in active:
-        return None
-    total: Local = [{} for _ in equation.outvars]
+    """Any of the branches may run: what holds in all of them; and which one does, where that is active."""
+    total: Local = [{0: DENSE} if 0 in active else {} for _ in equation.outvars]
     for branch in subprograms(equation):
-        for sum_, row in zip(total, _inside(branch, [k - 1 for k in sorted(active)], unknown), strict=True):
+        for sum_, row in zip(total, _inside(branch, [k - 1 for k in sorted(active - {0})], unknown), strict=True):
             _add(sum_, {k + 1: relation for k, relation in row.items()})
     return total
 
 
 def _while(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
-    """A fixed point over the carry; the condition has no derivative."""
+    """A fixed point over the carry: a step is made, or not, where the condition says so.
+
+    A condition of several numbers, as vmap makes it, stops each place of the carries' leading axes by itself.
+    """
     params = equation.params
     n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
-    body = as_program(params["body_jaxpr"])
-    if len(body.inputs) != n_body + len(body.outputs):
+    first, n_carry = n_cond + n_body, len(equation.outvars)
+    condition, body = as_program(params["cond_jaxpr"]), as_program(params["body_jaxpr"])
+    if len(body.inputs) != n_body + n_carry or len(condition.inputs) != n_cond + n_carry:
         return None
-    given = [k - n_cond for k in sorted(active) if k >= n_cond]
-    carries = _fixed_point(body, n_body, len(body.outputs), given, unknown)
-    return [{k + n_cond: relation for k, relation in carry.items()} for carry in carries.rows]
+    (stops,) = condition.out_avals
+    leading = identity(stops.shape)
+
+    def step(alive: Sequence[int], unknown: list[Any]) -> Local:
+        read = {k if k < n_cond else k - n_body: k for k in alive if k < n_cond or k >= first}
+        (stopped,) = _inside(condition, sorted(read), unknown)
+        rows = _inside(body, [k - n_cond for k in alive if k >= n_cond], unknown)
+        rows = [{k + n_cond: relation for k, relation in row.items()} for row in rows]
+        for row in rows:
+            _add(row, {read[k]: compose(leading, relation) for k, relation in stopped.items()})
+        return rows
+
+    return _fixed_point(step, first, [v.aval.shape for v in equation.outvars], sorted(active), unknown).rows
 
 
 @dataclass(frozen=True)
@@ -203,16 +248,23 @@ class _Loop:
     step: Local
 
 
-def _fixed_point(body: Program, first_carry: int, n_carry: int, active: Sequence[int], unknown: list[Any]) -> _Loop:
-    """Carries after any number of steps, by the body's inputs (of which `n_carry` from `first_carry` on are the carry).
+def _fixed_point(
+    one: Callable[[Sequence[int], list[Any]], Local],
+    first_carry: int,
+    carries: Sequence[Shape],
+    active: Sequence[int],
+    unknown: list[Any],
+) -> _Loop:
+    """Carries after any number of steps, by the loop's operands, of which those from `first_carry` on are the carries.
 
-    A carry starts as what it is given, and each step composes the body with it: ties are only ever lost, so that
+    A carry starts as what it is given, and each step composes `one` with it: ties are only ever lost, so that
     this ends.
     """
+    n_carry = len(carries)
     alive = set(active)
     noted: list[Any] = []
-    while True:  # a carry becomes active where the body writes something active to it
-        step = _inside(body, sorted(alive), noted)
+    while True:  # a carry becomes active where a step writes something active to it
+        step = one(sorted(alive), noted)
         more = {first_carry + c for c in range(n_carry) if step[c]} - alive
         if not more:
             break
@@ -221,8 +273,7 @@ def _fixed_point(body: Program, first_carry: int, n_carry: int, active: Sequence
     unknown += noted
     given = set(active)
     rows: Local = [
-        {first_carry + c: identity(body.inputs[first_carry + c].aval.shape)} if first_carry + c in given else {}
-        for c in range(n_carry)
+        {first_carry + c: identity(shape)} if first_carry + c in given else {} for c, shape in enumerate(carries)
     ]
     while True:
         new = [dict(row) for row in rows]
@@ -254,7 +305,8 @@ def _scan(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
     stacked = [o for o, v in enumerate(body.outputs) if len(v.aval.shape) + 1 == len(equation.outvars[o].aval.shape)]
     n_carry = len(body.outputs) - len(stacked)
     first_carry = len(body.inputs) - len(sliced) - n_carry
-    loop = _fixed_point(body, first_carry, n_carry, sorted(active), unknown)
+    carries = [v.aval.shape for v in body.inputs[first_carry : first_carry + n_carry]]
+    loop = _fixed_point(lambda alive, noted: _inside(body, alive, noted), first_carry, carries, sorted(active), unknown)
     local: Local = [{k: shifted(r, 0, 1) if k in sliced else r for k, r in row.items()} for row in loop.rows[:n_carry]]
     for o in stacked:
         through = {k: r for k, r in loop.step[o].items() if first_carry <= k < first_carry + n_carry}
@@ -294,16 +346,16 @@ def _from_results(pulled: Program, n_results: int, unknown: list[Any]) -> Local:
 
 
 def _linear_solve(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
-    """What its own solver does to the right-hand sides, and that of its transpose does to cotangents."""
-    n_constants = sum(equation.params["const_lengths"])
-    solvers = equation.params["jaxprs"]
-    if any(k < n_constants for k in active):
-        return None
+    """What its own solver does to its constants and the right-hand sides, and its transpose's to cotangents."""
+    lengths, solvers = equation.params["const_lengths"], equation.params["jaxprs"]
+    n_constants, before = sum(lengths), lengths.matvec + lengths.vecmat
     n_sides = len(equation.invars) - n_constants
     program = as_program(solvers.solve)
-    first = len(program.inputs) - n_sides
-    rows = _inside(program, [first + k - n_constants for k in sorted(active)], unknown)
-    local: Local = [{k - first + n_constants: relation for k, relation in row.items()} for row in rows]
+    if len(program.inputs) != lengths.solve + n_sides:
+        return None
+    own = [*range(before, before + lengths.solve), *range(n_constants, n_constants + n_sides)]
+    rows = _inside(program, [k for k, operand in enumerate(own) if operand in active], unknown)
+    local: Local = [{own[k]: relation for k, relation in row.items()} for row in rows]
     if solvers.transpose_solve is not None:
         back = _from_results(as_program(solvers.transpose_solve), n_sides, unknown)
         for row, more in zip(local, back, strict=True):
@@ -314,6 +366,7 @@ def _linear_solve(equation: Any, active: set[int], unknown: list[Any]) -> Local 
 _INNER = {
     **dict.fromkeys([*CALLS, "remat2"], _call),
     **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
+    "call_hi_primitive": _expanded,
     "cond": _cond,
     "while": _while,
     "scan": _scan,

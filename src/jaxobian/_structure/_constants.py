@@ -8,6 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .._linear import reshape_order
+
 # An equation and the values of its operands -> its first result.
 Evaluate = Callable[[Any, Sequence[np.ndarray]], np.ndarray]
 
@@ -34,7 +36,7 @@ def _broadcast(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _reshape(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
-    return values[0].reshape(_shape(equation))
+    return values[0].transpose(reshape_order(equation)).reshape(_shape(equation))
 
 
 def _slice(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._linear import reshape_order
 from ._rows import Shape, dims_of, positions, size_of
 
 # Looks up what an atom holds, where that depends on no argument.
@@ -20,10 +21,8 @@ Known = Callable[[Any], np.ndarray | None]
 Moved = dict[int, np.ndarray]
 
 
-def _reshape(equation: Any, known: Known) -> Moved | None:
-    if equation.primitive.name == "reshape" and equation.params.get("dimensions") is not None:
-        return None
-    return {0: positions(dims_of(equation.invars[0]))}
+def _reshape(equation: Any, known: Known) -> Moved:
+    return {0: positions(dims_of(equation.invars[0])).transpose(reshape_order(equation))}
 
 
 def _transpose(equation: Any, known: Known) -> Moved:
