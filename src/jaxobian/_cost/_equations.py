@@ -283,8 +283,8 @@ def not_understood(equations: Sequence[Any]) -> list[str]:
 
 
 _ARITHMETIC = frozenset(
-    "add add_any sub mul mulhi clz div rem neg abs sign max min select_n select eq ne lt le gt ge eq_to lt_to le_to and "
-    "or not xor floor ceil round clamp integer_pow square one_minus_square polynomial is_finite shift_left "
+    "add add_any sub mul mulhi clz div rem neg abs sign max min select_n select eq ne lt le gt ge eq_to lt_to le_to "
+    "and or not xor floor ceil round clamp integer_pow square one_minus_square polynomial is_finite shift_left "
     "shift_right_logical shift_right_arithmetic nextafter mul_by_scalar custom_lin random_bits random_wrap "
     "random_unwrap threefry2x32 symbolic_zeros pvary pcast psum psum_invariant psum2 all_gather random_seed "
     "random_fold_in random_split random_clone reduce_precision population_count sharding_constraint reshard device_put "
