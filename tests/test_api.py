@@ -551,7 +551,7 @@ def test_real_and_complex_leaves_together() -> None:
 @pytest.mark.parametrize(
     ("options", "shown"),
     [
-        ({"mode": "forward"}, "'forward'"),
+        ({"mode": "forwards"}, "'forwards'"),
         ({"mode": "rev-first"}, "'rev-first'"),
         ({"mode": None}, "None"),
         ({"format": "csr"}, "'csr'"),

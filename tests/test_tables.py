@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_grammar import OF_JAX_ITSELF, given, public_primitives
 
-from jaxobian._cost import _count
+from jaxobian._cost import _equations as costs
 from jaxobian._linear import CALLS
 from jaxobian._linear._linearize import _JOINTLY, _PLACES, _SINGLY
 from jaxobian._structure._axes import _INNER
@@ -16,23 +16,23 @@ from jaxobian._structure._moves import MOVES
 from jaxobian._structure._rules import RULES
 from jaxobian._structure._unions import UNIONS
 
-COSTS = _count._MOVES | _count._TRANSCENDENTAL | _count._ARITHMETIC | _count._RULES.keys()
+COSTS = costs.MOVES.union(costs.TRANSCENDENTAL, costs._ARITHMETIC, costs._RULES, costs._LOOPS)
 LINEAR = {*_JOINTLY, *_SINGLY, *_PLACES, "select_n", "custom_lin"}
 # Named as in only some versions or devices, or where no public name says them.
 ELSEWHERE = set(
     """
     closed_call eval_jaxpr copy_p pcast pvary mul_by_scalar geqrf random_gamma_grad one_minus_square polynomial log2
-    select symbolic_zeros random_wrap random_unwrap psum2 psum_invariant lt_to le_to eq_to stack unstack tile
+    select symbolic_zeros reshard bcoo_dot_general random_wrap random_unwrap psum2 psum_invariant lt_to le_to eq_to stack unstack tile
     """.split()
 )
 # Of integers, keys or devices alone; or what any rule would be wrong for, since the user says what it does.
 NO_TIES = set(
     """
     iota bitcast_convert_type shift_right_arithmetic shift_right_logical random_bits random_seed random_gamma
-    threefry2x32 platform_index lt_to custom_vmap_call call_hi_primitive
+    threefry2x32 platform_index lt_to call_hi_primitive
     """.split()
 )
-NO_COST = {"platform_index", "custom_vmap_call", "call_hi_primitive"}
+NO_COST = {"platform_index", "call_hi_primitive"}
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_bodies_are_looked_into_for_axes_and_for_elements() -> None:
 def test_a_scatter_is_one_in_every_table() -> None:
     linear = {"scatter", "scatter-add", "scatter-sub", "scatter-mul"}
     every = {name for name in public_primitives() if name.startswith("scatter")}
-    assert every <= RULES.keys() & _count._RULES.keys()
+    assert every <= RULES.keys() & costs._RULES.keys()
     assert linear <= _PLACES.keys()
     assert {"scatter-add", "scatter-sub"} <= UNIONS.keys() & FIXED.keys()
 
 
 def test_kinds_of_cost_are_apart() -> None:
-    kinds = (_count._MOVES, _count._TRANSCENDENTAL, _count._ARITHMETIC, set(_count._RULES))
+    kinds = (costs.MOVES, costs.TRANSCENDENTAL, costs._ARITHMETIC, costs._RULES, costs._LOOPS)
     assert sum(map(len, kinds)) == len(COSTS)
 
 

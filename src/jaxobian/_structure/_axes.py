@@ -12,6 +12,8 @@ from .._linear import (
     LinearProgram,
     Program,
     as_program,
+    differentiable,
+    implementation,
     inlined,
     is_variable,
     subprograms,
@@ -143,6 +145,9 @@ def _local(equation: Any, active: set[int], indices: Indices, unknown: list[Any]
     inner = _INNER.get(name)
     rows = inner(equation, active, unknown) if inner is not None else None
     if rows is None:
+        made = implementation(equation)
+        rows = None if made is None else _inside(made, sorted(active), unknown)
+    if rows is None:
         unknown.append(equation)
         return [dict.fromkeys(active, DENSE) for _ in equation.outvars]
     return rows
@@ -271,8 +276,11 @@ def _custom_lin(equation: Any, active: set[int], unknown: list[Any]) -> Local | 
     if any(k < count for k in active):
         return None
     pulled, _ = transposed_equation(equation, count)
-    rows = _from_results(pulled, len(equation.outvars), unknown)
-    return [{k: row[k - count] for k in active if k - count in row} for row in rows]
+    places = differentiable(equation)
+    local: Local = [{} for _ in equation.outvars]
+    for place, row in zip(places, _from_results(pulled, len(places), unknown), strict=True):
+        local[place] = {k: row[k - count] for k in active if k - count in row}
+    return local
 
 
 def _from_results(pulled: Program, n_results: int, unknown: list[Any]) -> Local:
@@ -305,7 +313,7 @@ def _linear_solve(equation: Any, active: set[int], unknown: list[Any]) -> Local 
 
 _INNER = {
     **dict.fromkeys([*CALLS, "remat2"], _call),
-    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call"], _call),
+    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
     "cond": _cond,
     "while": _while,
     "scan": _scan,

@@ -200,9 +200,8 @@ def _scatter_add(equation: Any, given: _Numbers, known: Known) -> _Results:
     parts: list[Any] = [given[0]] if 0 in given else []
     if 2 in given:
         arrived = merged(given[2], landed, size_of(out))
-        if equation.primitive.name == "scatter-sub" and not isinstance(arrived, Full):
-            arrived = csr(arrived.indptr, arrived.indices, shape_of(arrived), -1.0 * arrived.data)
-        parts.append(arrived)
+        subtracted = equation.primitive.name == "scatter-sub"
+        parts.append(arrived if isinstance(arrived, Full) or not subtracted else -arrived)
     return [_sum(parts, out, given)]
 
 

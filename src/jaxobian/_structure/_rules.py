@@ -354,7 +354,7 @@ ELEMENTWISE = (
     "igammac igamma_grad_a polygamma zeta bessel_i0e bessel_i1e regularized_incomplete_beta random_gamma_grad cbrt "
     "rsqrt sqrt square one_minus_square polynomial integer_pow real imag complex conj select_n clamp and or not xor eq "
     "ne lt le gt ge is_finite convert_element_type reduce_precision copy copy_p stop_gradient pvary pcast "
-    "mul_by_scalar name sharding_constraint"
+    "mul_by_scalar name sharding_constraint reshard"
 ).split()
 # Output k is operand k, and no other.
 PASSED_ON = ("optimization_barrier", "device_put")
