@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian.testing import check_jacobian, scenarios
+from jaxobian._linear import is_concrete
+from jaxobian.testing import _check, check_jacobian, scenarios
 
 NAMED = {s.name: s for s in scenarios()}
 
@@ -117,6 +118,35 @@ def test_integer_leaves_are_skipped_and_named() -> None:
     assert report.ok
     assert len(report.skipped) == 3
     assert "args[0]['n'] (int), args[1] (int32), out[1] (int32)" in str(report)
+
+
+@pytest.mark.parametrize("wrong", [("rev",), ("auto", "fwd", "rev", "mixed", "colored")])
+def test_a_miscompiling_xla_is_named(wrong: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled is wrong, where the same operations, each for itself, are right."""
+
+    def miscompiled(f, argnums, *, mode, holomorphic):
+        right = jb.jacobian(f, argnums, mode=mode, holomorphic=holomorphic)
+
+        def run(*xs):
+            compiled = all(map(is_concrete, xs)) and mode in wrong
+            return jax.tree.map(lambda block: block + 1.0 * compiled, right(*xs))
+
+        return run
+
+    monkeypatch.setattr(_check, "jacobian", miscompiled)
+    report = check_jacobian(jnp.sin, jnp.array([0.3, 1.1]))
+    assert report.miscompiled == tuple(f'mode="{mode}"' for mode in report.compared if mode in wrong)
+    assert report.differing == 4
+    assert report.differences[0].values["rev op by op"] == pytest.approx(report.differences[0].values["differences"])
+    assert "miscompiles mode=" in str(report)
+    assert "no fault of jaxobian" in str(report)
+    assert "custom rule" not in str(report)
+
+
+def test_jax_s_own_miscompiled_jacobians_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_check, "theirs", lambda *_: [("jax.jit(jax.jacrev(f))", [[np.ones((2, 2))]], [[np.eye(2)]])])
+    kink = check_jacobian(jax.nn.relu, jnp.zeros(2))
+    assert kink.miscompiled == ("jax.jit(jax.jacrev(f))",)
 
 
 def test_noise_in_f_raises_no_alarm() -> None:

@@ -19,7 +19,12 @@ from .tally import Tally
 MODES = ("fwd", "rev", "mixed", "colored")
 EXAMPLES = 2
 # Words of which a batch is refused, or takes more passes than an example.
-REFUSED: set[str] = set()
+REFUSED = set(
+    """
+    convolve convolution_by_values convolution_of_batches in_columns prod products_of_rows reduce_by_function
+    vmapped_product complex_convolution scan_of_a_word jit_of_a_word remat_of_a_word vmap_of_a_word cond_on_an_argument
+    """.split()
+)
 
 
 def check(program: Program, tally: Tally, *, all_modes: bool = True) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,111 +13,14 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from .._api import jacobian
 from .._errors import ModeError
 from .._plan import MODES
+from ._compiled import op_by_op, theirs
+from ._report import Difference, Report, close, of_modes
 
 _DIFFERENCES = "differences"
 _ALONG_I = "differences along i"
 _STORED = 1000
-_SHOWN = 20
 
 Blocks = list[list[np.ndarray]]  # by output leaf, then by input leaf
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One entry of the Jacobian, `J[i, j] = dy_i / dx_j`, on which the methods do not agree.
-
-    Attributes:
-        output: path of the output leaf, such as `"out['logits']"`.
-        input: path of the argument leaf, such as `"args[0]['w']"`.
-        index: where in the block of shape `output.shape + input.shape`.
-        output_rank: how many numbers of `index` belong to the output.
-        values: what each method says, by its name.
-    """
-
-    output: str
-    input: str
-    index: tuple[int, ...]
-    output_rank: int
-    values: Mapping[str, complex]
-
-    def __str__(self) -> str:
-        i, j = self.index[: self.output_rank], self.index[self.output_rank :]
-        return f"d {self.output}{_subscript(i)} / d {self.input}{_subscript(j)}"
-
-
-@dataclass(frozen=True, repr=False)
-class Report:
-    """What `check_jacobian` found; `str(report)` is a table of it.
-
-    Attributes:
-        function: the name of the function checked.
-        compared: the methods whose values were compared: modes, then central differences.
-        impossible: the modes that cannot differentiate this function, each with the reason.
-        differences: entries on which the methods differ, NaN against number first, then the largest
-            difference; at most 1000.
-        differing: how many entries differ.
-        entries: how many entries were compared.
-        precision: the dtype that was computed in, and why if not in float64.
-        rtol: the relative tolerance used.
-        skipped: paths of leaves that are not floating point and so were not differentiated.
-    """
-
-    function: str
-    compared: tuple[str, ...]
-    impossible: Mapping[str, str]
-    differences: tuple[Difference, ...]
-    differing: int
-    entries: int
-    precision: str
-    rtol: float
-    skipped: tuple[str, ...] = field(default=())
-
-    @property
-    def ok(self) -> bool:
-        """Whether all methods agree on every entry."""
-        return not self.differing
-
-    def raise_if_failed(self) -> None:
-        """Do nothing if the methods agree.
-
-        Raises:
-            AssertionError: they do not; the message is the report.
-        """
-        if not self.ok:
-            raise AssertionError(str(self))
-
-    def __str__(self) -> str:
-        verdict = "agree" if self.ok else f"{self.differing:,} differ"
-        entries = "entry" if self.entries == 1 else "entries"
-        lines = [
-            f"check_jacobian of {self.function}: {self.entries:,} {entries}, {verdict}",
-            f"  compared    {', '.join(self.compared)}; rtol {self.rtol:.0e}",
-            f"  precision   {self.precision}",
-        ]
-        for mode, reason in self.impossible.items():
-            first, *rest = reason.splitlines() or [""]
-            lines += [f"  impossible  {mode}: {first}", *(f"              {line}" for line in rest)]
-        if self.skipped:
-            lines.append(f"  skipped     {', '.join(self.skipped)}")
-        if not self.ok:
-            lines += ["", *self._table()]
-        return "\n".join(lines)
-
-    # A failed `assert check_jacobian(f, x).ok` shows the repr.
-    __repr__ = __str__
-
-    def _table(self) -> Iterator[str]:
-        shown = self.differences[:_SHOWN]
-        rows = [["", *self.compared]]
-        rows += [[str(d), *(_number(d.values[name]) for name in self.compared)] for d in shown]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for first, *rest in rows:
-            numbers = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
-            yield "  " + "  ".join([first.ljust(widths[0]), *numbers])
-        if self.differing > len(shown):
-            yield f"  ... and {self.differing - len(shown):,} more"
-        if not any(_disagree(_of_modes(d.values)) for d in shown):
-            yield "  The modes agree: a custom rule, stop_gradient or a kink may mean it so. Or try eps."
 
 
 def check_jacobian(
@@ -139,6 +41,9 @@ def check_jacobian(
     closes over is promoted where it meets them). A function that refuses float64 is checked in
     its own precision. Differences are trusted only as far as steps of h and of 2h agree, so noise in f rarely
     raises an alarm; at a kink (`relu` at 0) they rightly see something else than the modes.
+
+    Where methods differ, each mode and JAX's own Jacobians are run once more, each operation compiled alone, so that
+    a defect of XLA's compiler is found and named as such.
 
     With complex numbers, what is compared follows JAX: real to complex, `du/dx + i dv/dx`; complex to real,
     `du/dx - i du/dy`; `holomorphic`, `f'(z)`, by differences along both axes, which agree only if f is.
@@ -267,7 +172,7 @@ def _report(
     for mode in MODES:
         try:
             rows = jacobian(problem, everything, mode=mode, holomorphic=holomorphic)(*problem.inputs)
-            blocks[mode] = [[_wide_array(block) for block in row] for row in rows]
+            blocks[mode] = _wide_blocks(rows)
         except ModeError as error:
             if mode == "auto":  # then nothing can
                 raise
@@ -278,6 +183,35 @@ def _report(
     along, errors = _central_differences(problem, step, unit, holomorphic)
     blocks |= along
 
+    found = _differences(problem, outputs, blocks, errors, rtol, atol)
+    miscompiled: list[str] = []
+    if found:  # is it the modes that differ, or what XLA makes of them?
+        for mode in list(of_modes(blocks)):
+            ours = jacobian(problem, everything, mode=mode, holomorphic=holomorphic)
+            alone = _wide_blocks(op_by_op(ours, problem.inputs))
+            if _apart(blocks[mode], alone, rtol, atol):
+                miscompiled.append(f'mode="{mode}"')
+                blocks[f"{mode} op by op"] = alone
+        for call, compiled, alone in theirs(problem, everything, holomorphic):
+            if _apart(_wide_blocks(compiled), _wide_blocks(alone), rtol, atol):
+                miscompiled.append(call)
+        found = _differences(problem, outputs, blocks, errors, rtol, atol)
+    entries = sum(block.size for row in blocks["auto"] for block in row)
+    worst_first = tuple(sorted(found, key=_size, reverse=True)[:_STORED])
+    return Report(
+        name, tuple(blocks), impossible, worst_first, len(found), entries, precision, rtol, skipped, tuple(miscompiled)
+    )
+
+
+def _differences(
+    problem: _Problem,
+    outputs: list[tuple[str, jax.ShapeDtypeStruct]],
+    blocks: dict[str, Blocks],
+    errors: Blocks,
+    rtol: float,
+    atol: float,
+) -> list[Difference]:
+    """Every entry on which the methods do not agree."""
     found = []
     for o, (out_path, y) in enumerate(outputs):
         for i, in_path in enumerate(problem.paths):
@@ -286,9 +220,18 @@ def _report(
             for index in map(tuple, np.argwhere(differ).tolist()):
                 at_index = {method: value[index].item() for method, value in values.items()}
                 found.append(Difference(out_path, in_path, index, y.ndim, at_index))
-    entries = sum(block.size for row in blocks["auto"] for block in row)
-    worst_first = tuple(sorted(found, key=_size, reverse=True)[:_STORED])
-    return Report(name, tuple(blocks), impossible, worst_first, len(found), entries, precision, rtol, skipped)
+    return found
+
+
+def _apart(a: Blocks, b: Blocks, rtol: float, atol: float) -> bool:
+    """Whether two Jacobians are not the same to rounding."""
+    pairs = [(u, v) for row, other in zip(a, b, strict=True) for u, v in zip(row, other, strict=True)]
+    scales = [float(np.max(np.abs(v), where=np.isfinite(v), initial=0)) for _, v in pairs]
+    return not all(close(u, v, atol + rtol * scale).all() for (u, v), scale in zip(pairs, scales, strict=True))
+
+
+def _wide_blocks(rows: Any) -> Blocks:
+    return [[_wide_array(block) for block in row] for row in rows]
 
 
 def _central_differences(
@@ -341,31 +284,17 @@ def _central_differences(
 
 def _differ(values: dict[str, np.ndarray], error: np.ndarray, rtol: float, atol: float) -> np.ndarray:
     """Where two modes differ, or a mode and a difference by more than that can be trusted."""
-    modes = list(_of_modes(values).values())
+    modes = list(of_modes(values).values())
     scale = max((float(np.max(np.abs(v), where=np.isfinite(v), initial=0)) for v in modes), default=0.0)
     tolerance = atol + rtol * scale
     differ = np.zeros(error.shape, bool)
     for a in modes:
         for b in modes[1:]:
-            differ |= ~_close(a, b, tolerance)
+            differ |= ~close(a, b, tolerance)
         for name in (_DIFFERENCES, _ALONG_I):
             if name in values:
-                differ |= ~_close(a, values[name], tolerance + 4 * error)
+                differ |= ~close(a, values[name], tolerance + 4 * error)
     return differ
-
-
-def _close(a: Any, b: Any, tolerance: Any) -> Any:
-    with np.errstate(invalid="ignore"):
-        return (a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= tolerance)
-
-
-def _of_modes(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in MODES}
-
-
-def _disagree(values: Mapping[str, complex], rtol: float = 1e-9) -> bool:
-    first, *others = values.values()
-    return not all(_close(first, other, rtol * abs(first)) for other in others)
 
 
 def _size(difference: Difference) -> float:
@@ -391,11 +320,3 @@ def _wide_dtype(x: Any) -> Any:
 
 def _named(path: str, x: Any) -> str:
     return f"{path} ({x.dtype if hasattr(x, 'dtype') else type(x).__name__})"
-
-
-def _subscript(index: tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, index))}]" if index else ""
-
-
-def _number(value: complex) -> str:
-    return f"{value:.6g}"
