@@ -186,7 +186,8 @@ def _report(
     found = _differences(problem, outputs, blocks, errors, rtol, atol)
     miscompiled: list[str] = []
     if found:  # is it the modes that differ, or what XLA makes of them?
-        for mode in list(of_modes(blocks)):
+        modes: list[Any] = list(of_modes(blocks))
+        for mode in modes:
             ours = jacobian(problem, everything, mode=mode, holomorphic=holomorphic)
             alone = _wide_blocks(op_by_op(ours, problem.inputs))
             if _apart(blocks[mode], alone, rtol, atol):
