@@ -8,6 +8,7 @@ PYTHON ?= python3
 JAX ?=
 WORKERS ?= 2
 N ?= 2000
+TESTS ?=
 
 ifeq ($(PYTHON),python3)
   SUFFIX :=
@@ -36,9 +37,10 @@ demo: $(VENV)/.has-demo ## Train LeNet-5 on real digits, explain its Jacobians, 
 	$(RUN) -m jaxobian.demo
 
 test: $(VENV)/.has-dev ## Run the tests and the doctests, on WORKERS=2 processes
-	$(RUN) -m pytest -n $(WORKERS)
+	$(RUN) -m pytest -n $(WORKERS) --ignore=tests/test_meshes.py $(TESTS)
+	$(if $(TESTS),,XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8" $(RUN) -m pytest tests/test_meshes.py)
 
-fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs with jax.jacrev
+fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs, in every mode, with JAX run op by op
 	JAXOBIAN_FUZZ=$(N) $(RUN) -m pytest tests/test_fuzz.py
 
 lint: $(VENV)/.has-dev ## Check style, types, and who imports whom

@@ -35,6 +35,12 @@ RESULTS = Path(__file__).parent / "results"
 PRIOR_WEIGHT = 4.0
 # Below this, dispatch is all that is measured.
 SHORTEST = 30e-6
+# Differences below this are dispatch.
+FREE = 20e-6
+# What the constants are of: kinds of work, and a call, which is made once whatever it does.
+CONSTANTS = (*KINDS, "call")
+# Of pairs of candidates that are predicted to differ by a machine's error, so many are in the right order.
+RIGHT = 0.9
 CHUNKS = (None, 32)
 
 
@@ -71,7 +77,7 @@ def measure(scenario: Scenario) -> list[dict[str, Any]]:
                     "name": scenario.name,
                     "mode": mode,
                     "chunk_size": plan.chunk_size,
-                    "work": chosen.cost.work.vector(),
+                    "work": [*chosen.cost.work.vector(), 1.0],
                     "predicted": chosen.cost.seconds,
                     "seconds": seconds,
                 }
@@ -81,8 +87,8 @@ def measure(scenario: Scenario) -> list[dict[str, Any]]:
 
 
 def fit(rows: list[dict[str, Any]], prior: dict[str, float]) -> dict[str, float]:
-    """Seconds a unit of each kind of work: argmin of the squared relative errors, none negative."""
-    known = np.array([prior[kind] for kind in KINDS])
+    """Seconds a unit of each kind of work, and a call: argmin of the squared relative errors, none negative."""
+    known = np.array([prior[kind] for kind in CONSTANTS])
     active = known > 0
     scale = known[active]
     used = [row for row in rows if row["seconds"] > SHORTEST]
@@ -95,13 +101,33 @@ def fit(rows: list[dict[str, Any]], prior: dict[str, float]) -> dict[str, float]
     for _ in range(10):
         weights = 1 / np.sqrt(np.maximum(np.abs(system @ solution - target), 0.3))
         solution, _ = nnls(system * weights[:, None], target * weights)
-    found = dict.fromkeys(KINDS, 0.0)
-    found |= {k: float(f"{x:.2e}") for k, x in zip(np.array(KINDS)[active], solution * scale, strict=True)}
+    found = dict.fromkeys(CONSTANTS, 0.0)
+    found |= {k: float(f"{x:.2e}") for k, x in zip(np.array(CONSTANTS)[active], solution * scale, strict=True)}
     return found
 
 
 def predicted(row: dict[str, Any], seconds: dict[str, float]) -> float:
-    return sum(seconds[kind] * amount for kind, amount in zip(KINDS, row["work"], strict=True))
+    return sum(seconds[kind] * amount for kind, amount in zip(CONSTANTS, row["work"], strict=True))
+
+
+def error(rows: list[dict[str, Any]], seconds: dict[str, float], shortest: float, longest: float) -> float:
+    """The factor between two predictions from which on RIGHT of all pairs are in the right order.
+
+    Args:
+        rows: timings.
+        seconds: the constants.
+        shortest, longest: what the faster one of a pair is predicted to take.
+    """
+    pairs = []
+    for a, b in itertools.combinations(rows, 2):
+        fast, slow = sorted((a, b), key=lambda row: predicted(row, seconds))
+        if a["name"] == b["name"] and a["mode"] != b["mode"] and shortest < predicted(fast, seconds) <= longest:
+            right = fast["seconds"] < slow["seconds"] + FREE
+            pairs.append((predicted(slow, seconds) / predicted(fast, seconds), right))
+    pairs.sort(reverse=True)
+    shares = np.cumsum([right for _, right in pairs]) / np.arange(1, len(pairs) + 1)
+    enough = [ratio for (ratio, _), share in zip(pairs, shares, strict=True) if share >= RIGHT]
+    return round(min(enough, default=2.0), 2)
 
 
 def report(rows: list[dict[str, Any]], seconds: dict[str, float]) -> str:
@@ -183,15 +209,18 @@ def main() -> None:
         return
     platform = jax.devices()[0].platform
     table = json.loads(MACHINES.read_text())
-    before = table[platform]["seconds"]
+    before = table[platform]["seconds"] | {"call": table[platform]["call"]}
     after = fit(rows, before)
     print("before:", report(rows, before))
     print("after: ", report(rows, after))
-    for kind in KINDS:
+    for kind in CONSTANTS:
         print(f"  {kind:12} {before[kind]:.3g} -> {after[kind]:.3g}")
+    short = table[platform]["short"]
+    errors = {"short_error": error(rows, after, 0, short), "error": error(rows, after, short, np.inf)}
+    print(f"predictions are ranked right from a factor of {errors['short_error']} (short), {errors['error']} on")
     if not options.dry_run:
         device = jax.devices()[0].device_kind
-        table[platform]["seconds"] = after
+        table[platform] |= {"call": after.pop("call"), "seconds": after, **errors}
         table[platform]["measured"] = (
             f"benchmarks/calibrate.py, {device}, jax {jax.__version__}, {datetime.date.today()}"
         )

@@ -467,6 +467,13 @@ def test_each_leaf_has_its_own_dtype(mode: str) -> None:
     )
 
 
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "mixed"])
+def test_a_block_that_is_zero_has_its_dtype_too(mode: str) -> None:
+    J = jb.jacobian(lambda x: jnp.ones(2, jnp.float16), mode=mode)(jnp.ones(3))
+    assert J.dtype == jnp.float32
+    assert not J.any()
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_double_precision(mode: str) -> None:
     with jax.enable_x64(True):
@@ -544,7 +551,7 @@ def test_real_and_complex_leaves_together() -> None:
 @pytest.mark.parametrize(
     ("options", "shown"),
     [
-        ({"mode": "forward"}, "'forward'"),
+        ({"mode": "forwards"}, "'forwards'"),
         ({"mode": "rev-first"}, "'rev-first'"),
         ({"mode": None}, "None"),
         ({"format": "csr"}, "'csr'"),

@@ -80,7 +80,7 @@ def test_values(name: str, format: str, chunk_size: int | None, x64) -> None:
 def test_it_is_chosen_where_it_wins() -> None:
     plan = jb.jacobian(burgers).plan(normal(999))
     assert (plan.mode, plan.passes) == ("colored", 3)
-    assert "2,997 of 998,001 elements can be nonzero: 3 colours of columns" in str(plan)
+    assert "2,997 of 998,001 elements can be nonzero: columns in 3 colors" in str(plan)
 
 
 def test_many_unknowns_as_bcoo_where_a_dense_j_would_not_fit() -> None:
@@ -124,7 +124,7 @@ def test_only_reverse_will_do_for_a_custom_vjp() -> None:
     f = lambda x: g(x) + jnp.sin(jnp.roll(x, 1))
     x = normal(30)
     plan = jb.jacobian(f, mode="colored").plan(x)
-    assert "colours of rows" in str(plan)
+    assert "rows in" in str(plan)
     np.testing.assert_allclose(plan(x), jax.jacrev(f)(x), rtol=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_where_all_is_dense_it_says_so(f: Any) -> None:
     plan = jb.jacobian(f).plan(x)
     (option,) = (c for c in plan.candidates if c.mode == "colored")
     assert plan.mode != "colored"
-    assert "colours" in str(option) or "no zeros are known" in str(option)
+    assert " colors, and 20 passes without" in str(option) or "no zeros are known" in str(option)
     np.testing.assert_allclose(jb.jacobian(f, mode="colored")(x), jax.jacfwd(f)(x), rtol=1e-5, atol=1e-6)
 
 
@@ -225,7 +225,7 @@ def test_hessians_of_nothing() -> None:
 def test_arrays_too_large_to_look_at_are_planned_at_once() -> None:
     shape = jax.ShapeDtypeStruct((2**32,), jnp.float32)
     option = jb.jacobian(lambda x: jnp.roll(x, 1)[:100] * x[:100], memory_budget="1e15B").plan(shape).candidates[-1]
-    assert "not looked for in arrays this large" in str(option)
+    assert "skipped: its arrays are large" in str(option)
     wide = lambda x: jnp.sum(jnp.sin(x)[:, None] * jnp.ones((1, 2**26)), 1)
     assert jb.jacobian(wide).plan(jax.ShapeDtypeStruct((64,), jnp.float32)).mode != "colored"
 
@@ -236,7 +236,7 @@ def test_plans_are_drawn(f: Callable[..., Any]) -> None:
     plan = jb.jacobian(f, mode="colored").plan(normal(60))
     texts = [t.get_text() for t in plan.plot().texts if "pass" in t.get_text()]
     assert texts == [
-        f"coloured, {word}, {seeds.passes} pass{'es' * (seeds.passes > 1)}"
+        f"colored, {word}, {seeds.passes} pass{'es' * (seeds.passes > 1)}"
         for seeds in plan.choice.chosen.seeds
         for word in (["reverse", "forward"][seeds.forward],)
     ]

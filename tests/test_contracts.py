@@ -12,6 +12,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 X = jnp.array([0.3, -1.2, 2.0])
 
@@ -333,6 +334,66 @@ def test_varying_axes_inside_shard_map() -> None:
     jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d")))(X, X)
     assert seen == {"x": {"d"}, "w": frozenset(), "cast": {"d"}}
     assert not getattr(getattr(jax.typeof(X), "manual_axis_type", None), "varying", None)  # outside: none
+
+
+def explicit(x: Any) -> Any:
+    """An array on a mesh of one device with an Explicit axis."""
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:1])
+    return jax.device_put(x, NamedSharding(mesh, PartitionSpec("d")))
+
+
+def test_an_explicit_mesh_is_in_the_types_of_arrays() -> None:
+    x = explicit(X)
+    mesh = jax.typeof(x).sharding.mesh
+    assert isinstance(mesh, AbstractMesh)
+    assert mesh.axis_types == (AxisType.Explicit,)
+    assert mesh.update_axis_types({"d": AxisType.Auto}).axis_types == (AxisType.Auto,)
+    assert jax.typeof(X).sharding.mesh == AbstractMesh((), ())
+    assert AbstractMesh((), ()).empty
+
+
+def test_reshard_is_an_equation_that_changes_types_alone() -> None:
+    x = explicit(X)
+    mesh = jax.typeof(x).sharding.mesh
+    auto = NamedSharding(mesh.update_axis_types({"d": AxisType.Auto}), PartitionSpec(*[None] * X.ndim))
+    equation = only(lambda x: jax.sharding.reshard(x, auto), x, name="reshard")
+    assert equation.outvars[0].aval.sharding.mesh == auto.mesh
+    assert len(equation.invars) == len(equation.outvars) == 1
+
+
+def test_an_equation_takes_a_context_and_knows_its_own() -> None:
+    x = explicit(X)
+    with jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh):
+        equation = only(jnp.sin, x, name="sin")
+    with equation.ctx.manager:
+        assert jax.sharding.get_abstract_mesh() == jax.typeof(x).sharding.mesh
+    other = only(jnp.sin, X, name="sin")
+    assert equation.replace(ctx=other.ctx).ctx == other.ctx != equation.ctx
+
+
+def test_a_mesh_with_devices_can_be_put_aside_outside_of_traces() -> None:
+    x = explicit(X)
+    with jax.set_mesh(x.sharding.mesh):
+        assert jax.sharding.get_mesh() == x.sharding.mesh
+        with jax.set_mesh(None):
+            assert jax.sharding.get_mesh().empty
+            assert jax.sharding.get_abstract_mesh().empty
+        with pytest.raises(ValueError, match="outside of"):
+            jax.jit(lambda x: (jax.sharding.get_mesh(), x)[1])(x)
+
+
+def test_changing_axis_types_copies_nothing() -> None:
+    x = explicit(X)
+    mesh = Mesh(x.sharding.mesh.devices, ("d",), axis_types=(AxisType.Auto,))
+    there = jax.device_put(x, NamedSharding(mesh, x.sharding.spec))
+    assert there.unsafe_buffer_pointer() == x.unsafe_buffer_pointer()
+
+
+def test_an_optimization_barrier_keeps_the_argument_of_a_jit() -> None:
+    kept = jax.jit(lambda x: jax.lax.optimization_barrier((jnp.ones(3), x))[0]).lower(X).as_text()
+    dropped = jax.jit(lambda x: jnp.ones(3)).lower(X).as_text()
+    assert "%arg0" in kept
+    assert "%arg0" not in dropped
 
 
 # Loops and donation (_run.py, _seeds.py) --------------------------------------------------------------------

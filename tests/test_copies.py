@@ -12,7 +12,7 @@ import pytest
 from jax import Array
 
 import jaxobian as jb
-from jaxobian._copies import copies
+from jaxobian._copies import surroundings
 from jaxobian.testing._scenario import normal, weights
 
 TRANSFORMS: dict[str, tuple[Callable[[Any], Any], int, int]] = {
@@ -35,7 +35,7 @@ def test_counted(name: str) -> None:
     seen = []
 
     def f(x: Array) -> Array:
-        seen.append(copies((x,)))
+        seen.append(surroundings((x,)).copies)
         return 2 * x
 
     transform(f)(jnp.ones((*(5, 4)[2 - axes :], 3)))
@@ -49,7 +49,7 @@ def test_what_is_closed_over_counts() -> None:
     np.testing.assert_allclose(
         jax.vmap(f, (0, None))(w, x), jax.vmap(lambda w: jnp.diag(w / jnp.cosh(w * x) ** 2))(w), rtol=1e-5
     )
-    assert copies((jnp.ones(3), jnp.arange(3))) == 1
+    assert surroundings((jnp.ones(3), jnp.arange(3))).copies == 1
 
 
 def classifier(x: Array) -> Array:
@@ -67,5 +67,5 @@ def test_products_of_few_rows_are_those_of_one_computation() -> None:
 def test_a_budget_is_that_of_all() -> None:
     J = jb.jacobian(classifier, memory_budget="100kB")
     J(normal(300))
-    with pytest.raises(jb.MemoryBudgetError, match="for each of 50 examples side by side"):
+    with pytest.raises(jb.MemoryBudgetError, match=r"50 examples x .*; the budget is 100.0 kB"):
         jax.vmap(J)(normal(50, 300))

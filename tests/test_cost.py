@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import sparse
 
 import jaxobian as jb
 from jaxobian._cost import ASSUMED_STEPS, KINDS, Work, count, machine, nbytes, not_understood, pass_work, repeated
@@ -24,6 +25,7 @@ def work(f: Callable[..., Any], *args: Any) -> Work:
     return count(program)
 
 
+SPARSE = sparse.BCOO((jnp.ones(4), jnp.array([[0, 0], [1, 2], [4, 1], [4, 2]])), shape=(5, 3))
 A, B = shape(8, 16), shape(16, 32)
 V = shape(100)
 
@@ -42,8 +44,15 @@ V = shape(100)
         (lambda x: x + x, (V,), "arithmetic", 100),
         (lambda x: x[jnp.array([3, 4, 5])], (V,), "gather", 3),
         (lambda x: x.at[jnp.array([3, 4, 5])].add(1.0), (V,), "scatter", 3),
+        (lambda x: x.at[jnp.array([3, 4, 5])].subtract(1.0), (V,), "scatter", 3),
+        (lambda x: jax.lax.top_k(x, 2)[0], (shape(64),), "scatter", 64 * 6 / 4),
         (jnp.sum, (shape(10, 10),), "reduce", 100),
         (lambda x: jnp.sum(x, 1), (shape(10, 10),), "reduce", 100),
+        (lambda x: jnp.sum(x, 1), (shape(10, 1),), "reduce", 0),
+        (lambda x: jnp.linalg.cholesky(x, symmetrize_input=False), (shape(9, 9),), "solve", 9**3 / 3),
+        (lambda a, b: jax.lax.linalg.triangular_solve(a, b, left_side=True), (shape(9, 9), shape(9, 4)), "solve", 324),
+        (lambda x: jnp.fft.fft(x), (shape(5, 16, dtype=jnp.complex64),), "solve", 5 * 16 * 4),
+        (lambda m: SPARSE @ m, (shape(3, 2),), "scatter", 4 * 2),
     ],
 )
 def test_counts_by_hand(f: Callable[..., Any], args: tuple[Any, ...], kind: str, amount: float) -> None:
@@ -176,8 +185,45 @@ def test_what_is_held_at_once() -> None:
     assert passes(chain, shape(10), 4).together == 4 * (30 + 20)
     fused = lambda t: jnp.sin(t @ jnp.ones((10, 30))) * 2 @ jnp.ones((30, 5))
     assert passes(fused, shape(10), 4).together == passes(lambda t: chain(t), shape(10), 4).together - 4 * 20 + 4 * 30
-    twice = lambda t: (lambda h: (h @ jnp.ones((30, 20)) @ jnp.ones((20, 30)) + h).sum())(t @ jnp.ones((10, 30)))
-    assert passes(twice, shape(10), 4).together == 4 * (30 + 20 + 30)  # h waits for the sum
+    twice = lambda t: (lambda h: (h @ jnp.ones((30, 20)) @ jnp.ones((20, 30)) + h)[:3].sum())(t @ jnp.ones((10, 30)))
+    assert passes(twice, shape(10), 4).together == 4 * (30 + 20 + 30)  # h waits for the short sum
+    long = lambda t: (lambda h: (h @ jnp.ones((30, 20)) @ jnp.ones((20, 30)) + h).sum())(t @ jnp.ones((10, 30)))
+    assert passes(long, shape(10), 4).together == 4 * (30 + 30 + 30)  # a long one reads what it sums from memory
+
+
+def test_what_is_made_again_wherever_it_is_read() -> None:
+    """One-hot vectors are compared by each equation that reads them; differences of all pairs are taken by each."""
+
+    def again(f: Callable[..., Any], n: int = 10) -> float:
+        return passes(f, shape(n), 4).each.again
+
+    once = again(lambda t: t * jnp.arange(10.0))
+    assert once > 0
+    assert again(lambda t: t * jnp.arange(10.0) + t[::-1] * 2) > once
+    pairs = lambda t: t[:, None] - t[None]
+    squared, both = lambda t: pairs(t) ** 2 * 3, lambda t: pairs(t) * jnp.ones((10, 10)) + pairs(t) ** 2
+    assert again(squared) > 10 * once
+    assert again(lambda t: (lambda d: jnp.sin(d) + d)(pairs(t))) > again(lambda t: jnp.sin(pairs(t)))
+    assert again(both) > again(squared)
+    assert passes(lambda t: t * 2, shape(10), 4).each.flops == 10  # they are no arithmetic of the user's
+
+
+def test_long_reductions_read_what_they_sum_from_memory() -> None:
+    each = {n: passes(lambda t: (t * 2).reshape(-1, n).sum(1), shape(240), 4).each.bytes for n in (3, 80)}  # noqa: B023
+    assert each[80] > 2 * 4 * 240 > each[3]
+
+
+def test_updates_next_to_each_other_are_scattered_together() -> None:
+    apart = work(lambda x: jnp.zeros(9).at[jnp.array([3, 4])].add(x), shape(2)).scatter
+    assert apart == 2
+    assert work(lambda x: jnp.zeros((9, 6)).at[jnp.array([3, 4])].add(x), shape(2, 6)).scatter == apart
+
+
+def test_loops_take_what_their_steps_read_and_write() -> None:
+    step = lambda c, x: (jnp.sin(c), None)
+    plain = work(lambda x: jax.lax.scan(step, x, None, 20)[0], shape(5)).equations
+    stacked = work(lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c), c), x, None, 20), shape(5)).equations
+    assert 20 <= plain < stacked
 
 
 def test_what_is_computed_anew_by_every_pass_that_reads_it() -> None:
@@ -186,8 +232,9 @@ def test_what_is_computed_anew_by_every_pass_that_reads_it() -> None:
         return repeated(program, of(program)).arithmetic
 
     last = lambda p: p.outputs[-1:]
-    assert anew(lambda x: (x, jnp.cos(x)), last) == 100 * 10
-    assert anew(lambda x: (x, jnp.cos(2 * x)), last) == 100 * (10 + 1)
+    assert anew(lambda x: (x, jnp.exp(x)), last) == 100 * 10
+    assert anew(lambda x: (x, jnp.exp(2 * x)), last) == 100 * (10 + 1)
+    assert anew(lambda x: (x, jnp.cos(x)), last) == 100 * 100
     y = jnp.tanh
     assert anew(lambda x: (y(x) @ jnp.ones((100, 3)), 1 - y(x) * y(x)), last) == 100 * (10 + 10 + 2)
     kept = lambda x: (lambda t: (t @ jnp.ones((100, 3)), 1 - t * t))(y(x))

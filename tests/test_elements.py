@@ -189,6 +189,39 @@ def test_where_elements_go_does_not_depend_on_their_dtype(dtype: Any) -> None:
         np.testing.assert_array_equal(jb.sparsity(f, jnp.ones(600, dtype)).todense(), J != 0)
 
 
+# What f makes of a complex constant whose zeros are known: purely imaginary, real, and mixed ones.
+COMPLEX: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "matrix times vector": lambda xp, c, z: xp.diag(c) @ z,
+    "vector times matrix": lambda xp, c, z: z @ (xp.roll(xp.diag(c), 1, 0) + xp.diag(c)),
+    "batched product": lambda xp, c, z: jnp.einsum("bij,bj->bi", xp.stack([xp.diag(c[:3])] * 4), z.reshape(4, 3)),
+    "convolution": lambda xp, c, z: lax.conv_general_dilated(
+        z[None, None], xp.stack([c[:3], 0 * c[:3]])[:, None], (1,), "SAME"),
+    "factor": lambda xp, c, z: c * (c != 0) * z,
+    "matrix of real parts": lambda xp, c, z: xp.diag(c).real @ z.imag + (xp.diag(c).imag @ z.real) * 1j,
+    "matrix made complex": lambda xp, c, z: (xp.diag(c.imag) * 1j) @ z,
+    "select": lambda xp, c, z: jnp.where(xp.diag(c) != 0, xp.diag(c) * z, 0).sum(1),
+    "scattered": lambda xp, c, z: jnp.zeros((N, N), z.dtype).at[jnp.arange(N), jnp.arange(N)].set(jnp.asarray(c)) @ z,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+@pytest.mark.parametrize("whose", ["made by f", "NumPy's", "JAX's"])
+def test_complex_constants_keep_their_imaginary_part(name: str, whose: str) -> None:
+    c = np.array([1j, -2j, 0, 1, 1 + 1j, 0, 3j, -1j, 2, 1j, -1, 1j], np.complex64)
+    closed = jnp.asarray(c)
+
+    def f(x: Array) -> Array:
+        given = {"made by f": jnp.asarray(c.real) + 1j * jnp.asarray(c.imag), "NumPy's": c, "JAX's": closed}[whose]
+        made = COMPLEX[name](np if whose == "NumPy's" else jnp, given, x * jnp.exp(1j * x)).reshape(-1)
+        return jnp.concatenate([made.real, made.imag])
+
+    true = jax.jacfwd(f)(X)
+    assert not ((np.asarray(true) != 0) & ~jb.sparsity(f, X).todense()).any(), "a nonzero is missing"
+    for mode, format in (("auto", "dense"), ("colored", "dense"), ("fwd", "dense"), ("auto", "bcoo")):
+        J: Any = jb.jacobian(f, mode=mode, format=format)(X)
+        np.testing.assert_allclose(J.todense() if format == "bcoo" else J, true, atol=1e-5, err_msg=mode)
+
+
 def test_several_arguments_and_outputs() -> None:
     f = lambda tree, y: {"a": tree["x"] * y[:3], "b": (y[1:], tree["x"].sum())}
     tree, y = {"x": normal(3)}, normal(5)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
+from jaxobian._layout import is_concrete
 from jaxobian._linear import (
     LinearProgram,
     Program,
     _linearize,
     active_variables,
     identity,
-    is_concrete,
     obstructions,
     program_of,
     pullback,

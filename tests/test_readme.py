@@ -24,10 +24,35 @@ def script(name: str) -> ModuleType:
     return module
 
 
+# Predictions may move a little; what moves further is to be printed anew.
+DRIFT = 1.25
+PREDICTED = re.compile(r"(\d[\d.,]*)( [kMGT]?FLOP| [kMGT]?B\b| [mu]?s\b|x slower)")
+SCALES = {"u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
 def words(text: str) -> list[str]:
-    """The text without numbers, their units, and spaces: those depend on the machine."""
-    text = re.sub(r"\d[\d.,]*( [kMGT]?(FLOP|B)\b| [mu]?s\b|x slower)?", "#", text)
-    return text.replace("about as fast", "#").split()
+    """The text without what is predicted, and spaces."""
+    return PREDICTED.sub("#", text.replace("about as fast", "1x slower")).split()
+
+
+def predictions(text: str) -> list[float]:
+    """What is predicted, in bytes, operations, seconds, and times."""
+    found = PREDICTED.findall(text.replace("about as fast", "1x slower"))
+    return [float(number.replace(",", "")) * SCALES.get(unit[1], 1.0) for number, unit in found]
+
+
+def has_drifted(printed: str, text: str) -> bool:
+    pairs = zip(predictions(printed), predictions(text), strict=True)
+    return any(not 1 / DRIFT <= a / b <= DRIFT for a, b in pairs)
+
+
+def test_drift_is_noticed() -> None:
+    line = "reverse, 10 passes  1.57 MFLOP  peak 75.5 kB  predicted 26 us, others 3.1x slower and about as fast"
+    assert predictions(line) == pytest.approx([1.57e6, 75.5e3, 26e-6, 3.1, 1.0])
+    assert words(line) == words(line.replace("1.57", "3.2")) != words(line.replace("10 passes", "11 passes"))
+    assert not has_drifted(line, line.replace("26 us", "25 us").replace("and about as fast", "and 1.1x slower"))
+    for old, new in (("1.57", "3.2"), ("kB", "MB"), ("26 us", "40 us"), ("3.1x", "4x"), ("about as fast", "2x slower")):
+        assert has_drifted(line, line.replace(old, new))
 
 
 def test_the_code_runs_and_prints_what_it_says(
@@ -44,6 +69,7 @@ def test_the_code_runs_and_prints_what_it_says(
             printed = capsys.readouterr().out
         elif language == "text":
             assert words(printed) == words(text)
+            assert not has_drifted(printed, text), printed
             compared += 1
     assert compared == 5
     assert names["J"].shape == (10, 28, 28, 1)

@@ -122,7 +122,7 @@ def test_a_relu_before_a_pool_is_looked_up_at_the_winner() -> None:
     f = lambda x: max_pool(jax.nn.relu(x)).reshape(len(x), -1) @ mix
     for mode in ("fwd", "rev"):
         J = jb.batch_jacobian(f, mode=mode)
-        assert mode == "fwd" or "max-pool gradient -> a mask" in str(J.plan(images))
+        assert mode == "fwd" or "max-pool gradient -> mask of the winners" in str(J.plan(images))
         expected = jax.vmap(jax.jacrev(lambda x: f(x[None])[0]))(images)
         np.testing.assert_allclose(J(images), expected, rtol=1e-5, atol=1e-6)
 
@@ -271,7 +271,7 @@ def test_parameters_of_dense_layers() -> None:
         return x
 
     J = jb.batch_jacobian(apply, in_axes=(None, 0))
-    assert "outer products -> " in str(J.plan(layers, x))
+    assert "weight gradients -> elementwise outer product" in str(J.plan(layers, x))
     expected = jax.vmap(jax.jacrev(lambda layers, x: apply(layers, x[None])[0]), (None, 0))(layers, x)
     for actual, block in zip(J(layers, x), expected, strict=True):
         np.testing.assert_allclose(actual, block, rtol=1e-4, atol=1e-6)
@@ -303,7 +303,7 @@ def test_the_plan_says_what_was_replaced_and_rewrite_false_leaves_all_as_it_is()
     images = uniform(8, 24, 24, 1)
     plan = jb.batch_jacobian(network).plan(images)
     said = [line for line in str(plan).splitlines() if "->" in line and "f32" not in line]
-    assert any("max-pool gradient -> a mask" in line for line in said)
+    assert any("max-pool gradient -> mask of the winners" in line for line in said)
     assert said[0].split()[0] == "rewritten"
     plain = jb.batch_jacobian(network, rewrite=False).plan(images)
     assert not plain.choice.chosen.rewrites
@@ -386,8 +386,8 @@ def test_classifiers(jitted: bool, chunk_size: int | None) -> None:
     x = normal(300)
     J = jb.jacobian(classifier, chunk_size=chunk_size)
     plan = J.plan(x)
-    assert any("few-row" in what for what, _, _ in plan.choice.chosen.rewrites)
-    assert "few-row products -> " in str(plan)
+    assert any("skinny matmul" in what for what, _, _ in plan.choice.chosen.rewrites)
+    assert "skinny matmuls -> weights first" in str(plan)
     assert "optimization_barrier" in str(jax.make_jaxpr(J)(x))  # what the plan says is what runs
     assert not jb.jacobian(classifier, rewrite=False).plan(x).choice.chosen.rewrites
     np.testing.assert_allclose((jax.jit(J) if jitted else J)(x), jax.jacrev(classifier)(x), rtol=1e-4, atol=1e-5)

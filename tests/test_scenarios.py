@@ -85,7 +85,7 @@ def test_equals_jax(scenario: Scenario, mode: str, chunk_size: int | None) -> No
         try:
             assert_same(compute(*args), expected)
         except jb.ModeError as error:  # nothing is narrow, or examples are not kept apart there
-            if "cut" not in str(error):
+            if not any(word in str(error) for word in ("bottleneck", "cut", "J is zero")):
                 raise
     elif mode == "mixed":
         assert_same(compute(*args), expected)

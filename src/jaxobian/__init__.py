@@ -13,11 +13,33 @@ from ._api import hessian as hessian
 from ._api import jacobian as jacobian
 from ._api import sparsity as sparsity
 from ._api import value_and_jacobian as value_and_jacobian
+from ._cache import clear_cache as clear_cache
 from ._errors import BatchCouplingError as BatchCouplingError
 from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError
 from ._errors import PlanMismatchError as PlanMismatchError
-from ._plan import Plan as Plan
+from ._report import Plan as Plan
+from ._strategies import Candidate as Candidate
+from ._strategies import Impossible as Impossible
 from ._structure import Pattern as Pattern
 
 __version__ = "0.1.0"
+
+# What help() lists.
+__all__ = [
+    "BatchCouplingError",
+    "Candidate",
+    "Impossible",
+    "JacobianFunction",
+    "MemoryBudgetError",
+    "ModeError",
+    "Pattern",
+    "Plan",
+    "PlanMismatchError",
+    "batch_jacobian",
+    "clear_cache",
+    "hessian",
+    "jacobian",
+    "sparsity",
+    "value_and_jacobian",
+]

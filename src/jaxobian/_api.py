@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,17 +12,23 @@ import jax
 import jax.numpy as jnp
 
 from ._batch import Batch
-from ._call import Options, Traced, kept
-from ._copies import copies
+from ._bound import BoundFunction
+from ._cache import kept
+from ._call import Format, Mode, Options, Traced
+from ._compiler import warn_of
+from ._copies import surroundings
 from ._explain import describe_structure, title_of
-from ._layout import Argnums, is_flax_module
-from ._linear import is_concrete, walk
-from ._plan import Plan, make_plan
+from ._layout import Argnums, flax_advice, in_words, is_concrete, is_flax_module
+from ._linear import our_settings, walk
+from ._plain import plain
 from ._planned import PlannedRun
-from ._run import executable
+from ._report import Plan, Source, make_plan
+from ._run import executable, values_alone
 from ._shared import Examples, MappedRun, shares
 from ._strategies import pattern
 from ._structure import Pattern, structure
+from ._tracebacks import entry, innermost, stands_for
+from ._words import counted
 
 # Public functions -------------------------------------------------------------------------------------------------
 
@@ -31,34 +36,35 @@ from ._structure import Pattern, structure
 def jacobian(
     f: Callable[..., Any],
     argnums: Argnums = 0,
-    *,
-    mode: str = "auto",
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
-    format: str = "dense",
+    *,
+    mode: Mode = "auto",
+    format: Format = "dense",
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
     rewrite: bool = True,
 ) -> JacobianFunction:
-    """The Jacobian of `f`, in the mode that is fastest for it.
+    """The Jacobian of `f`, in the mode that is predicted to be fastest for it.
 
-    J[i, j] = dy_i / dx_j for y = f(x).
+    J[i, j] = dy_i / dx_j for y = f(x). The first five parameters are those of `jax.jacfwd` and `jax.jacrev`.
 
     Args:
         f: a function of arrays, or pytrees of them, to an array or a pytree of them.
         argnums: which positional argument, or arguments, to differentiate with respect to.
-        mode: "auto", or to force one: "fwd" (a tangent for each input), "rev" (a cotangent for each output), "mixed"
-            (f is cut where it is narrow, and each part takes its own mode), or "colored" (elements of a sparse J that
-            cannot meet share a pass, and those that are the same for every x take none).
         has_aux: f returns a pair (y, aux); aux is not differentiated and returned beside J.
         holomorphic: f is promised to be holomorphic, complex to complex.
         allow_int: let integer arguments pass; their blocks of J are zeros of their own dtype, as `jax.jacrev`'s.
+        mode: "auto", or to force one: "fwd" or "forward" (a JVP for each input), "rev" or "reverse" (a VJP for each
+            output), "mixed" (f is cut at its bottlenecks, and each part takes its own mode), or "colored" (columns or
+            rows of a sparse J that do not overlap share a JVP or VJP; entries that do not depend on x take none).
         format: "dense", or "bcoo" for `jax.experimental.sparse.BCOO` leaves.
-        chunk_size: passes run at once; None lets memory and speed decide. The answer does not depend on it.
+        chunk_size: how many passes (JVPs or VJPs) run at once; None lets memory and speed decide. The answer does not
+            depend on it.
         memory_budget: bytes that may be allocated, as a number or as text such as "4GB"; None means half of what
             the device has free. Copies that `jax.vmap` makes of the call share it.
-        rewrite: let slow linear operations, such as max-pooling's gradient, be replaced by faster equals; values may
+        rewrite: replace slow linear operations, such as max-pooling's gradient, by faster equivalents; values may
             differ in the last digits, and where f's derivatives are infinite or NaN, more of J may be NaN.
 
     Returns:
@@ -88,7 +94,19 @@ def jacobian(
     )
 
 
-def value_and_jacobian(f: Callable[..., Any], argnums: Argnums = 0, **options: Any) -> Callable[..., Any]:
+def value_and_jacobian(
+    f: Callable[..., Any],
+    argnums: Argnums = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    mode: Mode = "auto",
+    format: Format = "dense",
+    chunk_size: int | None = None,
+    memory_budget: int | float | str | None = None,
+    rewrite: bool = True,
+) -> Callable[..., tuple[Any, Any]]:
     """A function that returns f's value and its Jacobian, f traced once; short for `jacobian(f, ...).with_value`.
 
     (y, J) with J[i, j] = dy_i / dx_j.
@@ -96,10 +114,20 @@ def value_and_jacobian(f: Callable[..., Any], argnums: Argnums = 0, **options: A
     Args:
         f: as for `jacobian`.
         argnums: as for `jacobian`.
-        **options: as for `jacobian`.
+        has_aux: as for `jacobian`.
+        holomorphic: as for `jacobian`.
+        allow_int: as for `jacobian`.
+        mode: as for `jacobian`.
+        format: as for `jacobian`.
+        chunk_size: as for `jacobian`.
+        memory_budget: as for `jacobian`.
+        rewrite: as for `jacobian`.
 
     Returns:
         A function with f's arguments that returns `(y, J)`, or `((y, aux), J)` with `has_aux`.
+
+    Raises:
+        ValueError: as for `jacobian`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -108,20 +136,23 @@ def value_and_jacobian(f: Callable[..., Any], argnums: Argnums = 0, **options: A
         >>> print(y, J.diagonal())
         [1. 9.] [2. 6.]
     """
-    return jacobian(f, argnums, **options).with_value
+    return jacobian(
+        f, argnums, has_aux, holomorphic, allow_int,
+        mode=mode, format=format, chunk_size=chunk_size, memory_budget=memory_budget, rewrite=rewrite,
+    ).with_value  # fmt: skip
 
 
 def batch_jacobian(
     f: Callable[..., Any],
     argnums: Argnums = 0,
-    *,
-    in_axes: Any = 0,
-    out_axes: Any = 0,
-    mode: str = "auto",
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
-    format: str = "dense",
+    *,
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    mode: Mode = "auto",
+    format: Format = "dense",
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
     rewrite: bool = True,
@@ -130,25 +161,25 @@ def batch_jacobian(
     """The Jacobian of every example of a batch, for a function that maps a batch to a batch.
 
     J[b, i, j] = dy[b]_i / dx[b]_j. All examples share a pass, so a batch takes as many passes as one example. f is
-    called with the whole batch; that it mixes no examples is proved, or an error names what mixes them.
+    called with the whole batch; that no example influences another is verified, or an error names what couples them.
 
     Args:
         f: a function of a batch to a batch, such as a model's `apply`.
         argnums: which positional argument, or arguments, to differentiate with respect to.
-        in_axes: the batch axis of the differentiated arguments, as for `jax.vmap`; what it says of the other
-            arguments is not looked at. None for a differentiated argument that all examples share, such as parameters:
-            then it must say for every argument where its batch is, and f must take a batch of any size and give each
-            example what it gives a batch of that example alone (no division by the size of the batch).
-        out_axes: the batch axis of f's outputs, as for `jax.vmap`.
-        mode: as for `jacobian`.
         has_aux: as for `jacobian`.
         holomorphic: as for `jacobian`.
         allow_int: as for `jacobian`.
-        format: as for `jacobian`; "dense" alone where examples share an argument.
+        in_axes: the batch axis of the differentiated arguments, as for `jax.vmap`; ignored for other arguments.
+            None for a differentiated argument that all examples share, such as parameters: `in_axes=(None, 0)` for
+            `apply(params, x)`. It must then say for every argument where its batch is, and f must take a batch of any
+            size and give each example what it gives a batch of that example alone (no division by the batch size).
+        out_axes: the batch axis of f's outputs, as for `jax.vmap`.
+        mode: as for `jacobian`.
+        format: as for `jacobian`; "bcoo" is not supported with `in_axes=None` for a differentiated argument.
         chunk_size: as for `jacobian`.
         memory_budget: as for `jacobian`.
         rewrite: as for `jacobian`.
-        independent: your word that no example influences another, where that cannot be proved, as by parameters of
+        independent: you assert that no example influences another, where that cannot be verified, as by parameters of
             examples that are integers. If it is wrong, so is J: each block is then the sum over the batch.
 
     Returns:
@@ -156,8 +187,8 @@ def batch_jacobian(
 
     Raises:
         ValueError: an argument or an output has no such batch axis, or batch sizes differ.
-        BatchCouplingError: on a call, where examples influence each other, or that they do not could not be proved;
-            it names the operation and its line.
+        BatchCouplingError: on a call, where examples influence each other, or where that they do not could not be
+            verified; it names the operation and its line.
 
     Example:
         >>> import jax.numpy as jnp
@@ -176,12 +207,12 @@ def batch_jacobian(
 def hessian(
     f: Callable[..., Any],
     argnums: Argnums = 0,
-    *,
-    mode: str = "auto",
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
-    format: str = "dense",
+    *,
+    mode: Mode = "auto",
+    format: Format = "dense",
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
     rewrite: bool = True,
@@ -193,10 +224,10 @@ def hessian(
     Args:
         f: as for `jacobian`; usually with one output.
         argnums: as for `jacobian`.
-        mode: the mode of the outer Jacobian.
         has_aux: as for `jacobian`.
         holomorphic: as for `jacobian`.
         allow_int: as for `jacobian`.
+        mode: the mode of the outer Jacobian.
         format: as for `jacobian`.
         chunk_size: as for `jacobian`, of the outer Jacobian.
         memory_budget: as for `jacobian`.
@@ -217,12 +248,13 @@ def hessian(
     return HessianFunction(f, outer)
 
 
+@entry
 def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: Any) -> Pattern:
     """Which elements of f's Jacobian can be nonzero, for any values of arguments of these shapes.
 
-    The pattern is sound: what it leaves out is zero. It may hold more than is nonzero at one place: what depends on
-    values (an index, a condition) is taken for any value, and what is not understood for dense. Index arrays and
-    NumPy's matrices that f closes over are a part of f; JAX's arrays of real numbers are not, for weights change.
+    The pattern is conservative: what it leaves out is zero. It may hold more than is nonzero at one x: what depends on
+    values (an index, a condition) may be any value, and unknown primitives count as dense. Index arrays and NumPy
+    arrays that f closes over are a part of f; JAX arrays of real numbers are not, for weights change.
 
     Args:
         f: as for `jacobian`.
@@ -247,27 +279,42 @@ def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: 
     """
     _check_callable(f)
     traced = Traced.of(f, Options(argnums, allow_int=True), args, kwargs, as_plan=True)
-    return pattern(structure(traced.program), traced.inputs, traced.outputs)
+    with our_settings():
+        return pattern(structure(traced.program), traced.inputs, traced.outputs)
 
 
 # The callable object ----------------------------------------------------------------------------------------------
 
 
 class JacobianFunction:
-    """A function that returns the Jacobian of f. Made by `jacobian`; keeps f's name and documentation."""
+    """A function that returns the Jacobian of f. Made by `jacobian`; keeps f's name and documentation.
 
-    _what = "jacobian"
+    As an attribute of a class it is a method, as what `jax.jacfwd` returns is.
+    """
 
     def __init__(self, f: Callable[..., Any], options: Options):
         _check_callable(f)
         functools.update_wrapper(self, f, updated=())  # f may have attributes of the same names as ours
         self._f = f
         self._options = options
+        self._made_from = f, options
 
     def __repr__(self) -> str:
-        return f"jaxobian.{self._what}({_name(self._f)})"
+        return f"jaxobian.{self._verb}({_name(self._made_from[0])})"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __reduce__(self) -> Any:
+        return type(self), self._made_from
+
+    def __get__(self, bound_to: Any, owner: Any = None) -> Any:
+        return self if bound_to is None else BoundFunction(self, bound_to)
+
+    @property
+    def _verb(self) -> str:
+        """The public function that made this."""
+        return "jacobian" if self._options.batch is None else "batch_jacobian"
+
+    @entry
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """J at the arguments; with `has_aux`, `(J, aux)`."""
         _, aux, J = self._compute(args, kwargs, value=False)
         return self._result(J, aux)
@@ -275,12 +322,14 @@ class JacobianFunction:
     def _result(self, J: Any, aux: Any) -> Any:
         return (J, aux) if self._options.has_aux else J
 
-    def with_value(self, *args: Any, **kwargs: Any) -> Any:
+    @entry
+    def with_value(self, /, *args: Any, **kwargs: Any) -> Any:
         """f's value and J: `(y, J)`; with `has_aux`, `((y, aux), J)`."""
         y, aux, J = self._compute(args, kwargs, value=True)
         return ((y, aux), J) if self._options.has_aux else (y, J)
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    @entry
+    def plan(self, /, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would run, and why; nothing runs.
 
         Args:
@@ -293,30 +342,34 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
         if not traced.xs:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
-        choice = traced.choose(self._settled(traced), traced.values)
+        choice = traced.choose(self._settled(traced), traced.device, traced.values)
         run = PlannedRun(traced, choice, self._options, kwargs, self._result)
-        title = title_of(_name(self._f), _where(self._f), traced.program.in_avals, traced.program.out_avals, self._what)
-        structure = describe_structure(choice.problem, choice.chosen, on_word=self._options.independent)
-        return make_plan(title, structure, choice, run)
+        f, program = self._made_from[0], traced.program
+        title = title_of(_name(f), _where(f), program.in_avals, program.out_avals, self._verb)
+        structure = describe_structure(choice.problem, choice.candidates, asserted=self._options.independent)
+        return make_plan(title, structure, choice, run, Source(self, args, kwargs))
 
     def _compute(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
     ) -> tuple[Any, Any, Any]:
         """y where asked for, aux, J."""
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return plain(self._f, self._options, args, kwargs)
         traced = Traced.of(self._f, self._options, args, kwargs)
+        warn_of(traced.device)
         options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
-        options = replace(options, copies=max(options.copies, copies((*operands, *xs))))
+        around = surroundings((*operands, *xs))
+        options = replace(options, copies=max(options.copies, around.copies))
         if not xs:  # nothing to differentiate: empty trees, or integers alone
-            ys, aux, _ = traced.program.evaluate(operands, xs)
-            results = ([[] for _ in ys], ys, aux)
-        elif all(map(is_concrete, (*operands, *xs))):
-            results = kept(traced, options, value)(operands, xs)
-        elif mapped:
-            results = kept(traced, options, value, mapped=True)(operands, xs)
+            run = values_alone(traced.program)
+        elif around.traced and not mapped:
+            run = executable(traced.choose(options, traced.device), value, options.format)
         else:
-            results = executable(traced.choose(options), value, options.format)(operands, xs)
-        return traced.deliver(*results, options)
+            # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
+            mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
+            run = kept(traced, options, value, mapped=mapped)
+        return traced.deliver(*traced.placement.run(run, operands, xs), options)
 
     def _settled(self, traced: Traced) -> Options:
         """The options, once a call has been traced."""
@@ -329,17 +382,25 @@ class SharedFunction(JacobianFunction):
     def __init__(self, f: Callable[..., Any], options: Options):
         super().__init__(f, options)
         if options.format != "dense":
-            raise ValueError('format="bcoo" is not to be had where examples share an argument: use "dense".')
+            raise ValueError(
+                f'format="{options.format}" is not supported with in_axes=None for a differentiated argument; '
+                'use "dense".'
+            )
         self._examples = Examples(f, options)
 
-    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+    @entry
+    def plan(self, /, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would run for each example, and why; see `JacobianFunction.plan`."""
         self._examples.check(args, kwargs)
         plan = self._one(args).plan(*self._examples.sliced(args), **kwargs)
+        number = self._examples.size(args)
         where = f" ({place})" if (place := _where(self._f)) else ""
         ends = plan.title.partition(": ")[2]
-        title = f"each example of jacobian of {_name(self._f)}{where}: {ends}"
-        return replace(plan, title=title, _run=MappedRun(self._examples, plan))
+        title = f"{self._verb} of {_name(self._f)}{where}: {ends}, for each of {counted(number, 'example')}"
+        structure = describe_structure(plan.choice.problem, plan.choice.candidates, examples=number)
+        run = MappedRun(self._examples, plan._run, number)
+        checked = SharedFunction(self._f, replace(self._options, independent=True))
+        return make_plan(title, structure, plan.choice, run, Source(checked, args, kwargs), number)
 
     def _compute(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
@@ -359,7 +420,8 @@ class SharedFunction(JacobianFunction):
 
     def _one(self, args: Sequence[Any]) -> JacobianFunction:
         """The Jacobian of one example of these."""
-        return JacobianFunction(self._examples.one, self._examples.alone(args))
+        one = stands_for(self._f)(lambda *args, **kwargs: self._examples.one(*args, **kwargs))
+        return JacobianFunction(one, self._examples.alone(args))
 
 
 def _arrays(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
@@ -393,32 +455,37 @@ class _Gradient(JacobianFunction):
 class HessianFunction(JacobianFunction):
     """A function that returns the Hessian of f. Made by `hessian`."""
 
-    _what = "hessian"
+    @property
+    def _verb(self) -> str:
+        return "hessian"
 
     def __init__(self, f: Callable[..., Any], options: Options):
         inner = _Gradient(f, replace(options, mode="auto", prefer_reverse=True, format="dense", chunk_size=None))
         self._gradient = inner
 
-        @functools.wraps(f)
+        @stands_for(f)
         def gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
             value, J = inner.with_value(*args, **kwargs)
             return jax.tree.map(_as_inexact, J), value
 
         super().__init__(gradient, replace(options, has_aux=True))
         functools.update_wrapper(self, f, updated=())
+        self._made_from = f, options
         self._has_aux = options.has_aux
 
     def _settled(self, traced: Traced) -> Options:
         return replace(self._options, symmetric=not self._gradient.has_rules)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @entry
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """H at the arguments; with `has_aux`, `(H, aux)`."""
         return super().__call__(*args, **kwargs)
 
     def _result(self, J: Any, aux: Any) -> Any:
         return (J, aux[1]) if self._has_aux else J  # our aux is f's value, and with it f's own aux
 
-    def with_value(self, *args: Any, **kwargs: Any) -> Any:
+    @entry
+    def with_value(self, /, *args: Any, **kwargs: Any) -> Any:
         """f's value and H: `(y, H)`; with `has_aux`, `((y, aux), H)`."""
         _, value, H = self._compute(args, kwargs, value=False)
         return value, H
@@ -433,21 +500,22 @@ def _check_callable(f: Any) -> None:
     if is_flax_module(f):
         raise TypeError(
             f"expected a pure function, got a model object of type {type(f).__name__}. Use\n"
-            "    import jaxobian.flax\n"
-            "    apply, params = jaxobian.flax.functional(model)\n"
-            "    jacobian(apply, argnums=1)(params, x)   # by the input; argnums=0 by the parameters"
+            f"{flax_advice(f)}\n"
+            "    jacobian(apply, argnums=1)(params, x)   # with respect to x; argnums=0: to the parameters"
         )
     if not callable(f):
-        raise TypeError(f"expected a function, got {f!r} of type {type(f).__name__}.")
+        raise TypeError(f"expected a function, got {in_words(f)}.")
 
 
 def _name(f: Any) -> str:
+    while isinstance(f, functools.partial):
+        f = f.func
     return getattr(f, "__name__", None) or type(f).__name__
 
 
 def _where(f: Any) -> str:
     try:
-        code = inspect.unwrap(f).__code__
+        code = innermost(f).__code__
     except AttributeError:
         return ""
     if code.co_filename.startswith(os.path.dirname(__file__)):

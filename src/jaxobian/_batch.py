@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from ._layout import Arguments, as_array, describe
+from ._words import listed
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,49 @@ def batch_of(arguments: Arguments, in_axes: Any) -> tuple[tuple[int, ...], dict[
         leaf, path = arguments.leaves[slot], arguments.paths[slot]
         if axis is None:
             raise ValueError(
-                f"in_axes says that {path} has no batch axis. Differentiate by it with "
-                "jax.vmap(jaxobian.jacobian(one), in_axes=(None, 0)), where one is the function of one example."
+                f"in_axes={in_axes!r} says that {path} has no batch axis. Where all examples share an argument, "
+                f"in_axes must be a tuple that says for every argument where its batch is: {_sharing(arguments)}."
             )
         found.append(axis_of(axis, leaf, path, "in_axes"))
     sizes = {leaf.shape[axis] for leaf, axis in zip(arguments.leaves, found, strict=True)}
     if len(sizes) > 1:
-        shown = ", ".join(
+        shown = [
             f"{path} {describe(leaf)} along axis {axis}"
             for path, leaf, axis in zip(arguments.paths, arguments.leaves, found, strict=True)
-        )
+        ]
         raise ValueError(
-            f"batch sizes differ between differentiated arguments: {shown}. If some of them hold parameters, "
-            "differentiate by the others: argnums=1 for apply(params, x)."
+            f"batch sizes differ between differentiated arguments: {listed(shown)}. If all examples share them, as "
+            f"parameters are, say so: {_sharing(arguments)}."
         )
     return tuple(found), inert, sizes.pop() if sizes else 0
 
 
-def output_axes(tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes: Any, size: int) -> tuple[int, ...]:
-    """The batch axis of each output leaf.
+def sharing_hint(arguments: Arguments) -> str:
+    """What to do if examples share what is differentiated; nothing where no other argument could hold them."""
+    if len(arguments.args) < 2 or not arguments.paths:
+        return ""
+    return f" If all examples share {arguments.paths[0]}, as parameters are, say so: {_sharing(arguments)}."
+
+
+def _sharing(arguments: Arguments) -> str:
+    """The `in_axes` by which all examples share what is differentiated: in_axes=(None, 0).
+
+    Of several differentiated arguments, those whose own leaves have no size in common; the first where all have.
+    """
+    sizes: dict[int, set[int]] = {}
+    for leaf, (position, _) in zip(arguments.leaves, arguments.differentiated_places, strict=True):
+        sizes.setdefault(position, set()).add(leaf.shape[0] if leaf.shape else 0)
+    positions = list(sizes)
+    if len(positions) > 1 and len(arguments.args) == len(positions):
+        positions = [p for p in positions if len(sizes[p]) > 1] or positions[:1]
+    axes = ["None" if p in positions or arg is None else "0" for p, arg in enumerate(arguments.args)]
+    return f"in_axes=({', '.join(axes)}{',' if len(axes) == 1 else ''})"
+
+
+def output_axes(
+    tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes: Any, size: int, hint: str = ""
+) -> tuple[int, ...]:
+    """The batch axis of each output leaf; `hint` is added to what is said where sizes differ.
 
     Raises:
         ValueError: `out_axes` does not fit the outputs, or an output has not `size` examples along its axis.
@@ -84,7 +109,7 @@ def output_axes(tree: Any, avals: Sequence[Any], paths: Sequence[str], out_axes:
                 f"{name} is {describe(aval)} and has {aval.shape[found[-1]]} entries along axis {axis}, "
                 f"but the batch has {size} examples. f must map a batch to a batch; say with out_axes "
                 "where its outputs carry the batch. For the Jacobian of one example, pass a batch of one: "
-                "batch_jacobian(f)(x[None])[0]."
+                f"batch_jacobian(f)(x[None])[0].{hint}"
             )
     return tuple(found)
 

@@ -6,8 +6,7 @@ import numbers
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import jax
+from typing import Any
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 # Limits above this are a kernel's way of saying "none".
@@ -52,25 +51,24 @@ def parse_bytes(value: int | float | str) -> int:
         number = 0.0
     else:
         number = float(value)
-    if not 0 < number < float("inf"):
+    if not 1 <= number < float("inf"):
         raise ValueError(
-            f'memory_budget must be a positive number of bytes or text such as "4GB" or "4GiB"; got {value!r}'
+            f'memory_budget must be a number of bytes, at least 1, or text such as "4GB" or "4GiB"; got {value!r}'
         )
     return int(number)
 
 
-def budget(value: int | float | str | None) -> Budget:
-    """The budget that the user asked for, or the default: half of what is free."""
+def budget(value: int | float | str | None, device: Any) -> Budget:
+    """The budget that the user asked for, or the default: half of what is free on the device."""
     if value is not None:
         limit = parse_bytes(value)
         return Budget(limit, limit, True)
-    free = free_bytes()
+    free = free_bytes(device)
     return Budget(free // 2, free, False)
 
 
-def free_bytes() -> int:
-    """Bytes that the default device has free; for a CPU, what the machine and the process's limits leave."""
-    device = jax.devices()[0]
+def free_bytes(device: Any) -> int:
+    """Bytes that a device has free; for a CPU, what the machine and the process's limits leave."""
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         if "bytes_limit" in stats:

@@ -1,17 +1,16 @@
-"""One call: what the user asked for, the trace of it, and the choice; compiled functions kept between calls."""
+"""One call: what the user asked for, the trace of it, and the choice."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._batch import Batch, batch_of, output_axes
+from ._batch import Batch, batch_of, output_axes, sharing_hint
 from ._budget import budget, parse_bytes
 from ._coupling import Names, check_examples
 from ._layout import (
@@ -22,20 +21,22 @@ from ._layout import (
     as_array,
     check_argnums,
     check_outputs,
+    in_words,
     is_arraylike,
+    is_concrete,
     take_apart,
 )
-from ._linear import LinearProgram, cast_varying, identity, is_concrete, trace, values_key
+from ._linear import LinearProgram, cast_varying, our_settings, relaxed, relaxed_program, trace
+from ._placement import Placement
 from ._plan import MODES, Choice, choose
-from ._run import Executable, compiled, executable
 from ._seeds import Side
 from ._structure import structure
+from ._tracebacks import Call
+from ._words import SYNONYMS
 
-FORMATS = ("dense", "bcoo")
-# Programs whose compiled functions are kept between eager calls; the one unused for longest goes first.
-KEPT = 128
-# Numbers that f closes over are known, until they have been so many different ones.
-_CHANGING = 4
+Mode = Literal["auto", "fwd", "forward", "rev", "reverse", "mixed", "colored", "coloured"]
+Format = Literal["dense", "bcoo"]
+FORMATS = get_args(Format)
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,13 @@ class Options:
         check_argnums(self.argnums)
         if not isinstance(self.rewrite, bool):
             raise ValueError(f"rewrite must be True or False; got {self.rewrite!r}.")
+        if isinstance(self.mode, str):
+            object.__setattr__(self, "mode", SYNONYMS.get(self.mode, self.mode))
         if self.mode not in MODES:
-            raise ValueError(f'mode must be "auto", "fwd", "rev", "mixed" or "colored"; got {self.mode!r}.')
+            raise ValueError(
+                'mode must be "auto", "fwd" ("forward"), "rev" ("reverse"), "mixed" or "colored"; '
+                f"got {self.mode!r}."
+            )
         if self.format not in FORMATS:
             raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
         size = self.chunk_size
@@ -87,6 +93,7 @@ class Traced:
     inert_axes: dict[int, int]
     aux: Any
     names: Names
+    placement: Placement
 
     @classmethod
     def of(
@@ -100,7 +107,8 @@ class Traced:
         """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
         arguments = take_apart(args, options.argnums, holomorphic=options.holomorphic, allow_int=options.allow_int)
         # A plan leaves every array open; a call closes over all that is not differentiated, just as it came.
-        open_arrays, close = Rest.of(arguments, kwargs).opened() if as_plan else ((), None)
+        others = Rest.of(arguments, kwargs)
+        open_arrays, close = others.opened() if as_plan else ((), None)
         returned: list[Returned] = []
 
         def flat(extras: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -114,45 +122,63 @@ class Traced:
             check_outputs(avals, returned[-1].paths, holomorphic=options.holomorphic)
 
         xs = arguments.leaves
-        program = trace(flat, xs, open_arrays, check)
+        places = [*(others.places(arguments) if as_plan else ()), *arguments.differentiated_places]
+        call = Call(f, len(args), tuple(kwargs), places)
+        program = trace(flat, xs, open_arrays, check, call)
         cast = cast_varying(xs, program.out_avals)
         if cast is not None:
             xs = cast
-            program = trace(flat, xs, open_arrays, check)
+            program = trace(flat, xs, open_arrays, check, call)
         if as_plan:
             program = program.with_own_values()
         result = returned[-1]
+        typed, program = program, relaxed_program(program)
         inputs, outputs, inert_axes = _sides(arguments, program, result, options)
+        placement = Placement.of(typed, outputs.tied, inputs.tied)
         names = Names(arguments.paths, result.paths)
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
-        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, result.rebuild_aux, names)
+        aux = result.rebuild_aux
+        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, aux, names, placement)
 
-    def choose(self, options: Options, values: tuple[Sequence[Any], Sequence[Any]] | None = None) -> Choice:
-        """The choice for this call; `values` of operands and inputs make the error about a batch more certain."""
-        ties = structure(self.program)
-        if options.batch is not None and not options.independent:
-            check_examples(ties, self.inputs, self.outputs, self.names, values)
-        return choose(
-            ties,
-            self.inputs,
-            self.outputs,
-            mode=options.mode,
-            prefer_reverse=options.prefer_reverse,
-            holomorphic=options.holomorphic,
-            chunk_size=options.chunk_size,
-            budget=budget(options.memory_budget).shared(options.copies),
-            platform=jax.devices()[0].platform,
-            format=options.format,
-            rewrite=options.rewrite,
-            symmetric=options.symmetric,
-        )
+    def choose(
+        self, options: Options, device: Any, values: tuple[Sequence[Any], Sequence[Any]] | None = None
+    ) -> Choice:
+        """The choice for this call on a device; `values` of operands and inputs make errors about a batch certain."""
+        with our_settings():
+            ties = structure(self.program)
+            if options.batch is not None and not options.independent:
+                check_examples(ties, self.inputs, self.outputs, self.names, values)
+            return choose(
+                ties,
+                self.inputs,
+                self.outputs,
+                mode=options.mode,
+                prefer_reverse=options.prefer_reverse,
+                holomorphic=options.holomorphic,
+                chunk_size=options.chunk_size,
+                budget=budget(options.memory_budget, device).shared(options.copies),
+                platform=device.platform,
+                format=options.format,
+                rewrite=options.rewrite,
+                symmetric=options.symmetric,
+            )
+
+    @property
+    def device(self) -> Any:
+        """The device that the arguments are on; the default one where none of them says."""
+        arrays = [x for x in (*self.xs, *self.program.operands) if isinstance(x, jax.Array) and is_concrete(x)]
+        for x in sorted(arrays, key=lambda x: not x.committed):
+            return min(x.devices(), key=lambda device: device.id)
+        default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+        return default if isinstance(default, jax.Device) else jax.devices(default)[0]
 
     @property
     def values(self) -> tuple[Sequence[Any], Sequence[Any]] | None:
         """Operands and inputs, where all of them have values now."""
         arrays = (*self.program.operands, *self.xs)
-        known = all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays)
-        return (self.program.operands, self.xs) if known else None
+        if not all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays):
+            return None
+        return tuple(map(relaxed, self.program.operands)), tuple(map(relaxed, self.xs))
 
     def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
         """y, aux and J in the user's trees."""
@@ -179,7 +205,7 @@ def _sides(
     if options.batch is None:
         return Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs)), {}
     in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
-    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size)
+    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size, sharing_hint(arguments))
     return Side(ins, in_axes), Side(outs, out_axes), inert_axes
 
 
@@ -197,7 +223,7 @@ class Returned:
         aux = None
         if has_aux:
             if not (isinstance(out, tuple | list) and len(out) == 2):
-                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {type(out).__name__}.")
+                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {in_words(out)}.")
             out, aux = out
         keyed, tree = jax.tree_util.tree_flatten_with_path(out)
         leaves, aux_tree = jax.tree.flatten(aux)
@@ -218,96 +244,7 @@ class Returned:
 def _output(leaf: Any, path: str) -> Any:
     if not is_arraylike(leaf):
         raise TypeError(
-            f"the output{' ' + path if path else ''} is of type {type(leaf).__name__}: expected arrays. Return it "
+            f"the output{' ' + path if path else ''} is {in_words(leaf)}: expected arrays. Return it "
             "beside the output and pass has_aux=True."
         )
     return as_array(leaf)
-
-
-# Kept between eager calls -------------------------------------------------------------------------------------------
-
-
-
-_kept: OrderedDict[Hashable, Any] = OrderedDict()
-
-
-def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False) -> Executable:
-    """The compiled function for a trace; one that computes the same from the same kinds of arrays is used again.
-
-    Args:
-        traced: the call.
-        options: what was asked for.
-        value: whether y is to be returned, too.
-        mapped: whether the call is one of many under `jax.vmap`, where no loop can run on the host.
-    """
-    asked = (
-        options.mode,
-        options.format,
-        options.prefer_reverse,
-        options.symmetric,
-        options.holomorphic,
-        options.independent,
-        options.rewrite,
-        options.chunk_size,
-        options.copies,
-        str(options.memory_budget),
-        value,
-        mapped,
-    )
-
-    found: _Runs = remembered((_key(traced), asked), _Runs)
-
-    def values() -> Hashable:
-        return values_key(traced.program.numbers[k] for k in sorted(found.numbers))
-
-    run = found.runs.get(values()) or found.runs.get(None)
-    if run is None:
-        known = len(found.runs) < _CHANGING
-        closed = replace(traced, program=traced.program.without_values(numbers=known))
-        choice = closed.choose(options, traced.values)
-        run = jax.jit(executable(choice, value, options.format)) if mapped else compiled(choice, value, options.format)
-        found.numbers |= choice.numbers
-        found.runs[values() if known else None] = run
-    return run
-
-
-@dataclass
-class _Runs:
-    """The compiled functions of a program.
-
-    Attributes:
-        numbers: the operands whose numbers one of them was made by.
-        runs: each by what those hold; under None one that was made by none of them.
-    """
-
-    numbers: frozenset[int] = frozenset()
-    runs: dict[Hashable, Executable] = field(default_factory=dict)
-
-
-def check_apart(traced: Traced) -> None:
-    """Raise unless the derivatives of a call are proved to keep its examples apart.
-
-    Raises:
-        BatchCouplingError: naming what couples them.
-    """
-
-    def check() -> bool:
-        check_examples(structure(traced.program), traced.inputs, traced.outputs, traced.names, traced.values)
-        return True
-
-    remembered((_key(traced), "apart"), check)
-
-
-def _key(traced: Traced) -> Hashable:
-    return identity(traced.program), traced.inputs.tied, traced.outputs.tied, jax.devices()[0]
-
-
-def remembered(key: Hashable, make: Callable[[], Any]) -> Any:
-    """What was made under a key, or is made now."""
-    found = _kept.get(key)
-    if found is None:
-        found = _kept[key] = make()
-        while len(_kept) > KEPT:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    return found

@@ -17,16 +17,3 @@ class BatchCouplingError(ValueError):
 
 class PlanMismatchError(TypeError):
     """A plan was called with arguments other than those it was made for."""
-
-
-def human_bytes(count: float) -> str:
-    """A number of bytes for people: 31.0 MB.
-
-    >>> human_bytes(128_400_000)
-    '128.4 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")

@@ -6,22 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._cost import not_understood
-from ._errors import human_bytes
 from ._layout import describe
 from ._linear import UNKNOWN_LINE, walk
 from ._strategies import Candidate, Colored, Impossible, Problem
 from ._structure import Line
+from ._words import WORDS, counted, human_bytes, human_flops, human_seconds, listed, pass_count
 
-WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed", "colored": "coloured"}
+# Modes whose `Impossible` may mean that there is nothing to win.
+_OPTIONAL = ("mixed", "colored")
 
 
 def explain(
     title: str,
     structure: str,
     problem: Problem,
-    chosen: Candidate,
+    chosen: str,
     candidates: Sequence[Candidate | Impossible],
     measured: dict[str, float],
+    examples: int | None = None,
 ) -> str:
     """`str(plan)`.
 
@@ -29,26 +31,40 @@ def explain(
         title: the first line.
         structure: what is known of J's structure.
         problem: what was asked for.
-        chosen: what runs.
+        chosen: the mode that runs.
         candidates: what was looked at.
         measured: seconds that candidates took, by mode, where they were timed.
+        examples: how many examples each of these is made for, one beside the other.
     """
+    (best,) = [c for c in candidates if isinstance(c, Candidate) and c.mode == chosen]
     rows = [("structure", [structure])]
-    rows.append(("chosen", [_passes(chosen, problem), *_costs(chosen), _time(chosen, measured)]))
-    notes = [("", [note]) for note in (chosen.note,) if note]
-    notes += [("rewritten" if k == 0 else "", [line]) for k, line in enumerate(_rewrites(chosen))]
-    others = [_other(option, chosen, measured) for option in candidates if option is not chosen]
-    opaque = dict.fromkeys(e.primitive.name for e in problem.structure.unknown)
-    if opaque:
-        notes.append(("opaque", [f"taken for dense, for want of a rule: {', '.join(opaque)}"]))
+    rows.append(("chosen", [_passes(best, examples or problem.batch), *_costs(best), _time(best, measured)]))
+    told = [note for note in (_fewer(problem, best, candidates), best.note) if note]
+    notes = [("", [note]) for note in told]
+    notes += [("rewritten" if k == 0 else "", [line]) for k, line in enumerate(_rewrites(best))]
+    shown = (c for c in candidates if c is not best and (isinstance(c, Candidate) or c.told))
+    others = [_other(option, best, measured) for option in shown]
+    unknown = dict.fromkeys(e.primitive.name for e in problem.structure.unknown)
+    if unknown:
+        notes.append(("unknown", [f"treated as dense: {', '.join(unknown)} (no structure rule)"]))
     guessed = not_understood(list(walk(problem.program.linear.equations)))
     if guessed:
-        notes.append(("guessed", [f"the cost of {', '.join(guessed)}"]))
+        notes.append(("unknown cost", [", ".join(guessed)]))
     table = _aligned([rows[1], *others])
-    first = len([note for note in (chosen.note,) if note])
+    first = len(told)
     return "\n".join(
         [title, *_aligned(rows[:1]), table[0], *_aligned(notes[:first]), *table[1:], *_aligned(notes[first:])]
     )
+
+
+def _fewer(problem: Problem, chosen: Candidate, candidates: Sequence[Candidate | Impossible]) -> str:
+    """Why forward or reverse runs where the other is predicted to take less time; nothing where it is not."""
+    for other in candidates:
+        if isinstance(other, Candidate) and {other.mode, chosen.mode} == {"fwd", "rev"}:
+            faster = other.cost.seconds < chosen.cost.seconds <= problem.machine.slowest_alike(other.cost.seconds)
+            if faster and chosen.passes < other.passes:
+                return f"about as fast as {WORDS[other.mode]}; fewer passes"
+    return ""
 
 
 def _rewrites(chosen: Candidate) -> list[str]:
@@ -63,27 +79,40 @@ def _rewrites(chosen: Candidate) -> list[str]:
     return lines
 
 
-def describe_structure(problem: Problem, chosen: Candidate, *, on_word: bool) -> str:
-    """What is known of J's structure, and its size."""
-    size = human_bytes(problem.jacobian_bytes)
-    share = 100.0
-    if isinstance(chosen.variant, Colored) and problem.batch is None:
-        share = 100 * chosen.variant.nnz / max(1, problem.inputs.size * problem.outputs.size)
-    if share < 99:
-        return f"sparse, {share:.2g} % can be nonzero" + (f", {size}" if problem.format == "dense" else "")
+def describe_structure(
+    problem: Problem,
+    candidates: Sequence[Candidate | Impossible],
+    *,
+    asserted: bool = False,
+    examples: int | None = None,
+) -> str:
+    """What is known of J's structure, and its size.
+
+    Args:
+        problem: what was asked for.
+        candidates: what was looked at; colored mode knows how many elements can be nonzero, where it looked for them.
+        asserted: whether the user says that examples are independent.
+        examples: of how many examples each is such a problem, where they share an argument.
+    """
+    size, density = human_bytes(problem.jacobian_bytes), _density(problem, candidates)
+    if examples is not None:
+        whole = human_bytes(examples * problem.jacobian_bytes)
+        return f"{_zeros(density)}, {whole} ({counted(examples, 'example')} x {size})"
     if problem.batch is not None:
         pairs = [(o, i) for o in problem.outputs.shapes for i in problem.inputs.shapes]
         (out, inp), batch = pairs[0], problem.batch
         shape = ",".join(map(str, (batch, *out, *inp)))
         shown = f"J is block-diagonal, [{shape}], " if len(pairs) == 1 else "J is block-diagonal, "
-        word = " (on your word)" if on_word else ""
+        word = " (independent=True)" if asserted else ""
         axis = problem.inputs.tied[0]
         whole = human_bytes(problem.jacobian_bytes * batch)
-        return f"{batch} independent examples along axis {axis}{word}: {shown}{size} (dense {whole})"
+        within = f"; blocks {_zeros(density)}" if density is not None and density < 1 else ""
+        return f"{batch} independent examples along axis {axis}{word}: {shown}{size} (dense {whole}){within}"
     diagonal = _diagonal_axes(problem)
-    if not diagonal:
+    if not diagonal or problem.format != "dense":
         shared = [g for c in (True, False) for g in problem.groups(forward=c) if any(g.cells)]
-        return f"{'partly diagonal' if shared else 'dense'}, {size}"
+        known = "some blocks are diagonal" if shared and density in (None, 1.0) else _zeros(density)
+        return known if problem.format != "dense" else f"{known}, {size}"
     rank = max(len(aval.shape) for aval in problem.inputs.avals)
     axes = sorted({axis for axis, _ in diagonal})
     if len(axes) == rank and all(a.shape == problem.inputs.avals[0].shape for a in problem.outputs.avals):
@@ -91,6 +120,25 @@ def describe_structure(problem: Problem, chosen: Candidate, *, on_word: bool) ->
     axis, n = min(diagonal)
     words = f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
     return f"block-diagonal along {words}, {size}: batch_jacobian along axis {axis} would return {n}x less"
+
+
+def _density(problem: Problem, candidates: Sequence[Candidate | Impossible]) -> float | None:
+    """The fraction of J's elements, or of an example's, that can be nonzero; None where nobody looked."""
+    for candidate in candidates:
+        found = candidate.nnz if isinstance(candidate, Impossible) else None
+        if isinstance(candidate, Candidate) and isinstance(candidate.variant, Colored):
+            found = candidate.variant.nnz
+        if found is not None:
+            return found / max(1, problem.inputs.size * problem.outputs.size)
+    return None
+
+
+def _zeros(density: float | None) -> str:
+    if density is None:
+        return "zeros not looked for"
+    if density >= 0.99:
+        return "no zeros known" if density == 1 else "dense"
+    return f"{'sparse, ' if density < 0.5 else ''}{100 * density:.2g} % can be nonzero"
 
 
 def _diagonal_axes(problem: Problem) -> set[tuple[int, int]]:
@@ -110,21 +158,21 @@ def _diagonal_axes(problem: Problem) -> set[tuple[int, int]]:
 
 def _time(candidate: Candidate, measured: dict[str, float]) -> str:
     seconds = measured.get(candidate.mode)
-    return f"about {_duration(candidate.cost.seconds)}" if seconds is None else f"took {_duration(seconds)}"
+    return f"predicted {human_seconds(candidate.seconds)}" if seconds is None else f"measured {human_seconds(seconds)}"
 
 
-def _other(
-    option: Candidate | Impossible, chosen: Candidate, measured: dict[str, float]
-) -> tuple[str, list[str]]:
+def _other(option: Candidate | Impossible, chosen: Candidate, measured: dict[str, float]) -> tuple[str, list[str]]:
     """A row for a mode that was not taken."""
     if isinstance(option, Impossible):
-        told = option.reason if option.mode in ("mixed", "colored") else f"impossible: {option.reason}"
+        told = option.reason if option.mode in _OPTIONAL else f"impossible: {option.reason}"
         return WORDS[option.mode], [told]
     if option.mode in measured:
-        return WORDS[option.mode], [_count(option), *_costs(option), _time(option, measured)]
-    ratio = option.cost.seconds / chosen.cost.seconds
+        return WORDS[option.mode], [pass_count(option.passes), *_costs(option), _time(option, measured)]
+    ratio = option.seconds / chosen.seconds
     compared = f"{ratio:,.0f}x slower" if ratio >= 10 else f"{ratio:.1f}x slower" if ratio >= 1.05 else "about as fast"
-    return WORDS[option.mode], [_count(option), *_costs(option), compared]
+    if measured:
+        compared = f"not measured: predicted {human_seconds(option.seconds)}"
+    return WORDS[option.mode], [pass_count(option.passes), *_costs(option), compared]
 
 
 def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
@@ -135,45 +183,24 @@ def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
     def columns(row: list[str]) -> str:
         return "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) if row[1:] else row[0]
 
-    return [f"  {name:<11} {columns(row)}".rstrip() for name, row in rows]
+    return [f"  {name:<12} {columns(row)}".rstrip() for name, row in rows]
 
 
-def _passes(candidate: Candidate, problem: Problem) -> str:
-    many = f" of {problem.batch} examples" if problem.batch else ""
+def _passes(candidate: Candidate, examples: int | None) -> str:
+    many = f" of {counted(examples, 'example')}" if examples else ""
     most = max((seeds.passes for seeds in candidate.groups or candidate.seeds), default=0)
-    chunked = f", {candidate.chunk_size} at a time" if candidate.chunk_size < most else ""
-    return f"{WORDS[candidate.mode]}, {_count(candidate)}{many}{chunked}"
-
-
-def _count(candidate: Candidate) -> str:
-    return f"{candidate.passes:,} pass{'' if candidate.passes == 1 else 'es'}"
+    chunked = f", chunk_size={candidate.chunk_size}" if candidate.chunk_size < most else ""
+    return f"{WORDS[candidate.mode]}, {pass_count(candidate.passes)}{many}{chunked}"
 
 
 def _costs(candidate: Candidate) -> list[str]:
-    cost = candidate.cost
-    return [f"{_amount(cost.flops)}FLOP", f"peak {human_bytes(cost.peak_bytes)}"]
-
-
-def _amount(count: float) -> str:
-    for unit in ("", "k", "M", "G", "T"):
-        if count < 999.5 or unit == "T":
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= 0.9995 * size or unit == "us":
-            return f"{seconds / size:.0f} {unit}" if seconds >= 9.5 * size else f"{seconds / size:.1f} {unit}"
-    raise AssertionError("unreachable")
+    return [human_flops(candidate.flops), f"peak {human_bytes(candidate.peak_bytes)}"]
 
 
 def title_of(name: str, where: str, ins: Sequence[Any], outs: Sequence[Any], what: str) -> str:
     """The first line of a plan: jacobian of f (model.py:31): f32[784] -> f32[10]."""
 
     def side(avals: Sequence[Any]) -> str:
-        shown = [describe(aval) for aval in avals[:3]] + (["..."] if len(avals) > 3 else [])
-        return ", ".join(shown) if len(avals) <= 3 else f"{len(avals)} arrays ({', '.join(shown)})"
+        return listed([describe(aval) for aval in avals])
 
     return f"{what} of {name}{f' ({where})' if where else ''}: {side(ins)} -> {side(outs)}"

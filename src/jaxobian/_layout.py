@@ -31,6 +31,14 @@ def is_flax_module(value: Any) -> bool:
     return any(base.__name__ == "Module" and base.__module__.startswith("flax.") for base in type(value).__mro__)
 
 
+def flax_advice(model: Any) -> str:
+    """How a Flax model becomes a function."""
+    linen = any(base.__module__.startswith("flax.linen") for base in type(model).__mro__)
+    given = "model, variables" if linen else "model"
+    end = "   # variables = model.init(key, x)" if linen else ""
+    return f"    import jaxobian.flax\n    apply, params = jaxobian.flax.functional({given}){end}"
+
+
 def is_inexact(aval: Any) -> bool:
     """Whether `aval` has a derivative: real or complex floating point."""
     return jnp.issubdtype(aval.dtype, jnp.inexact)
@@ -62,6 +70,16 @@ def describe(aval: Any) -> str:
     return f"{short}[{','.join(map(str, aval.shape))}]"
 
 
+def in_words(value: Any) -> str:
+    """What a value is: f32[3] of an array, the type of anything else."""
+    if is_arraylike(value) and not is_python_number(value):
+        return describe(abstract(as_array(value)))
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    shown = repr(value) if isinstance(value, str | int | float | complex) or value is None else ""
+    return f"{shown} of type {type(value).__name__}" if shown else f"an object of type {type(value).__name__}"
+
+
 def as_array(leaf: Any) -> Any:
     """`leaf` as JAX would see it; abstract values stay abstract."""
     concrete = isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex)
@@ -71,6 +89,17 @@ def as_array(leaf: Any) -> Any:
 def abstract(leaf: Any) -> Any:
     """What JAX knows of an array while it traces: shape, dtype, weak type, sharding, varying axes."""
     return jax.typeof(leaf) if not isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+
+
+def is_concrete(leaf: Any) -> bool:
+    """Whether an array has values now, rather than standing for some in a trace."""
+    if not isinstance(leaf, jax.Array):
+        return True
+    try:
+        leaf.is_deleted()
+    except jax.errors.ConcretizationTypeError:
+        return False
+    return True
 
 
 def resolve_argnums(argnums: Argnums, number: int) -> tuple[int, ...]:
@@ -107,16 +136,26 @@ class Arguments:
 
     `leaves` are the differentiated leaves that have a derivative; `rebuild` puts others in their place.
     `slots` says for every leaf of the differentiated arguments which of `leaves` it is, or None where it is
-    an integer that `allow_int` let in.
+    an integer that `allow_int` let in; `places` has its argument's position and its path in there.
     """
 
     leaves: tuple[Any, ...]
-    paths: tuple[str, ...]
+    places: tuple[tuple[int, str], ...]
     tree: Any
     slots: tuple[int | None, ...]
     inert: tuple[Any, ...]
     positions: tuple[int, ...]
     args: tuple[Any, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The leaves' names."""
+        return tuple(map(_path, self.differentiated_places))
+
+    @property
+    def differentiated_places(self) -> list[tuple[int, str]]:
+        """The places of `leaves`."""
+        return [place for place, slot in zip(self.places, self.slots, strict=True) if slot is not None]
 
     def rebuild(self, leaves: Sequence[Any], rest: Rest | None = None) -> tuple[Any, ...]:
         """The positional arguments with `leaves` in place of the differentiated ones.
@@ -151,7 +190,7 @@ class Rest:
     def opened(self) -> tuple[tuple[Any, ...], Callable[[Sequence[Any]], Rest]]:
         """Its arrays, and a function that puts others in their place; all else stays as it is."""
         leaves, tree = jax.tree.flatten((self.args, self.inert, self.kwargs))
-        is_open = [is_arraylike(leaf) and not is_python_number(leaf) for leaf in leaves]
+        is_open = list(map(_is_open, leaves))
 
         def close(arrays: Sequence[Any]) -> Rest:
             values = iter(arrays)
@@ -159,6 +198,20 @@ class Rest:
             return Rest(*jax.tree.unflatten(tree, filled))
 
         return tuple(as_array(leaf) for leaf, o in zip(leaves, is_open, strict=True) if o), close
+
+    def places(self, arguments: Arguments) -> list[tuple[int | str, str]]:
+        """Of each of its arrays, the position or keyword of its argument, and its path in there."""
+        found: list[tuple[int | str, str]] = []
+        for (part, name, *path), leaf in jax.tree_util.tree_flatten_with_path((self.args, self.inert, self.kwargs))[0]:
+            if _is_open(leaf):
+                key = name.key if part.idx == 2 else name.idx
+                found.append(arguments.places[key] if part.idx == 1 else (key, jax.tree_util.keystr(tuple(path))))
+        return found
+
+
+def _is_open(leaf: Any) -> bool:
+    """Whether a plan leaves a value open that is not differentiated: arrays, not Python's numbers."""
+    return is_arraylike(leaf) and not is_python_number(leaf)
 
 
 def take_apart(args: tuple[Any, ...], argnums: Argnums, *, holomorphic: bool, allow_int: bool) -> Arguments:
@@ -171,17 +224,21 @@ def take_apart(args: tuple[Any, ...], argnums: Argnums, *, holomorphic: bool, al
     positions = resolve_argnums(argnums, len(args))
     differentiated = tuple(args[p] for p in positions)
     keyed, tree = jax.tree_util.tree_flatten_with_path(differentiated)
-    leaves, paths, slots, inert = [], [], [], []
+    leaves, places, slots, inert = [], [], [], []
     for path, leaf in keyed:
         index = path[0].idx  # the outermost tree is the tuple of differentiated arguments
-        name = f"args[{positions[index]}]{jax.tree_util.keystr(path[1:])}"
-        array = _differentiable(leaf, name, holomorphic=holomorphic, allow_int=allow_int)
+        places.append((positions[index], jax.tree_util.keystr(path[1:])))
+        array = _differentiable(leaf, _path(places[-1]), holomorphic=holomorphic, allow_int=allow_int)
         slots.append(None if array is None else len(leaves))
         inert.append(leaf if array is None else None)
         if array is not None:
             leaves.append(array)
-            paths.append(name)
-    return Arguments(tuple(leaves), tuple(paths), tree, tuple(slots), tuple(inert), positions, args)
+    return Arguments(tuple(leaves), tuple(places), tree, tuple(slots), tuple(inert), positions, args)
+
+
+def _path(place: tuple[int, str]) -> str:
+    """What we call a leaf: args[1]['w']."""
+    return f"args[{place[0]}]{place[1]}"
 
 
 def _differentiable(leaf: Any, name: str, *, holomorphic: bool, allow_int: bool) -> Any:
@@ -190,13 +247,12 @@ def _differentiable(leaf: Any, name: str, *, holomorphic: bool, allow_int: bool)
         if is_flax_module(leaf):
             raise TypeError(
                 f"cannot differentiate with respect to {name}, a model object of type {type(leaf).__name__}. Use\n"
-                "    import jaxobian.flax\n"
-                "    apply, params = jaxobian.flax.functional(model)\n"
+                f"{flax_advice(leaf)}\n"
                 "and take the Jacobian of apply."
             )
         raise TypeError(
-            f"cannot differentiate with respect to {name}: expected real or complex arrays, got "
-            f"{type(leaf).__name__}. Leave it out of argnums."
+            f"cannot differentiate with respect to {name}: expected real or complex arrays, got {in_words(leaf)}. "
+            "Leave it out of argnums."
         )
     array = as_array(leaf)
     if is_inexact(array):

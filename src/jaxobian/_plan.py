@@ -1,24 +1,16 @@
-"""Candidates -> Plan: which mode runs, and why."""
+"""Candidates -> Choice: which mode runs."""
 
 from __future__ import annotations
 
-import html
 import math
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Protocol
-
-import jax
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ._budget import Budget
-from ._cost import machine
-from ._errors import MemoryBudgetError, ModeError, human_bytes
-from ._explain import WORDS, explain
+from ._cost import Machine, machine
+from ._errors import MemoryBudgetError, ModeError
 from ._linear import LinearProgram
-from ._plot import draw
 from ._seeds import LinearMap, Seeds, Side
 from ._strategies import (
     CLEAR_WIN,
@@ -36,13 +28,13 @@ from ._strategies import (
 )
 from ._strategies._free import Free
 from ._structure import Structure
+from ._words import WORDS, counted, human_bytes
 
 _SWEEPS = {"fwd": forward, "rev": reverse}
-# On CPU a forward pass predicted to take this much longer usually does not.
-_FORWARD_BONUS = 1.05
-
-# What is so many times slower than the best is not timed.
-HOPELESS = 20
+# Passes are fewer where they are so many times fewer.
+_FEWER = 1.2
+# Of modes that take as many passes, and times that differ by no more, the machine's favourite is taken.
+_EQUAL = 1.05
 
 MODES = ("auto", "fwd", "rev", "mixed", "colored")
 
@@ -177,183 +169,65 @@ def choose(
 
 
 def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse: bool) -> Candidate:
+    """The candidate that is predicted to take least time; of single modes that take about as long, fewer passes."""
     within = [c for c in possible if c.cost.peak_bytes <= problem.budget] or [
         min(possible, key=lambda c: c.cost.peak_bytes)
     ]
-    favourite = "fwd" if problem.machine.prefers_forward else "rev"
+    singles = {c.mode: c for c in within if c.mode in _SWEEPS}
+    if prefer_reverse and "rev" in singles:
+        return singles["rev"]
 
     def handicapped(candidate: Candidate) -> float:
-        if prefer_reverse:
-            return float(candidate.mode != "rev")
         # Only colours know all zeros, which is what bcoo is for.
         colours = CLEAR_WIN if problem.format == "dense" else 1 / CLEAR_WIN
-        factor = {favourite: 1 / _FORWARD_BONUS, "mixed": CLEAR_WIN, "colored": colours}.get(candidate.mode, 1.0)
+        factor = {"mixed": CLEAR_WIN, "colored": colours}.get(candidate.mode, 1.0)
         return factor * candidate.cost.seconds
 
-    return min(within, key=handicapped)
+    best = min(within, key=handicapped)
+    return _single(singles, problem.machine) if best.mode in singles else best
+
+
+def _single(singles: dict[str, Candidate], machine: Machine) -> Candidate:
+    """Forward or reverse: the model decides where it can, the dimensions where it cannot."""
+    fast, *others = sorted(singles.values(), key=_seconds_of)
+    if not others:
+        return fast
+    (slow,) = others
+    if slow.cost.seconds > machine.slowest_alike(fast.cost.seconds):
+        return fast
+    if slow.passes * _FEWER <= fast.passes:
+        return slow
+    equal = fast.passes * _FEWER > slow.passes and slow.cost.seconds <= _EQUAL * fast.cost.seconds
+    return singles["fwd" if machine.prefers_forward else "rev"] if equal else fast
+
+
+def _seconds_of(candidate: Candidate) -> float:
+    return candidate.cost.seconds
 
 
 def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
-    size, n = human_bytes(problem.jacobian_bytes), budget.copies
-    limit = (
-        f"the memory budget of {human_bytes(budget.limit * n)}"
-        if budget.explicit
-        else f"all free memory ({human_bytes(budget.hard * n)})"
-    )
-    if n > 1:
-        limit += f" has for each of {n} examples side by side"
+    def whole(one: float) -> str:
+        parts = f" ({counted(n, 'example')} x {human_bytes(one)})" if n > 1 else ""
+        return f"{human_bytes(n * one)}{parts}"
+
+    n = budget.copies
+    room = n * (budget.limit if budget.explicit else budget.hard)
+    limit = f"the budget is {human_bytes(room)}" if budget.explicit else f"{human_bytes(room)} of memory are free"
+    fewer = "fewer examples" if n > 1 else "fewer inputs or outputs"
     if problem.jacobian_bytes > budget.hard:
-        batch = "take fewer examples" if n > 1 else "take the Jacobian of a batched function with batch_jacobian"
+        batch = "" if n > 1 or problem.batch else ", or batch_jacobian for a function of a batch"
         return (
-            f"J alone takes {size}, more than {limit}. Differentiate fewer inputs or outputs at a time, {batch}, or "
-            "use products with J (jax.jvp, jax.vjp) instead."
+            f"J takes {whole(problem.jacobian_bytes)}; {limit}. Take {fewer} at a time{batch}. For products with J, "
+            "which never form it: jax.jvp(f, (x,), (v,))[1] is J v, jax.vjp(f, x)[1](u) is u J, and "
+            "jax.linearize(f, x)[1] is a function of v, for many of them."
         )
     enough = human_bytes(1.1 * needed * n).replace(" ", "")
     return (
-        f"J takes {size} and computing it one pass at a time {human_bytes(needed)} altogether, more than {limit}. "
-        f'Raise the budget, for instance memory_budget="{enough}"{", or take fewer examples" if n > 1 else ""}.'
+        f"computing J one pass at a time takes {whole(needed)}, J alone {whole(problem.jacobian_bytes)}; {limit}. "
+        f'Raise it, for instance memory_budget="{enough}", or take {fewer} at a time.'
     )
 
 
 def _instead(possible: Sequence[Candidate], mode: str) -> str:
-    others = [WORDS[c.mode] for c in possible if c.mode != mode]
-    return f' {others[0].capitalize()} mode works: leave mode="auto".' if others else ""
-
-
-# Plans ------------------------------------------------------------------------------------------------------------
-
-
-class Run(Protocol):
-    """Runs a choice on values of the shapes that it was made for."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
-
-    def of(self, choice: Choice) -> Run:
-        """The same for another choice."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """How a Jacobian is computed: the choice, what it costs, and what else there was.
-
-    Made by `jacobian(f).plan(*args)`. Calling it runs exactly this plan on other values of the same shapes.
-
-    Attributes:
-        mode: "fwd", "rev", "mixed" or "colored".
-        passes: (co)tangents pushed or pulled, summed over segments, whatever the chunking.
-        flops: predicted arithmetic of all passes, in floating-point operations.
-        peak_bytes: predicted high-water mark of what is allocated while J is computed, J included, in bytes;
-            arguments and closed-over arrays not counted.
-        chunk_size: passes run at once.
-        structure: what is known of J's structure.
-        candidates: every mode that was looked at: a `Candidate` with its cost, or `Impossible` with the reason.
-        measured: seconds that each mode took, where `tune` timed them.
-    """
-
-    mode: str
-    passes: int
-    flops: float
-    peak_bytes: int
-    chunk_size: int
-    structure: str
-    candidates: tuple[Candidate | Impossible, ...]
-    title: str
-    choice: Choice = field(repr=False)
-    _run: Run = field(repr=False)
-    measured: Mapping[str, float] = field(default_factory=dict)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """J at other values of the same shapes and dtypes.
-
-        Raises:
-            PlanMismatchError: an argument is not as planned; the message names it.
-        """
-        return self._run(*args, **kwargs)
-
-    def tune(self, *args: Any, **kwargs: Any) -> Plan:
-        """Time every candidate on this device, and return the plan of the one that was fastest.
-
-        What is predicted to take more than `HOPELESS` times as long as the best, or more memory than the budget, is
-        left out.
-
-        Args:
-            *args: as for f: arrays of the shapes that were planned.
-            **kwargs: as for f.
-
-        Returns:
-            A plan, whose `measured` has the seconds.
-
-        Example:
-            >>> import jax.numpy as jnp
-            >>> import jaxobian as jb
-            >>> x = jnp.ones(20)
-            >>> plan = jb.jacobian(lambda x: jnp.tanh(x)[:5]).plan(x).tune(x)
-            >>> sorted(plan.measured)
-            ['fwd', 'rev']
-        """
-        choice = self.choice
-        limit = HOPELESS * min(c.cost.seconds for c in choice.candidates if isinstance(c, Candidate))
-        budget = max(choice.problem.budget, choice.chosen.cost.peak_bytes)
-        choices = [
-            replace(choice, chosen=c)
-            for c in choice.candidates
-            if isinstance(c, Candidate) and c.cost.seconds <= limit and c.cost.peak_bytes <= budget
-        ]
-        plans = {c.chosen.mode: make_plan(self.title, self.structure, c, self._run.of(c)) for c in choices}
-        measured = _timed({mode: partial(plan, *args, **kwargs) for mode, plan in plans.items()})
-        return replace(plans[min(measured, key=measured.__getitem__)], measured=measured)
-
-    def plot(self, ax: Any = None) -> Any:
-        """The program as a chain, its widths as thickness, the modes as arrows; needs matplotlib.
-
-        Args:
-            ax: matplotlib axes to draw into; by default those of a new figure.
-
-        Returns:
-            The axes.
-        """
-        return draw(self.choice.problem, self.choice.chosen, self.title, ax)
-
-    def explain(self) -> str:
-        """The plan in words: the choice, the other modes with their cost or why they are impossible."""
-        choice = self.choice
-        return explain(
-            self.title, self.structure, choice.problem, choice.chosen, choice.candidates, dict(self.measured)
-        )
-
-    def __str__(self) -> str:
-        return self.explain()
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.explain())}</pre>"
-
-
-def make_plan(title: str, structure: str, choice: Choice, run: Run) -> Plan:
-    """A plan that shows `choice` and runs it."""
-    chosen = choice.chosen
-    return Plan(
-        chosen.mode, chosen.passes, chosen.cost.flops, chosen.cost.peak_bytes, chosen.chunk_size, structure,
-        choice.candidates, title, choice, run,
-    )  # fmt: skip
-
-
-def _timed(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each, taking turns; what turns out hopeless runs twice only."""
-    times: dict[str, list[float]] = {}
-    for mode, run in runs.items():
-        _seconds(run)  # compiles
-        times[mode] = [_seconds(run)]
-    best = min(map(min, times.values()))
-    close = [mode for mode, each in times.items() if min(each) <= HOPELESS * best]
-    turns = max(3, min(30, int(0.5 / max(best, 1e-9)))) if len(close) > 1 else 0
-    for turn in range(turns):
-        for mode in close if turn % 2 else close[::-1]:
-            times[mode].append(_seconds(runs[mode]))
-    return {mode: statistics.median(each) for mode, each in times.items()}
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - start
+    others = [c.mode for c in possible if c.mode != mode]
+    return f' {WORDS[others[0]].capitalize()} mode works: mode="{others[0]}", or "auto".' if others else ""

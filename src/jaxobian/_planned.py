@@ -31,7 +31,7 @@ class PlannedRun:
         """The same call by another choice."""
         return replace(self, choice=choice, _jitted=[])
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         _compare(self.traced.arguments, self.kwargs, args, kwargs)
         arguments = take_apart(
             args, self.options.argnums, holomorphic=self.options.holomorphic, allow_int=self.options.allow_int
@@ -41,8 +41,8 @@ class PlannedRun:
         xs = cast_varying(xs, program.out_avals) or xs
         constants = program.operands[: len(program.operands) - len(open_arrays)]
         if not self._jitted:
-            self._jitted.append(compiled(self.choice, False, self.options.format))
-        results = self._jitted[0]((*constants, *open_arrays), xs)
+            self._jitted.append(compiled(self.choice, False, self.options.format, self.traced.device.platform))
+        results = self.traced.placement.run(self._jitted[0], (*constants, *open_arrays), xs)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)
         return self.result(J, aux)

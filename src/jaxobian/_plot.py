@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ._explain import WORDS
 from ._layout import is_inexact
 from ._linear import UNKNOWN_LINE, active_variables, is_variable, source_line
 from ._strategies import Candidate, Mixed, Part, Problem, Sum, Through, nodes
+from ._words import WORDS, pass_count
 
 _COLOURS = {"fwd": "tab:blue", "rev": "tab:orange"}
 
@@ -110,4 +110,4 @@ def _is_direct(node: Any, mixed: Mixed) -> bool:
 
 
 def _text(mode: str, passes: int) -> str:
-    return f"{WORDS[mode]}, {passes:,} pass{'' if passes == 1 else 'es'}"
+    return f"{WORDS[mode]}, {pass_count(passes)}"

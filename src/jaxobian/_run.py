@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ._compiler import compiler_options
+from ._linear import LinearProgram
 from ._plan import Choice
 from ._seeds import UNROLLED_CHUNKS, Run, Seeds
 
@@ -25,20 +28,31 @@ def executable(choice: Choice, value: bool, format: str = "dense") -> Executable
     return run
 
 
-def compiled(choice: Choice, value: bool, format: str = "dense") -> Executable:
-    """The same, compiled; long loops over chunks run on the host.
+def values_alone(program: LinearProgram) -> Executable:
+    """The same where there is nothing to differentiate: no blocks, y, aux."""
+
+    def run(operands: Sequence[Any], xs: Sequence[Any]) -> Results:
+        ys, aux, _ = program.evaluate(operands, xs)
+        return [[] for _ in ys], ys, aux
+
+    return run
+
+
+def compiled(choice: Choice, value: bool, format: str, platform: str, *, mapped: bool = False) -> Executable:
+    """The same, compiled for a platform; long loops over chunks run on the host, but where vmap makes many of the call.
 
     XLA runs the body of a loop on one core of a CPU. A host loop over one compiled step, into which J is donated, keeps
     them all busy and needs no second J.
     """
     runs = [run for seeds in choice.groups if seeds.looped for run in seeds.runs()]
-    if max((run.chunks for run in runs), default=0) > UNROLLED_CHUNKS:
-        return _host_loop(choice, value, format)
-    return jax.jit(executable(choice, value, format))
+    if max((run.chunks for run in runs), default=0) > UNROLLED_CHUNKS and not mapped:
+        return _host_loop(choice, value, format, platform)
+    return jax.jit(executable(choice, value, format), compiler_options=compiler_options(platform))
 
 
-def _host_loop(choice: Choice, value: bool, format: str) -> Executable:
-    prepare = _forwarding(choice.prepare)
+def _host_loop(choice: Choice, value: bool, format: str, platform: str) -> Executable:
+    jit = partial(jax.jit, compiler_options=compiler_options(platform))
+    prepare = _forwarding(choice.prepare, jit)
     # A run of one array becomes its block as it is; one of several is split, which needs new memory.
     whole = [[len(run.leaves) == 1 for run in seeds.runs()] for seeds in choice.groups]
 
@@ -49,7 +63,7 @@ def _host_loop(choice: Choice, value: bool, format: str) -> Executable:
 
     # What is spread out or collected into an index has another shape than what it is made of.
     in_place = format == "dense" and not any(any(seeds.group.cells) for seeds in choice.groups if seeds.group)
-    finish_jit = jax.jit(finish, donate_argnums=0 if in_place else ())
+    finish_jit = jit(finish, donate_argnums=0 if in_place else ())
 
     def start(seeds: Seeds, run: Run, held: Any, like: Sequence[Any]) -> list[Any]:
         return seeds.buffers(run, choice.linear(held), like)
@@ -57,8 +71,8 @@ def _host_loop(choice: Choice, value: bool, format: str) -> Executable:
     def step(seeds: Seeds, run: Run, k: Any, buffers: list[Any], held: Any, like: Sequence[Any]) -> list[Any]:
         return seeds.step(run, k, buffers, choice.linear(held), like)
 
-    start_jit = jax.jit(start, static_argnums=(0, 1))
-    step_jit = jax.jit(step, static_argnums=(0, 1), donate_argnums=3)
+    start_jit = jit(start, static_argnums=(0, 1))
+    step_jit = jit(step, static_argnums=(0, 1), donate_argnums=3)
 
     def run_all(operands: Sequence[Any], xs: Sequence[Any]) -> Results:
         ys, aux, held = prepare(operands, xs)
@@ -75,11 +89,11 @@ def _host_loop(choice: Choice, value: bool, format: str) -> Executable:
     return run_all
 
 
-def _forwarding(prepare: Callable[..., Any]) -> Callable[..., Any]:
+def _forwarding(prepare: Callable[..., Any], jit: Callable[..., Any]) -> Callable[..., Any]:
     """`prepare` compiled, without a copy of the arguments that it hands on (weights are residuals as they stand)."""
     known: list[tuple[Any, list[int | None]]] = []
 
-    @jax.jit
+    @jit
     def computed(*args: Any) -> list[Any]:
         given = jax.tree.leaves(args)
         leaves, tree = jax.tree.flatten(prepare(*args))

@@ -15,15 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from ._batch import Batch
-from ._call import Options, Traced, check_apart
+from ._cache import check_apart
+from ._call import Options, Traced
 from ._errors import PlanMismatchError
-from ._layout import as_array, describe, is_arraylike, is_inexact, is_python_number
-from ._linear import has_rules
+from ._layout import abstract, as_array, describe, is_arraylike, is_inexact, is_python_number
+from ._linear import has_rules, sharding_without
+from ._tracebacks import stands_for
 from ._values import Given, Values
 
 _ONE_AT_A_TIME = (
-    "By an argument whose in_axes is None, f is differentiated one example at a time: it must take a batch of any "
-    "size, and what has an entry for each example, such as labels, must be an argument whose in_axes is 0."
+    "Where in_axes is None for a differentiated argument, f is called with one example at a time: it must take a batch "
+    "of any size, and what has an entry for each example, such as labels, must be an argument whose in_axes is 0."
 )
 
 
@@ -68,7 +70,7 @@ class Examples:
         """The options for the Jacobian of one example, beside all others."""
         return replace(self.options, batch=None, independent=False, copies=max(1, self.size(args)))
 
-    def one(self, *args: Any, **kwargs: Any) -> Any:
+    def one(self, /, *args: Any, **kwargs: Any) -> Any:
         """f of one example: a batch of one goes in, and its only result comes out."""
         alone = self._each(args, lambda leaf, axis: jnp.expand_dims(leaf, axis))
         try:
@@ -85,7 +87,7 @@ class Examples:
         shape = jnp.shape(leaf)
         if axis is None or not -len(shape) <= axis < len(shape) or shape[axis] != 1:
             raise ValueError(
-                f"of a batch of one, f returned {describe(leaf)}, which has not one entry along out_axes={axis}. "
+                f"f returned {describe(leaf)} for one example: expected one entry along out_axes={axis}. "
                 f"{_ONE_AT_A_TIME}"
             )
         return jnp.squeeze(leaf, axis)
@@ -94,9 +96,9 @@ class Examples:
         """The shapes of one example's arguments."""
 
         def without(leaf: Any, axis: int) -> Any:
-            shape = list(jnp.shape(leaf))
+            shape, dtype = list(jnp.shape(leaf)), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))
             del shape[axis]
-            return jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(jnp.result_type(leaf)))
+            return jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=sharding_without(abstract(leaf), axis))
 
         return self._each(args, without)
 
@@ -141,6 +143,7 @@ class Examples:
         leaves, names = [leaf for _, leaf in keyed], [f"args{jax.tree_util.keystr(path)}" for path, _ in keyed]
 
         def taking(places: Sequence[int]) -> Callable[..., Any]:
+            @stands_for(self.f, same_arguments=False)
             def whole(*arrays: Any) -> Any:
                 filled = dict(zip(places, arrays, strict=True))
                 return self.f(*jax.tree.unflatten(tree, [filled.get(k, x) for k, x in enumerate(leaves)]), **kwargs)
@@ -162,18 +165,24 @@ class Examples:
 
 @dataclass(frozen=True)
 class MappedRun:
-    """Runs a plan of one example over a batch."""
+    """Runs the plan of one example over a batch of as many examples as it was made for."""
 
     examples: Examples
-    plan: Any
+    run: Any
+    size: int
 
     def of(self, choice: Any) -> MappedRun:
         """The same for another choice."""
-        return replace(self, plan=replace(self.plan, _run=self.plan._run.of(choice)))
+        return replace(self, run=self.run.of(choice))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         try:
             self.examples.sliced(args)
         except ValueError as error:
             raise PlanMismatchError(str(error)) from error
-        return self.examples.mapped(lambda *one: self.plan(*one, **kwargs), 0)(*args)
+        size = self.examples.size(args)
+        if size != self.size:
+            raise PlanMismatchError(
+                f"the plan was made for {self.size} examples; {size} came. Make a plan for these arguments."
+            )
+        return self.examples.mapped(lambda *one: self.run(*one, **kwargs), 0)(*args)

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from ._batch import axis_of, output_axes
-from ._call import Returned, remembered
+from ._cache import remembered
+from ._call import Returned
 from ._coupling import Names, check_examples, check_positions
-from ._layout import abstract, describe
-from ._linear import Program, index_arrays, is_concrete, program_key, program_of, values_key
+from ._layout import abstract, describe, is_concrete
+from ._linear import Program, index_arrays, our_settings, program_key, program_of, values_key
 from ._seeds import Side
 from ._structure import influence
 
@@ -94,7 +95,8 @@ class Values:
             ValueError: an array that has no batch axis has an entry for each example.
         """
         axes = self.inputs.tied, self.outputs.tied
-        remembered((program_key(self.program), values_key(self.indices), axes), self._proved)
+        with our_settings():
+            remembered((program_key(self.program), values_key(self.indices), axes), self._proved)
 
     def _proved(self) -> bool:
         count = len(self.inputs.avals)

@@ -28,8 +28,10 @@ class Work:
         window: elements looked at by pooling windows.
         reduce: elements summed, compared or accumulated.
         arithmetic: elementwise operations (a transcendental counts as several).
+        again: operations made again wherever their results are read, such as those that make one-hot vectors.
         solve: flops of factorisations, solves and transforms.
-        equations: equations run, each of which takes a dispatch.
+        equations: kernels run, each of which takes a dispatch.
+        library: products, solves, transforms and sorts begun, which take one of their own.
         fresh: bytes of temporaries that the system has to hand out anew, as often as they are let go.
         result: bytes of J that the system has to hand out.
     """
@@ -44,8 +46,10 @@ class Work:
     window: float = 0.0
     reduce: float = 0.0
     arithmetic: float = 0.0
+    again: float = 0.0
     solve: float = 0.0
     equations: float = 0.0
+    library: float = 0.0
     fresh: float = 0.0
     result: float = 0.0
 
@@ -81,22 +85,36 @@ class Machine:
     cache_bytes: float  # intermediates of a chunk up to this size stay in the cache,
     cached: float  # where a byte costs this fraction of what it costs in memory
     arena_bytes: float  # temporaries up to this size are reused from call to call; beyond it memory is fresh
+    call: float  # seconds that a call takes whatever it does
+    short: float  # up to so many seconds, predictions are ranked right (9 times of 10)
+    short_error: float  # where they differ by this factor,
+    error: float  # and beyond by this one
     loop_slowdown: float  # XLA runs a loop's body on one core of a CPU: matrix products take this much longer
     packs: bool  # products of a few rows take less with their constant first
-    prefers_forward: bool  # within 10 %: on CPU residuals' tanh and sin get fused into every reverse row
+    prefers_forward: bool  # other things equal: on CPU residuals' tanh and sin get fused into every reverse row
 
     def shared(self, copies: int) -> Machine:
         """What is left for each of several computations that run side by side, as vmap runs them."""
         if copies == 1:
             return self
-        seconds = {**self.seconds, "equations": self.seconds["equations"] / copies}  # they are dispatched as one
+        # They are dispatched as one.
+        seconds = self.seconds | {kind: self.seconds[kind] / copies for kind in ("equations", "library")}
         cache, arena = self.cache_bytes / copies, self.arena_bytes / copies
         # Products have the rows of all of them.
-        return replace(self, seconds=seconds, cache_bytes=cache, arena_bytes=arena, packs=False)
+        call = self.call / copies
+        return replace(self, seconds=seconds, cache_bytes=cache, arena_bytes=arena, call=call, packs=False)
 
     def time(self, work: Work) -> float:
         """Predicted seconds for `work`."""
         return sum(self.seconds[kind] * amount for kind, amount in zip(KINDS, work.vector(), strict=True))
+
+    def call_time(self, work: Work) -> float:
+        """Predicted seconds for a call that does `work`."""
+        return self.call + self.time(work)
+
+    def slowest_alike(self, seconds: float) -> float:
+        """The most seconds that may be predicted for what is about as fast as what `seconds` are predicted for."""
+        return seconds * (self.short_error if seconds <= self.short else self.error)
 
     def traffic(self, temporaries: float) -> float:
         """What a byte costs where so many bytes are worked on, as a fraction of what it costs in memory."""

@@ -3,6 +3,12 @@
 from ._identity import identity as identity
 from ._identity import program_key as program_key
 from ._identity import values_key as values_key
+from ._meshes import mesh_around as mesh_around
+from ._meshes import mesh_of as mesh_of
+from ._meshes import our_settings as our_settings
+from ._meshes import relaxed as relaxed
+from ._meshes import relaxed_program as relaxed_program
+from ._meshes import sharding_without as sharding_without
 from ._modes import UNKNOWN_LINE as UNKNOWN_LINE
 from ._modes import Obstruction as Obstruction
 from ._modes import batched as batched
@@ -27,7 +33,8 @@ from ._segment import zero_literal as zero_literal
 from ._trace import LARGEST_INDEX as LARGEST_INDEX
 from ._trace import LinearProgram as LinearProgram
 from ._trace import cast_varying as cast_varying
+from ._trace import differentiable as differentiable
+from ._trace import implementation as implementation
 from ._trace import index_arrays as index_arrays
-from ._trace import is_concrete as is_concrete
 from ._trace import trace as trace
 from ._trace import transposed_equation as transposed_equation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -11,6 +12,9 @@ import numpy as np
 
 from ._program import Program, as_program, is_variable
 from ._trace import LinearProgram, transposed_equation
+
+# Functions inside functions are looked into so far: JAX's own wrappers are two or three deep.
+_DEPTH = 6
 
 
 class _ById:
@@ -88,18 +92,22 @@ def _backward_key(equation: Any) -> Hashable:
     return program_key(program), tuple(map(_value_key, constants))
 
 
-def _value_key(value: Any) -> Hashable:
+def _value_key(value: Any, depth: int = _DEPTH) -> Hashable:
     """A parameter as a key: by value where that is safe, else by identity."""
     if isinstance(value, jex.ClosedJaxpr | jex.Jaxpr):
-        return program_key(as_program(value)), tuple(_value_key(c) for c in getattr(value, "consts", ()))
+        return program_key(as_program(value)), tuple(_value_key(c, depth) for c in getattr(value, "consts", ()))
     if isinstance(value, dict):
-        return tuple((k, _value_key(v)) for k, v in sorted(value.items(), key=lambda item: str(item[0])))
+        return tuple((k, _value_key(v, depth)) for k, v in sorted(value.items(), key=lambda item: str(item[0])))
     if isinstance(value, tuple | list):
-        return type(value), tuple(_value_key(v) for v in value)
+        return type(value), tuple(_value_key(v, depth) for v in value)
     if isinstance(value, np.ndarray | np.generic) and not value.dtype.hasobject:
         return value.shape, value.dtype, value.tobytes()
     if isinstance(value, bool | int | float | complex):
         return type(value), repr(value)  # -0.0 is not 0.0, True is not 1
+    if isinstance(value, FunctionType):
+        return _function_key(value, depth)
+    if type(value).__name__ == "ClosedRule":  # JAX's wrapper of a rule for vmap, which holds nothing else
+        return _value_key(getattr(value, "__wrapped__", None), depth)
     if isinstance(value, jax.Array) or callable(value):
         return _ById(value)
     try:
@@ -107,3 +115,18 @@ def _value_key(value: Any) -> Hashable:
     except TypeError:
         return _ById(value)
     return type(value), value
+
+
+def _function_key(function: FunctionType, depth: int) -> Hashable:
+    """A function by its code and by what it closes over: functions made anew by the same code are the same.
+
+    JAX wraps rules and callbacks anew in every trace, and users write lambdas in loops.
+    """
+    if depth == 0:
+        return _ById(function)
+    try:
+        closure = [cell.cell_contents for cell in function.__closure__ or ()]
+    except ValueError:  # a cell that is not filled yet
+        return _ById(function)
+    held = (closure, function.__defaults__, function.__kwdefaults__, function.__dict__)
+    return function.__code__, _ById(function.__globals__), _value_key(held, depth - 1)

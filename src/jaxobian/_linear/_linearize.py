@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from .._layout import abstract, varying_axes, zeros_like
+from ._joint import both_apart
 from ._program import CALLS, Program, inlined, is_variable, program_of, subprograms, walk
-from ._segment import active_variables, zero_literal
+from ._segment import active_variables, is_flag, with_flags, zero_literal
 
 # Constants that came to light on the way (a jit's, an output's), then three programs that take them as further first
 # inputs: the function, the primal program, and the linear program.
@@ -25,14 +26,34 @@ def linearize(function: Program, n_operands: int, n_out: int) -> Linearized:
     """The primal and the linear program of `function`, differentiated in all but its first `n_operands` inputs.
 
     Where no equation does the work of both, they are told apart in the trace of `jax.jvp`, which takes less
-    time than `jax.linearize`; that one takes apart loops, branches and all that is not known here, too.
+    time than `jax.linearize`; that one takes apart loops, branches and all that is not known here, too. What it cannot
+    take apart, as a `custom_vmap` function, is run whole by both programs.
     """
-    return _told_apart(function, n_operands, n_out) or _by_jax(function, n_operands, n_out)
+    told = _told_apart(function, n_operands, n_out)
+    if told is not None:
+        return told
+    try:
+        return _by_jax(function, n_operands, n_out)
+    except Exception as error:
+        try:
+            told = _told_apart(function, n_operands, n_out, jointly=True)
+        except Exception:
+            raise error from None
+        if told is None:
+            raise
+        return told
 
 
-def _told_apart(function: Program, n_operands: int, n_out: int) -> Linearized | None:
-    """The two programs from one trace; None where an equation may belong to both."""
-    if any(e.primitive.name not in _UNFOLDED and _has_body(e) for e in walk(function.equations)):
+def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool = False) -> Linearized | None:
+    """The two programs from one trace; None where they cannot be told apart.
+
+    Args:
+        function: operands, x -> y, aux.
+        n_operands: how many operands there are.
+        n_out: how many of the results are y.
+        jointly: whether an equation that makes results and their tangents may stand in both programs.
+    """
+    if not jointly and any(e.primitive.name not in _UNFOLDED and _has_body(e) for e in walk(function.equations)):
         return None
     tangents = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
     if any(aval.dtype == jax.dtypes.float0 for aval in tangents):
@@ -51,12 +72,15 @@ def _told_apart(function: Program, n_operands: int, n_out: int) -> Linearized | 
     traced, constants, _ = program_of(pushed, *function.in_avals, *tangents)
     traced = inlined(traced)
     seeds = traced.inputs[len(traced.inputs) - n_in :]
+    if jointly:
+        traced = both_apart(traced, seeds)
     active = active_variables(traced, seeds)
     outs = traced.outputs
     ys, ts, aux = outs[:n_out], outs[n_out : 2 * n_out], outs[2 * n_out :]
     known = not any(v in active for v in (*ys, *aux) if is_variable(v))
     passes = tuple(e for e in traced.equations if any(v in active for v in e.outvars))
-    if not known or not all(_is_linear(e, active) for e in passes) or any(varying_axes(v.aval) for v in ts):
+    linear = jointly or all(_is_linear(e, active) for e in passes)
+    if not known or not linear or any(varying_axes(v.aval) for v in ts):
         return None
     # A tangent that depends on no tangent is zero.
     ts = tuple(v if is_variable(v) and v in active else zero_literal(v.aval) for v in ts)
@@ -80,9 +104,9 @@ def _has_body(equation: Any) -> bool:
 
 # The operands in which equations are linear: in all of them together,
 _JOINTLY = frozenset(
-    "add add_any sub neg convert_element_type reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum rev "
+    "add add_any sub neg convert_element_type reshape squeeze transpose broadcast_in_dim reduce_sum rev "
     "slice concatenate pad copy copy_p real imag complex conj cumsum reduce_window_sum split stack unstack tile fft "
-    "reduce_precision optimization_barrier sharding_constraint".split()
+    "reduce_precision optimization_barrier sharding_constraint reshard name device_put".split()
 )
 # in any one of them,
 _SINGLY = frozenset("mul dot_general conv_general_dilated".split())
@@ -94,8 +118,10 @@ _PLACES = {
     "dynamic_update_slice": {0, 1},
     "scatter": {0, 2},
     "scatter-add": {0, 2},
-    "scatter_add": {0, 2},
+    "scatter-sub": {0, 2},
+    "scatter-mul": {0},
     "triangular_solve": {1},
+    "tridiagonal_solve": {3},
     "select_and_gather_add": {0},
     "select_and_scatter_add": {0},
 }
@@ -129,11 +155,15 @@ def _by_jax(function: Program, n_operands: int, n_out: int) -> Linearized:
     _, push, aux = jax.tree.unflatten(tree, traced.out_avals)
     residuals, push_tree = jax.tree.flatten(push)
     n_residuals, n_aux = len(residuals), len(jax.tree.leaves(aux))
+    traced, constants = with_flags(traced, constants)
+    outputs = traced.outputs[n_out : n_out + n_residuals]
+    flags = {k: v.val for k, v in enumerate(outputs) if not is_variable(v) and is_flag(v.val)}
 
     zero: set[int] = set()
 
     def linear(*leaves: Any) -> Any:
-        outs = jax.tree.unflatten(push_tree, leaves[:n_residuals])(*leaves[n_residuals:])
+        held = [flags.get(k, leaf) for k, leaf in enumerate(leaves[:n_residuals])]
+        outs = jax.tree.unflatten(push_tree, held)(*leaves[n_residuals:])
         return [zeros_like(abstract(out)) if k in zero else out for k, out in enumerate(outs)]
 
     tangent_avals = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]

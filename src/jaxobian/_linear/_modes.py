@@ -108,7 +108,8 @@ def _failure(equation: Any, active: set[Any], mode: str) -> Exception | None:
     return None
 
 
-_USERS_WORDS = {"while": "lax.while_loop", "scan": "lax.scan", "cond": "lax.cond", "remat2": "jax.checkpoint"}
+_USERS_WORDS = {"while": "lax.while_loop", "scan": "lax.scan", "cond": "lax.cond", "remat2": "jax.checkpoint",
+                "custom_vmap_call": "a custom_vmap function"}  # fmt: skip
 
 
 def _explain(equation: Any, mode: str, error: Exception) -> Obstruction:
@@ -144,5 +145,7 @@ def _reason(equation: Any, mode: str, error: Exception) -> str:
         return "has a rule for reverse mode only"
     if name == "while" and mode == "rev":
         return "runs a number of steps known only when it runs, so it has no reverse mode"
+    if name == "custom_vmap_call" and mode == "rev":
+        return "has no reverse mode, unless a custom_vjp function is wrapped around it"
     first = str(error).strip().splitlines()
     return f"cannot be {'pushed forward' if mode == 'fwd' else 'pulled back'}: {first[0] if first else error!r}"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
+import numpy as np
 
 from ._source import in_library, user_frame
 
-# Equations that only call another program.
-CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
+# Equations that only call another program; closed_call is eval_jaxpr from JAX 0.12 on.
+CALLS = frozenset({"jit", "closed_call", "eval_jaxpr"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +38,10 @@ class Program:
     def __call__(self, *args: Any) -> list[Any]:
         """Run the equations, under whatever transformation is at work."""
         effects = frozenset().union(*(e.effects for e in self.equations))
-        debug_info = jax.make_jaxpr(lambda: ())().jaxpr.debug_info
-        debug_info = debug_info._replace(arg_names=None, result_paths=None)
-        jaxpr = jex.Jaxpr((), list(self.inputs), list(self.outputs), list(self.equations), effects, debug_info)
-        return list(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*args))
+        jaxpr = jex.Jaxpr((), list(self.inputs), list(self.outputs), list(self.equations), effects, _no_debug_info())
+        # A custom rule may index what it gets by what is traced, which NumPy's arrays do not allow.
+        arrays = (jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in args)
+        return list(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*arrays))
 
     def read(self) -> set[Any]:
         """The variables that an equation reads or that are outputs."""
@@ -53,6 +57,12 @@ class Program:
                 kept.append(equation)
                 needed.update(v for v in equation.invars if is_variable(v))
         return replace(self, equations=tuple(reversed(kept)))
+
+
+@cache
+def _no_debug_info() -> Any:
+    """Debug information that names nothing; JAX has no public way to make some but to trace."""
+    return jax.make_jaxpr(lambda: ())().jaxpr.debug_info._replace(arg_names=None, result_paths=None)
 
 
 def is_variable(atom: Any) -> bool:
@@ -98,14 +108,15 @@ def has_rules(program: Program) -> bool:
     return any(map(own, walk(program.equations)))
 
 
-def program_of(f: Callable[..., Any], *avals: Any) -> tuple[Program, tuple[Any, ...], Any]:
-    """Trace `f` on abstract values.
+def program_of(f: Callable[..., Any], /, *avals: Any, **named: Any) -> tuple[Program, tuple[Any, ...], Any]:
+    """Trace `f` on abstract values, positional ones and by keyword.
 
     Returns:
         The flat program with f's closed-over arrays as its first inputs, their values, and the tree of f's output.
     """
     # A fresh function each time: JAX keeps traces by the function's identity, and what f closes over may change.
-    closed, shapes = jax.make_jaxpr(lambda *args: f(*args), return_shape=True)(*avals)
+    fresh = functools.wraps(f, assigned=(), updated=())(lambda *args, **kwargs: f(*args, **kwargs))
+    closed, shapes = jax.make_jaxpr(fresh, return_shape=True)(*avals, **named)
     jaxpr = closed.jaxpr
     return as_program(jaxpr), tuple(closed.consts), jax.tree.structure(shapes)
 

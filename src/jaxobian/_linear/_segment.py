@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import is_complex, varying_axes
+from .._layout import is_complex, is_concrete, varying_axes
 from ._program import Program, is_variable, program_of
 
 
@@ -118,6 +118,26 @@ def closed(program: Program, constants: Sequence[Any]) -> Program:
     equations = tuple(e.replace(invars=[read(v) for v in e.invars]) for e in program.equations)
     outputs = tuple(map(read, program.outputs))
     return Program(program.inputs[len(constants) :], outputs, equations)
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value is a single integer or boolean that is known now."""
+    kind = jnp.result_type(value)
+    counts = jnp.issubdtype(kind, np.integer) or jnp.issubdtype(kind, np.bool_)
+    return counts and np.shape(value) == () and is_concrete(value)
+
+
+def with_flags(program: Program, constants: Sequence[Any]) -> tuple[Program, tuple[Any, ...]]:
+    """A program with those of its constants that are flags as literals, and the other constants.
+
+    A custom rule may branch on them in Python, as the rule of equinox's checkpointed loops does.
+    """
+    inputs = program.inputs[: len(constants)]
+    flags = {v: np.asarray(value) for v, value in zip(inputs, constants, strict=True) if is_flag(value)}
+    others = tuple(v for v in inputs if v not in flags)
+    program = replace(program, inputs=(*flags, *others, *program.inputs[len(constants) :]))
+    kept = tuple(value for v, value in zip(inputs, constants, strict=True) if v not in flags)
+    return (closed(program, list(flags.values())), kept) if flags else (program, kept)
 
 
 def zero_literal(aval: Any) -> Any:

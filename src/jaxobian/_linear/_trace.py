@@ -17,10 +17,11 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import abstract, varying_axes
+from .._layout import abstract, is_concrete, varying_axes
+from .._tracebacks import Call
 from ._linearize import linearize
 from ._program import Program, inlined, is_variable, program_of, walk
-from ._segment import Linear, active_variables, pullback
+from ._segment import Linear, active_variables, closed, pullback, with_flags
 
 # Larger arrays of indices are not looked at: planning must not grow with the sizes of arrays.
 LARGEST_INDEX = 1_000_000
@@ -119,6 +120,7 @@ def trace(
     xs: Sequence[Any],
     extras: Sequence[Any] = (),
     check: Callable[[Sequence[Any]], None] = lambda avals: None,
+    call: Call | None = None,
 ) -> LinearProgram:
     """Trace `f(extras, xs) -> (ys, aux)` once and linearise it in xs.
 
@@ -127,19 +129,26 @@ def trace(
         xs: the differentiated arrays, concrete, traced or abstract.
         extras: more arrays that f takes, not differentiated.
         check: looks at the abstract ys before they are differentiated, and raises where they cannot be.
+        call: the user's function and arguments, for JAX's errors to name.
     """
     n_extra = len(extras)
     avals = [abstract(leaf) for leaf in (*extras, *xs)]
+    call = call or Call(f, len(avals), (), [(k, "") for k in range(len(avals))])
     counts = []
 
-    def flat(*leaves: Any) -> tuple[Any, ...]:
+    @call.named
+    def flat(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        leaves = call.arrays(args, kwargs)
         ys, aux = f(leaves[:n_extra], leaves[n_extra:])
         counts.append(len(ys))
         return (*ys, *aux)
 
-    function, constants, _ = program_of(flat, *avals)
-    if any(e.primitive.name == "while" for e in walk(function.equations)):
-        function = inlined(function)  # which names the arguments of loops
+    args, kwargs = call.arguments(avals)
+    function, constants, _ = program_of(flat, *args, **kwargs)
+    arrays = call.arrays(*jax.tree.unflatten(jax.tree.structure((args, kwargs)), function.inputs[len(constants) :]))
+    function = replace(function, inputs=(*function.inputs[: len(constants)], *arrays))
+    # Inlining names the arguments of loops; what nothing reads would only be in the way of telling programs apart.
+    function, constants = with_flags(inlined(function).pruned(), constants)
     n_out = counts[-1]
     check(function.out_avals[:n_out])
     hoisted, function, primal, linear = linearize(function, len(constants) + n_extra, n_out)
@@ -150,19 +159,40 @@ def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple
     """An equation that is linear in all but its first operands, as the program that pulls cotangents back through it.
 
     Returns:
-        The program: its constants, then residuals, then cotangents of the results -> cotangents of the other
-        operands; and the values of its constants.
+        The program: its constants, then residuals, then cotangents of `differentiable(equation)` -> cotangents of the
+        other operands; and the values of its constants.
     """
-    inputs = tuple(jex.Var(v.aval) for v in equation.invars)
-    outputs = tuple(jex.Var(v.aval) for v in equation.outvars)
-    alone = Program(inputs, outputs, (equation.replace(invars=list(inputs), outvars=list(outputs)),))
-    residuals, tangents = inputs[:n_residuals], inputs[n_residuals:]
+    # A residual that is a number stays one: a rule may branch on it.
+    operands = [
+        jex.Var(v.aval) if is_variable(v) or k >= n_residuals else v for k, v in enumerate(equation.invars)
+    ]  # fmt: skip
+    made = tuple(jex.Var(v.aval) for v in equation.outvars)
+    outputs = tuple(made[k] for k in differentiable(equation))
+    residuals, tangents = tuple(filter(is_variable, operands[:n_residuals])), tuple(operands[n_residuals:])
+    alone = Program((*residuals, *tangents), outputs, (equation.replace(invars=operands, outvars=list(made)),))
 
     def pull(held: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         return pullback(lambda *t: alone(*held, *t), [v.aval for v in tangents])(*cotangents)
 
     program, constants, _ = program_of(pull, [v.aval for v in residuals], [v.aval for v in outputs])
     return program, constants
+
+
+def implementation(equation: Any) -> Program | None:
+    """What a primitive of another library is made of, where it is implemented by functions of JAX; else None."""
+    primitive, params = equation.primitive, equation.params
+    try:
+        made, constants, _ = program_of(lambda *xs: primitive.impl(*xs, **params), *(v.aval for v in equation.invars))
+    except Exception:
+        return None
+    # JAX's own are implemented by themselves.
+    own = any(e.primitive.name == primitive.name for e in walk(made.equations))
+    return None if own or len(made.outputs) != len(equation.outvars) else closed(made, constants)
+
+
+def differentiable(equation: Any) -> list[int]:
+    """The results of an equation that have tangents, by their places: those of integers have none."""
+    return [k for k, v in enumerate(equation.outvars) if v.aval.dtype != jax.dtypes.float0]
 
 
 def index_arrays(arrays: Sequence[Any]) -> tuple[np.ndarray | None, ...]:
@@ -182,17 +212,6 @@ def _is_index(leaf: Any) -> bool:
 def _is_number(leaf: Any) -> bool:
     """Whether an array is NumPy's, of real numbers, and not too large to be looked at."""
     return isinstance(leaf, np.ndarray) and jnp.issubdtype(leaf.dtype, np.floating) and leaf.size <= LARGEST_INDEX
-
-
-def is_concrete(leaf: Any) -> bool:
-    """Whether an array has values now, rather than standing for some in a trace."""
-    if not isinstance(leaf, jax.Array):
-        return True
-    try:
-        leaf.is_deleted()
-    except jax.errors.ConcretizationTypeError:
-        return False
-    return True
 
 
 def cast_varying(xs: Sequence[Any], out_avals: Sequence[Any]) -> tuple[Any, ...] | None:

@@ -225,7 +225,7 @@ def convolution(equation: Any, active: set[int], mode: str, around: Around) -> l
         return finished(conv.by_patches(*canonical(x, kernel), **precision))
 
     if active == {1}:
-        return [Offer(by_patches, "kernel gradient", "a product with patches", operands)]
+        return [Offer(by_patches, "kernel gradient", "matmul with patches", operands)]
     if min(conv.kernel[2:]) > _WIDE:
         return []
     tile, transposed = conv.best_tile(), bool(active) and mode == "rev"
@@ -235,7 +235,7 @@ def convolution(equation: Any, active: set[int], mode: str, around: Around) -> l
         sizes = (*lift, *(windows[a] for a in numbers.out_spec[2:]))
         if math.prod(sizes) == math.prod(windows) and all(t % n == 0 for t, n in zip(tile, sizes, strict=True)):
             pooled = sizes
-    return [Offer(by_tiles, "convolution", f"products of {tile[0]} x {tile[1]} tiles", operands)]
+    return [Offer(by_tiles, "convolution", f"matmuls of {tile[0]} x {tile[1]} tiles", operands)]
 
 
 def _precision(params: dict[str, Any]) -> dict[str, Any]:

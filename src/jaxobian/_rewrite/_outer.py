@@ -40,4 +40,4 @@ def outer(equation: Any, active: set[int], mode: str, around: Around) -> list[Of
         y = lax.reduce_sum(h * operands[mine], axes=sorted(contract[mine]))
         return [y.transpose([kept.index(a) for a in wanted]).reshape(made.shape)]
 
-    return [Offer(run, "outer product", "a multiplication in its place", tuple(equation.invars))]
+    return [Offer(run, "weight gradient", "elementwise outer product", tuple(equation.invars))]

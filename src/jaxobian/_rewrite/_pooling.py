@@ -21,6 +21,8 @@ from ._offer import Around, Offer
 
 # With more elements in a window than this, one slice for each of them is no way to go about it.
 _LARGEST = 64
+# What a plan calls it.
+_MASK = "mask of the winners"
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def gathered(equation: Any, active: set[int], mode: str, around: Around) -> list
 
     relu, cases = around.makers.get(t, (None, set()))
     if relu is None or not _is_mask(relu, cases):
-        return [Offer(lambda t, x: [windows.summed(t, windows.winner(x, select))], _name(select), "a mask", (t, x))]
+        return [Offer(lambda t, x: [windows.summed(t, windows.winner(x, select))], _name(select), _MASK, (t, x))]
     (kept,) = cases  # the other case is zero, or this would not be linear
 
     def run(t: Array, x: Array, which: Array) -> list[Array]:
@@ -138,7 +140,7 @@ def gathered(equation: Any, active: set[int], mode: str, around: Around) -> list
         through = windows.summed((which == (kept == 2)).astype(np.int8), place)
         return [jnp.where(through > 0, windows.summed(t, place), jnp.zeros((), t.dtype))]
 
-    return [Offer(run, _name(select), "a mask", (relu.invars[kept], x, relu.invars[0]))]
+    return [Offer(run, _name(select), _MASK, (relu.invars[kept], x, relu.invars[0]))]
 
 
 def pooled_next(variable: Any, around: Around) -> tuple[int, ...] | None:
@@ -166,7 +168,7 @@ def scattered(equation: Any, active: set[int], mode: str, around: Around) -> lis
         place = windows.winner(x, select)
         return list(pullback(lambda source: (windows.summed(source, place),), [equation.invars[1].aval])(t))
 
-    return [Offer(run, _name(select), "a mask", tuple(equation.invars))]
+    return [Offer(run, _name(select), _MASK, tuple(equation.invars))]
 
 
 def summed(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:

@@ -48,7 +48,7 @@ def few_rows(program: Program, seeds: Sequence[Any]) -> dict[int, Offer]:
     for place, equation in enumerate(program.equations):
         if equation.primitive.name == "dot_general" and _fits(equation, active):
             found[place] = Offer(
-                _constant_first(equation), "few-row product", "a product that leaves its constant as it is",
+                _constant_first(equation), "skinny matmul", "weights first",
                 tuple(equation.invars),
             )  # fmt: skip
     return found

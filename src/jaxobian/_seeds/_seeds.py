@@ -188,7 +188,7 @@ class Seeds:
         split, axis = self._splits[s], self._axes[r] % block.ndim
         before, after = block.shape[:axis], block.shape[axis + 1 :]
         if block.shape[axis] == 0:
-            return zeros_like(self._landed.avals[r], (*before, split.size, *after))
+            return zeros_like(self._landed.avals[r], (*before, split.size, *after)).astype(block.dtype)
         if not split.cells:
             return block
         block = block.reshape(*before, *split.free, *after)

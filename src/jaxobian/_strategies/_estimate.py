@@ -62,7 +62,7 @@ class Estimate:
 
 # A pass back through these takes what a pass forward does.
 _SYMMETRIC = frozenset(
-    "dot_general mul div neg add sub add_any convert_element_type transpose reshape squeeze expand_dims "
+    "dot_general mul div neg add sub add_any convert_element_type transpose reshape squeeze "
     "broadcast_in_dim reduce_sum rev copy".split()
 )
 

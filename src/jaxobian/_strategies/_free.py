@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._cost import Work
+from .._cost import Work, nbytes
 from .._layout import varying_axes
 from .._linear import UNKNOWN_LINE, Program, active_variables, is_variable, pullback, source_line
 from .._seeds import Group, LinearMap
@@ -42,6 +42,11 @@ class Free:
     z: Any
     where: str
 
+    @property
+    def whole(self) -> bool:
+        """Whether the rows are seeds as they are, and need not be repeated for all that a pass seeds alike."""
+        return self.shape[1:] == tuple(self.z.shape)
+
     def rows(self, residuals: Sequence[Any]) -> Any:
         """What one pass for each colour begins with."""
         (constant,) = self.constant(*residuals)
@@ -56,9 +61,9 @@ class Free:
         return push if forward else pullback(push, in_avals)
 
 
-def better(problem: Problem, free: Candidate | None, plain: Candidate) -> Candidate:
-    """The one that keeps to the budget, and of two that do the faster: rows at hand take memory."""
-    found = [plain] if free is None else [free, plain]
+def better(problem: Problem, *candidates: Candidate | None) -> Candidate:
+    """The one that keeps to the budget, and of several that do the fastest: rows at hand take memory."""
+    found = [c for c in candidates if c is not None]
     return min(found, key=lambda c: (c.cost.peak_bytes > problem.budget, c.cost.seconds))
 
 
@@ -77,8 +82,9 @@ def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
     passes = problem.passes(forward=forward)
     counted = count_passes(run, problem.program.residual_avals, [found.z], passes, forward=forward, one_hot=False)
     size = math.prod(found.shape) * found.z.dtype.itemsize
+    repeated = 0 if found.whole else passes * nbytes(found.z)
     where = "" if found.where == UNKNOWN_LINE else f" at {found.where}"
-    note = f"begins with the rows of a constant, past the product{where}"
+    note = f"starts from the weights of the matmul{where}: no pass goes through it"
     return candidate(
         problem,
         mode,
@@ -87,7 +93,7 @@ def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
         variant=found,
         note=note,
         given=(tuple(found.z.shape),),
-        before=Work(bytes=2.0 * size),
+        before=Work(bytes=2.0 * (size + repeated)),
     )
 
 

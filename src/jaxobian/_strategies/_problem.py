@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from typing import Any
 
 from .._cost import Cost, Machine, Work, count, nbytes, repeated
@@ -14,6 +15,7 @@ from .._linear import Linear, LinearProgram, active_variables, is_variable, obst
 from .._rewrite import goes_beside
 from .._seeds import Group, Seeds, Side, groups
 from .._structure import Structure
+from .._words import WORDS, human_bytes, human_flops, human_seconds, pass_count
 
 NO_WORK = Work()
 
@@ -110,7 +112,19 @@ class Problem:
     @cached_property
     def repeated_work(self) -> Work:
         """What evaluates residuals anew in every pass where nothing keeps XLA from it."""
-        return repeated(self.program.primal, self._residuals) if isinstance(self.program, LinearProgram) else NO_WORK
+        if not isinstance(self.program, LinearProgram):
+            return NO_WORK
+        anew = list(compress(self._residuals, map(self._is_anew, self.program.residuals)))
+        return repeated(self.program.primal, anew)
+
+    def _is_anew(self, residual: Any) -> bool:
+        """Whether more reads a residual than products with one-hot vectors, which need one element of it."""
+        ends = {*self.program.tangents, *filter(is_variable, self.program.linear.outputs)}
+        for e in self.program.linear.equations:
+            alone = e.primitive.name == "mul" and not ends.isdisjoint(filter(is_variable, (*e.invars, *e.outvars)))
+            if not alone and any(v is residual for v in e.invars):
+                return True
+        return False
 
     @property
     def _residuals(self) -> tuple[Any, ...]:
@@ -127,29 +141,47 @@ class Problem:
         return sum(nbytes(v.aval) for v in residuals if v not in given)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Candidate:
-    """One way to compute J, and what it is predicted to take.
+    """One way to compute J, and what it is predicted to take. Found in `Plan.candidates`.
 
     Attributes:
-        mode: "fwd", "rev" or "mixed".
-        seeds: the passes that run, an entry for each segment, then one for each group that fills J.
-        cost: predicted flops, traffic, peak memory and time.
-        variant: which of a strategy's builds it is.
-        note: what people should know about it.
-        n_groups: how many of the seeds fill J.
-        program: what runs, where that is not the problem's own program but one with faster equations.
-        rewrites: what was replaced: in words, by what, and the user's lines.
+        mode: "fwd", "rev", "mixed" or "colored".
+        passes: how many JVPs and VJPs it takes, summed over the parts of f.
+        flops: predicted arithmetic of all passes, in floating-point operations.
+        peak_bytes: predicted high-water mark of what is allocated while J is computed, J included.
+        seconds: predicted time.
+        note: what there is to know about it, in words.
     """
 
+    # What runs, for the library itself: the passes, an entry for each segment, then one for each group that fills J.
     mode: str
     seeds: tuple[Seeds, ...]
     cost: Cost
-    variant: Any = None
+    variant: Any = None  # which of a strategy's builds it is
     note: str = ""
-    n_groups: int = 1
-    program: Linear | None = None
-    rewrites: tuple[tuple[str, str, str], ...] = ()
+    n_groups: int = 1  # of the seeds fill J
+    program: Linear | None = None  # where that is not the problem's own, but one with faster equations
+    rewrites: tuple[tuple[str, str, str], ...] = ()  # what was replaced: in words, by what, and the user's lines
+
+    def __repr__(self) -> str:
+        costs = f"{human_flops(self.flops)}, peak {human_bytes(self.peak_bytes)}, {human_seconds(self.seconds)}"
+        return f"Candidate({WORDS[self.mode]}: {pass_count(self.passes)}, {costs})"
+
+    @property
+    def flops(self) -> float:
+        """Predicted arithmetic of all passes."""
+        return self.cost.flops
+
+    @property
+    def peak_bytes(self) -> int:
+        """Predicted high-water mark."""
+        return self.cost.peak_bytes
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time."""
+        return self.cost.seconds
 
     @property
     def groups(self) -> tuple[Seeds, ...]:
@@ -158,7 +190,7 @@ class Candidate:
 
     @property
     def passes(self) -> int:
-        """(Co)tangents pushed or pulled, summed over segments."""
+        """JVPs and VJPs, summed over segments."""
         return sum(seeds.passes for seeds in self.seeds)
 
     @property
@@ -166,13 +198,37 @@ class Candidate:
         """Passes run at once, of those that fill J; of all where none do."""
         return max((seeds.width for seeds in self.groups or self.seeds), default=1)
 
+    def times(self, copies: int) -> Candidate:
+        """So many of it side by side, each with its own J."""
+        cost = self.cost
+        cost = replace(
+            cost, flops=copies * cost.flops, peak_bytes=copies * cost.peak_bytes, seconds=copies * cost.seconds
+        )
+        return replace(self, cost=cost)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Impossible:
-    """A mode that cannot compute J, and why."""
+    """A mode that cannot compute J, or that cannot win, and why. Found in `Plan.candidates`.
+
+    Attributes:
+        mode: "fwd", "rev", "mixed" or "colored".
+        reason: why, in words.
+        told: whether a plan's text has it; that there is no bottleneck goes without saying.
+        nnz: how many elements of J, or of an example's, can be nonzero; None where zeros were not looked for.
+    """
 
     mode: str
     reason: str
+    told: bool = True
+    nnz: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Impossible({WORDS[self.mode]}: {self.reason})"
+
+    def times(self, copies: int) -> Impossible:
+        """The same, of so many side by side."""
+        return self
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ class NoCutError(Exception):
     """There is no mixed plan; the message says why."""
 
 
+class NoBottleneckError(NoCutError):
+    """The program is nowhere narrower than its ends."""
+
+
 @dataclass(frozen=True, eq=False)
 class Links:
     """A problem's program as a chain: what stands at each cut, and the segments between any two."""
@@ -46,7 +50,7 @@ def side_at(problem: Problem, cut: Cut) -> Side:
     if problem.batch is not None:
         tied = [example_axis(problem, problem.structure.of(v), v.aval.shape) for v in cut]
         if None in tied:
-            raise NoCutError(f"the cut at {_shape(cut[tied.index(None)])} does not keep examples apart")
+            raise NoCutError(f"the cut at {_shape(cut[tied.index(None)])} mixes examples")
     return in_parts(problem, Side(tuple(v.aval for v in cut), tuple(tied)))
 
 
@@ -65,7 +69,7 @@ def restricted(problem: Problem, program: Linear, inputs: Side, outputs: Side) -
         if problem.batch and not all(
             has_line(relation, tied, inputs.tied[j]) for j, relation in dependence.items()
         ):
-            raise NoCutError("between the narrowest cut and the outputs examples are not kept apart")
+            raise NoCutError("examples are mixed between the narrowest cut and the outputs")
     return part
 
 

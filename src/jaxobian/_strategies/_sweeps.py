@@ -127,7 +127,7 @@ def count_passes(
         program, _, _ = program_of(run, list(residuals), list(seeds))
         program, width, vmapped = program.pruned(), 1, False
     made = program.inputs[len(program.inputs) - len(seeds) :]
-    work = pass_work(program, made, width, one_hot=one_hot)
+    work = pass_work(program, made, width, one_hot=one_hot, lands=True)
     landed = sum(map(nbytes, program.out_avals)) / width
     offers = few_rows(program, made) if vmapped and width > 1 else {}
     few = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
@@ -222,7 +222,7 @@ def _with_once(
     time = problem.machine.time
     if _SAVED * time(sweep.work.chunk(passes)) > time(plain.work.chunk(passes)):
         return plain
-    words = tuple(("product", "made once for all that a pass seeds alike", source_line(e)) for e in products)
+    words = tuple(("matmul", "hoisted out of the batch", source_line(e)) for e in products)
     return replace(sweep, once=words)
 
 
@@ -270,4 +270,4 @@ def cost_with(problem: Problem, passes: Sequence[Work], flops: float, peak: int)
     """The cost of some work, with the primal program and the writing of J."""
     result = problem.machine.result(float(problem.jacobian_bytes))
     work = sum(passes, Work()) + problem.primal_work + result
-    return Cost(work, flops, peak, problem.machine.time(work))
+    return Cost(work, flops, peak, problem.machine.call_time(work))

@@ -28,6 +28,7 @@ from .._layout import block_dtype, varying_axes, zeros_like
 from .._linear import Linear, LinearProgram, pullback, source_line
 from .._seeds import Classes, Seeds, Side
 from .._structure import shape_of, structure
+from .._words import counted, pass_count
 from . import forward, reverse
 from ._nonzeros import Colored, entries, placed
 from ._patterns import example_pattern, fixed_part
@@ -57,26 +58,27 @@ def propose(
     """
     possible = {s.mode: s for s in singles if isinstance(s, Candidate)}
     if not possible:
-        return Impossible("colored", "it pushes or pulls through the whole program, and neither is possible")
+        return Impossible("colored", "it runs the whole program forward or in reverse, and neither is possible")
     wanted = forced or problem.format == "bcoo"
     least = min(c.passes for c in possible.values())
     if least < _WORTHWHILE and not wanted:
-        return Impossible("colored", f"not looked for: {least} {'pass does' if least == 1 else 'passes do'}")
+        few = f"{pass_count(least)} {'is' if least == 1 else 'are'} few enough"
+        return Impossible("colored", f'skipped: {few} (mode="colored" forces it)')
     sides = (*problem.inputs.avals, *problem.outputs.avals)
     if not wanted and sum(math.prod(aval.shape) for aval in sides) > _EFFORT:
-        return Impossible("colored", 'not looked for in arrays this large: mode="colored" looks')
+        return Impossible("colored", 'skipped: its arrays are large (mode="colored" forces it)')
     matrix, dense = example_pattern(problem.structure, problem.inputs, problem.outputs, None if wanted else _EFFORT)
     if matrix is None:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
-        return Impossible("colored", f"no zeros are known in J{where}")
+        return Impossible("colored", f"no zeros are known in J{where}", nnz=problem.outputs.size * problem.inputs.size)
     sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric)
     sought = _without_fixed(sought) or sought
     sweeps = {mode: _sweep(sought.problem, candidate) for mode, candidate in sought.possible.items()}
     coloring = _cheapest(sought, sweeps, math.inf if wanted else least)
     if coloring is None:
-        return Impossible("colored", f"J takes {sought.fewest} colours or more, no fewer than passes without")
+        return _no_gain(sought, f"at least {counted(sought.fewest, 'color')}", least)
     if coloring.passes >= least and not wanted:
-        return Impossible("colored", f"J takes {coloring.passes} colours, no fewer than passes without")
+        return _no_gain(sought, counted(coloring.passes, "color"), least)
     return _candidate(sought, coloring, sweeps)
 
 
@@ -145,6 +147,11 @@ class _Sought:
     possible: dict[str, Candidate]
     fixed: sparse.csr_matrix
     symmetric: bool
+
+    @property
+    def nnz(self) -> int:
+        """How many elements can be nonzero."""
+        return int((self.matrix + (self.fixed != 0)).nnz)
 
     @property
     def fewest(self) -> int:
@@ -245,10 +252,14 @@ def _cheapest(sought: _Sought, sweeps: dict[str, Sweep], least: float) -> Colori
     return best
 
 
+def _no_gain(sought: _Sought, colors: str, least: int) -> Impossible:
+    return Impossible("colored", f"J takes {colors}, and {pass_count(least)} without", nnz=sought.nnz)
+
+
 def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, Sweep]) -> Candidate:
     """The candidate that a colouring is, with its cost."""
     problem, possible = sought.problem, sought.possible
-    batch, nnz = problem.batch or 1, int((sought.matrix + (sought.fixed != 0)).nnz)
+    batch, nnz = problem.batch or 1, sought.nnz
     size = problem.jacobian_bytes if problem.format == "dense" else batch * nnz * _entry_bytes(problem)
     held, peak, work, flops = size + problem.residual_bytes, 0, NO_WORK, 0.0
     made: dict[str, Seeds | None] = {"fwd": None, "rev": None}
@@ -269,21 +280,21 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, Sweep]) ->
         work, flops, peak = work + sweep.total(chunking, problem), flops + sweep.flops, max(peak, sweep.peak(chunking))
     placed = Work(gather=float(batch * nnz)) + Work(scatter=float(batch * nnz) * (problem.format == "dense"))
     work += placed + problem.primal_work + problem.machine.result(float(size))
-    cost = Cost(work, flops, held + peak, problem.machine.time(work))
+    cost = Cost(work, flops, held + peak, problem.machine.call_time(work))
     # Which program runs is all the same to the values: that of the mode with more passes.
     main = possible.get("fwd" if coloring.n_columns >= coloring.n_rows else "rev") or next(iter(possible.values()))
     seeds = tuple(s for s in made.values() if s is not None)
     variant = Colored(sought.matrix, coloring, made["fwd"], made["rev"], sought.fixed)
     cells, always = problem.outputs.size * problem.inputs.size, nnz - int(sought.matrix.nnz)
-    same = f", {always:,} of them the same for every x" if always else ""
+    same = f" ({always:,} do not depend on x)" if always else ""
     note = f"{nnz:,} of {cells:,} elements can be nonzero{same}: {_told(coloring)}"
     return Candidate("colored", seeds, cost, variant, note, 0, main.program or problem.program, main.rewrites)
 
 
 def _told(coloring: Coloring) -> str:
     each = ((coloring.n_columns, "columns"), (coloring.n_rows, "rows"))
-    parts = [f"{n} colour{'' if n == 1 else 's'} of {what}" for n, what in each if n]
-    return ", ".join(parts) or "no colours"
+    parts = [f"{what} in {counted(n, 'color')}" for n, what in each if n]
+    return " and ".join(parts) or "no pass is needed"
 
 
 def _entry_bytes(problem: Problem) -> int:

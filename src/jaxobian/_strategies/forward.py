@@ -1,6 +1,6 @@
 """Forward mode: one tangent for each element of the input is pushed through the linear program.
 
-Two builds. The linear program reads residuals that the primal program stored once. Over a long loop those outweigh
+Two builds. The linear program reads residuals that the primal program stored once. Those of a loop may outweigh
 everything else; `jvp` then computes them anew beside the tangents, and stores none.
 """
 
@@ -17,6 +17,8 @@ from ._free import Free, begun, better, prepared
 from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
+
+_LOOPS = ("scan", "while")
 
 
 def propose(problem: Problem) -> Candidate | Impossible:
@@ -42,7 +44,9 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     passes = linear.cost.peak_bytes - problem.jacobian_bytes - problem.residual_bytes
     if problem.residual_bytes > max(passes, problem.jacobian_bytes) or linear.cost.peak_bytes > problem.budget:
         return _recomputing(problem) or linear
-    return better(problem, begun(problem, "fwd", held=problem.jacobian_bytes + problem.residual_bytes), linear)
+    # A loop that stores no residuals is often faster, too.
+    again = _recomputing(problem) if any(e.primitive.name in _LOOPS for e in program.linear.equations) else None
+    return better(problem, begun(problem, "fwd", held=problem.jacobian_bytes + problem.residual_bytes), again, linear)
 
 
 def _recomputing(problem: Problem) -> Candidate | None:
@@ -55,7 +59,15 @@ def _recomputing(problem: Problem) -> Candidate | None:
     except Exception:
         return None
     note = "recomputes residuals instead of storing them"
-    return candidate(problem, "fwd", counted, held=problem.jacobian_bytes, variant="jvp", note=note)
+    return candidate(
+        problem,
+        "fwd",
+        counted,
+        held=problem.jacobian_bytes,
+        variant="jvp",
+        note=note,
+        before=problem.primal_work * -1.0,  # it is a part of what was counted
+    )
 
 
 def _jvp(program: LinearProgram) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]]:

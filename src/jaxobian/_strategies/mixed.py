@@ -22,16 +22,17 @@ import jax
 import numpy as np
 
 from .._graph import Cut, chain, narrow_places, narrowest, path_splits, stages
-from .._layout import is_complex, is_inexact
+from .._layout import describe, is_complex, is_inexact
 from .._linear import UNKNOWN_LINE, active_variables, obstructions, source_line
 from .._seeds import Side
+from .._words import WORDS, counted, listed, pass_count
 from ._examples import example_axis, per_example, spread
 from ._fill import bcoo
 from ._matrix import Blocks
 from ._nodes import Node, Part, Product, Sum, Through, dense_blocks, matrix_bytes, walk
 from ._order import apart, chained, split
 from ._problem import Candidate, Impossible, Problem
-from ._segments import NoCutError, side_at
+from ._segments import NoBottleneckError, NoCutError, side_at
 from ._sweeps import CLEAR_WIN, cost_with
 
 _OTHER = {"fwd": "rev", "rev": "fwd"}
@@ -72,8 +73,10 @@ def propose(
         if all(isinstance(single, Impossible) for single in singles):
             return _alternating(problem)
         if problem.format == "bcoo" and not forced:
-            return Impossible("mixed", 'a product has no zeros to leave out: only mode="mixed" forms it as bcoo')
+            return Impossible("mixed", 'skipped for format="bcoo": its product is dense (mode="mixed" forces it)')
         return _narrowed(problem, 1.0 if forced else CLEAR_WIN)
+    except NoBottleneckError as error:
+        return Impossible("mixed", str(error), told=False)
     except (NoCutError, NotImplementedError) as error:
         return Impossible("mixed", str(error))
 
@@ -129,7 +132,7 @@ def _narrowed(problem: Problem, gain: float) -> Candidate:
         places = narrow_places(example.program, weigh, bound // _NARROW)[:1]
         offers += [_offer(problem, example, node, (z,)) for z in places for node in split(example, z, colours=True)]
     if not offers:
-        raise NoCutError(_too_wide(example))
+        raise _too_wide(example, problem)
     return min(offers, key=lambda offer: offer.cost.seconds)
 
 
@@ -160,16 +163,19 @@ def _alternating(problem: Problem) -> Candidate:
     return min(offers, key=lambda offer: offer.cost.seconds)
 
 
-def _too_wide(problem: Problem) -> str:
-    n, m = problem.inputs.size, problem.outputs.size
-    number, side = (n, "input") if n <= m else (m, "output")
-    ends = f"{number:,} {side}{'' if number == 1 else 's'}"
-    width, _ = narrowest(problem.program, _weigher(problem), min(_size(problem.inputs), _size(problem.outputs)))
+def _too_wide(example: Problem, problem: Problem) -> NoCutError:
+    """Why no cut wins, in the user's sizes."""
+    n, m = example.inputs.size, example.outputs.size
+    number, side, what = (n, problem.inputs, "input") if n <= m else (m, problem.outputs, "output")
+    ends = f"its {counted(number, what)}"
+    if example.batch is not None:
+        ends += f" per example ({listed([describe(aval) for aval in side.avals])})"
+    width, _ = narrowest(example.program, _weigher(example), min(_size(example.inputs), _size(example.outputs)))
     if width == 0:
-        return "no cut is needed: no path leads from its inputs to its outputs"
+        return NoCutError("J is zero: no path leads from its inputs to its outputs")
     if width < number:
-        return f"the narrowest cut of the program is {width:,} wide, hardly narrower than its {ends}"
-    return f"no cut of the program is narrower than its {ends}"
+        return NoCutError(f"the narrowest cut of the program is {width:,} wide, hardly narrower than {ends}")
+    return NoBottleneckError(f"f has no bottleneck narrower than {ends}")
 
 
 def _weigher(problem: Problem) -> Callable[[Any], int | None]:
@@ -213,29 +219,22 @@ def _note(problem: Problem, root: Node, cuts: Sequence[Cut]) -> str:
     return f"cut where it is {places}: {_words(root, outermost=True)}"
 
 
-_WORDS = {"fwd": "forward", "rev": "reverse", "colored": "coloured"}
-
-
 def _words(node: Node, *, outermost: bool = False) -> str:
     match node:
         case Part():
-            return f"({_span(node)}: {_WORDS[node.candidate.mode]}, {_passes(node.candidate.passes)})"
+            return f"({_span(node)}: {WORDS[node.candidate.mode]}, {pass_count(node.candidate.passes)})"
         case Product():
             text = f"{_words(node.outer)} x {_words(node.inner)}"
         case Sum():
             text = f"{_words(node.direct)} + {_words(node.product, outermost=True)}"
         case Through():
-            word = "pushed on" if node.passes.forward else "pulled back"
-            text = f"{_words(node.given)} {word} to {_span(node)} ({_passes(node.passes.passes)})"
+            word = "pushed forward" if node.passes.forward else "pulled back"
+            text = f"{_words(node.given)} {word} to {_span(node)} ({pass_count(node.passes.passes)})"
     return text if outermost else f"({text})"
 
 
 def _span(node: Node) -> str:
     return f"{node.right.size:,} -> {node.left.size:,}"
-
-
-def _passes(number: int) -> str:
-    return f"{number:,} pass{'' if number == 1 else 'es'}"
 
 
 def _where(problem: Problem, cut: Cut) -> str:

@@ -30,8 +30,8 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     held = problem.jacobian_bytes + problem.residual_bytes
     try:
         free = begun(problem, "rev", held=held)
-        if free is not None and not problem.bounded and free.cost.peak_bytes <= problem.budget:
-            return free
+        if free is not None and free.variant.whole and not problem.bounded and free.cost.peak_bytes <= problem.budget:
+            return free  # it does what other passes do, but for a product
         counted = count_groups(problem, pull, program.residual_avals, forward=False)
     except Exception as error:
         return Impossible("rev", forbidden_reason(problem, "rev", error) or "")

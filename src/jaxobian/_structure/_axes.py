@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from .._linear import (
+    CALLS,
     Linear,
     LinearProgram,
     Program,
     as_program,
+    differentiable,
+    implementation,
     inlined,
     is_variable,
     program_of,
@@ -173,6 +176,9 @@ def _local(equation: Any, active: set[int], indices: Indices, notes: Notes) -> L
         return [{k: row.get(k, DENSE) for k in active} for row in rows]
     inner = _INNER.get(name)
     rows = inner(equation, active, notes) if inner is not None else None
+    if rows is None:
+        made = implementation(equation)
+        rows = None if made is None else _inside(made, sorted(active), notes)
     if rows is None:
         notes.unknown.append(equation)
         return [dict.fromkeys(active, DENSE) for _ in equation.outvars]
@@ -337,8 +343,11 @@ def _custom_lin(equation: Any, active: set[int], notes: Notes) -> Local | None:
     if any(k < count for k in active):
         return None
     pulled, _ = transposed_equation(equation, count)
-    rows = _from_results(pulled, len(equation.outvars), notes)
-    return [{k: row[k - count] for k in active if k - count in row} for row in rows]
+    places = differentiable(equation)
+    local: Local = [{} for _ in equation.outvars]
+    for place, row in zip(places, _from_results(pulled, len(places), notes), strict=True):
+        local[place] = {k: row[k - count] for k in active if k - count in row}
+    return local
 
 
 def _from_results(pulled: Program, n_results: int, notes: Notes) -> Local:
@@ -370,7 +379,7 @@ def _linear_solve(equation: Any, active: set[int], notes: Notes) -> Local | None
 
 
 _INNER = {
-    **dict.fromkeys(["jit", "pjit", "closed_call", "core_call", "eval_jaxpr", "checkpoint", "remat2"], _call),
+    **dict.fromkeys([*CALLS, "remat2"], _call),
     **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
     "call_hi_primitive": _expanded,
     "cond": _cond,

@@ -47,8 +47,10 @@ def _slice(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _converted(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
-    """An integer out of a real number, if there is one: of others NumPy makes what it likes."""
+    """Of a complex number the real part; an integer out of a real number, if there is one: NumPy makes up others."""
     (x,), to = values, equation.params["new_dtype"]
+    if jnp.issubdtype(x.dtype, jnp.complexfloating) and not jnp.issubdtype(to, jnp.complexfloating):
+        x = np.real(x)
     if jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(to, jnp.integer):
         limits, x = jnp.iinfo(to), x.astype(np.float64)
         if not ((x > limits.min - 1.0) & (x < limits.max)).all():
@@ -74,7 +76,6 @@ CONSTANTS: dict[str, Evaluate] = {
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
     "squeeze": _reshape,
-    "expand_dims": _reshape,
     "slice": _slice,
     "select_n": _select,
     "transpose": lambda e, values: values[0].transpose(e.params["permutation"]),

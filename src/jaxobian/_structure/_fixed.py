@@ -199,7 +199,9 @@ def _scatter_add(equation: Any, given: _Numbers, known: Known) -> _Results:
         return None
     parts: list[Any] = [given[0]] if 0 in given else []
     if 2 in given:
-        parts.append(merged(given[2], landed, size_of(out)))
+        arrived = merged(given[2], landed, size_of(out))
+        subtracted = equation.primitive.name == "scatter-sub"
+        parts.append(arrived if isinstance(arrived, Full) or not subtracted else -arrived)
     return [_sum(parts, out, given)]
 
 
@@ -213,5 +215,5 @@ _RULES: dict[str, Callable[..., _Results]] = {
     "reduce_window_sum": _windows,
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
-    **dict.fromkeys(["scatter-add", "scatter_add"], _scatter_add),
+    **dict.fromkeys(["scatter-add", "scatter-sub"], _scatter_add),
 }

@@ -105,5 +105,7 @@ class Indices:
             with jax.ensure_compile_time_eval():
                 (value,) = Program(tuple(operands), (atom,), (maker,))(*operands.values())
             return np.asarray(value)
+        except Warning:
+            raise  # where warnings are errors: something is lost on the way, such as an imaginary part
         except Exception:
             return None  # what cannot be evaluated here is not known

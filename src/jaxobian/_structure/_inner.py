@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from .._linear import Program, as_program, inlined, subprograms, transposed_equation
+from .._linear import CALLS, Program, as_program, differentiable, inlined, subprograms, transposed_equation
 from ._rows import (
     FULL,
     Full,
@@ -206,23 +206,24 @@ def _custom_lin(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
         return None
     pulled, _ = transposed_equation(equation, count)
     pulled = inlined(pulled)
-    first = len(pulled.inputs) - len(equation.outvars)
+    places = differentiable(equation)
+    first = len(pulled.inputs) - len(places)
     step = _Step.of(elements, pulled, set(range(first, len(pulled.inputs))))
     if step is None:
         return None
-    results: Results = []
-    for o in range(len(equation.outvars)):
+    results: Results = [None] * len(equation.outvars)
+    for o, place in enumerate(places):
         parts = []
         for k, rows in operands.items():
             back = step.block((k - count, k - count + 1), (first + o, first + o + 1))
             parts.append(multiplied(sparse.csr_matrix(back.T), rows))
-        results.append(united(parts) if parts else None)
+        results[place] = united(parts) if parts else None
     return results
 
 
 INNER: dict[str, Rule] = {
-    **dict.fromkeys(["jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"], _call),
-    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call"], _call),
+    **dict.fromkeys([*CALLS, "remat2"], _call),
+    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
     "cond": _cond,
     "while": _while,
     "scan": _scan,

@@ -37,9 +37,14 @@ def dot_matrix(equation: Any, k: int, matrix: np.ndarray, most: int) -> sparse.c
     source, here = places[b, :, d], np.arange(height)  # (nonzeros, height)
     # The result has the free axes of the first operand first.
     target = (b * height * width + w)[:, None] + here * width if k == 0 else ((b * width + w) * height)[:, None] + here
-    data = np.repeat(flat[b, d, w].astype(np.float64), height)
+    data = np.repeat(_in_full(flat[b, d, w]), height)
     shape = (batches * height * width, math.prod(ours))
     return sparse.csr_matrix((data, (target.reshape(-1), source.reshape(-1))), shape=shape)
+
+
+def _in_full(numbers: np.ndarray) -> np.ndarray:
+    """Numbers in double precision, which SciPy's matrices hold as they do not hold bfloat16; complex ones stay so."""
+    return numbers.astype(np.complex128 if np.issubdtype(numbers.dtype, np.complexfloating) else np.float64)
 
 
 def conv_matrix(equation: Any, kernel: np.ndarray, most: int) -> sparse.csr_matrix | None:
@@ -53,14 +58,14 @@ def conv_matrix(equation: Any, kernel: np.ndarray, most: int) -> sparse.csr_matr
     params, numbers = equation.params, equation.params["dimension_numbers"]
     if params["feature_group_count"] * params["batch_group_count"] != 1:
         return None
-    taps: Any = kernel.astype(np.float64).transpose(numbers.rhs_spec)  # out, in, space
+    taps: Any = _in_full(kernel).transpose(numbers.rhs_spec)  # out, in, space
     result, lhs = dims_of(equation.outvars[0]), dims_of(equation.invars[0])
     out = positions(result).transpose(numbers.out_spec)  # batch, out, space
     image = positions(lhs).transpose(numbers.lhs_spec)  # batch, in, space
     if out[:, 0].size * np.count_nonzero(taps) > most:
         return None
     none = np.zeros(0, np.int64)
-    rows, columns, data = [none], [none], [np.zeros(0)]
+    rows, columns, data = [none], [none], [np.zeros(0, taps.dtype)]
     for at in product(*map(range, taps.shape[2:])):
         here, there = out, image
         for axis, tap in enumerate(at):

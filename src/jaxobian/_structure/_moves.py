@@ -214,7 +214,6 @@ def _select(equation: Any, known: Known) -> Moved | None:
 MOVES: dict[str, Callable[[Any, Known], Moved | list[Moved] | None]] = {
     "reshape": _reshape,
     "squeeze": _reshape,
-    "expand_dims": _reshape,
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast,
     "slice": _slice,

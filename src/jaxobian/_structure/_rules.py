@@ -280,14 +280,14 @@ def tridiagonal_solve(equation: Any, indices: Indices) -> Local:
 
 # The table --------------------------------------------------------------------------------------------------------
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     "add add_any sub mul mulhi div rem pow atan2 max min nextafter neg sign abs floor ceil round exp exp2 expm1 log "
     "log1p log2 tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc erf_inv lgamma digamma "
     "igamma igammac igamma_grad_a polygamma zeta bessel_i0e bessel_i1e regularized_incomplete_beta random_gamma_grad "
     "cbrt rsqrt sqrt square one_minus_square polynomial integer_pow real imag complex conj select_n clamp and or not "
     "xor shift_left shift_right_logical shift_right_arithmetic population_count clz threefry2x32 eq ne lt le gt ge "
     "eq_to lt_to le_to is_finite convert_element_type bitcast_convert_type reduce_precision copy copy_p stop_gradient "
-    "pvary pcast mul_by_scalar name sharding_constraint"
+    "pvary pcast mul_by_scalar name sharding_constraint reshard"
 ).split()
 # Output k is operand k, and no other.
 PASSED_ON = ("optimization_barrier", "device_put")
@@ -305,10 +305,10 @@ def _fft_axes(equation: Any) -> Sequence[int]:
 
 
 RULES: dict[str, Callable[[Any, Indices], Local]] = {
-    **dict.fromkeys(_ELEMENTWISE, elementwise),
+    **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(_REDUCTIONS, reduction),
     **dict.fromkeys(_CUMULATIVE, except_axes(lambda e: [e.params["axis"]])),
-    **dict.fromkeys([spelt for name in _SCATTERS for spelt in (name, name.replace("-", "_"))], scatter),
+    **dict.fromkeys(_SCATTERS, scatter),
     **dict.fromkeys(_KEYS, keys),
     **dict.fromkeys(_WINDOWS, windows()),
     **dict.fromkeys(_FACTORISATIONS, leading_axes(2)),

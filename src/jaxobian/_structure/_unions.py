@@ -12,6 +12,7 @@ from scipy import sparse
 from ._matrices import conv_matrix, dot_matrix, window_matrix
 from ._moves import MOVES, landings
 from ._rows import Results, Rows, Shape, dims_of, merged, multiplied, size_of, stacked, taken, united
+from ._rules import ELEMENTWISE
 
 if TYPE_CHECKING:
     from ._elements import Elements
@@ -168,14 +169,8 @@ def _scatter_add(elements: Elements, equation: Any, operands: dict[int, Rows]) -
     return [united(parts)]
 
 
-_SAME = (
-    "add add_any sub neg convert_element_type copy copy_p real imag complex conj reduce_precision stop_gradient pvary "
-    "pcast sharding_constraint name integer_pow tanh exp log sin cos sqrt rsqrt logistic log1p expm1 abs sign max min "
-    "pow square div mul"
-).split()
-
 UNIONS: dict[str, Rule] = {
-    **dict.fromkeys(_SAME, _elementwise),
+    **dict.fromkeys((name for name in ELEMENTWISE if name not in MOVES), _elementwise),
     "mul": lambda elements, e, operands: _product(elements, e, operands) or _elementwise(elements, e, operands),
     "concatenate": _concatenate,
     "dot_general": _dot,
@@ -183,5 +178,5 @@ UNIONS: dict[str, Rule] = {
     **dict.fromkeys(["reduce_window_sum", "reduce_window_max", "reduce_window_min", "select_and_gather_add"], _windows),
     "select_and_scatter_add": _scattered_windows,
     **dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"], _cumulative),
-    **dict.fromkeys(["scatter-add", "scatter_add"], _scatter_add),
+    **dict.fromkeys(["scatter-add", "scatter-sub"], _scatter_add),
 }

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from . import _arrays, _control, _costs, _networks, _numerics
+from . import (
+    _arrays,
+    _control,
+    _costs,
+    _finance,
+    _learning,
+    _matrices,
+    _networks,
+    _numerics,
+    _odes,
+    _physics,
+    _robotics,
+)
 from ._scenario import Scenario
 
-_FAMILIES = (_networks, _numerics, _costs, _arrays, _control)
+_FAMILIES = (
+    _networks,
+    _numerics,
+    _costs,
+    _arrays,
+    _control,
+    _robotics,
+    _odes,
+    _physics,
+    _learning,
+    _matrices,
+    _finance,
+)
 
 
 def scenarios(*, tag: str | None = None) -> list[Scenario]:

@@ -1,0 +1,117 @@
+"""Compiled functions kept between eager calls: keyed by the program and by all that was asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from ._call import Options, Traced
+from ._coupling import check_examples
+from ._linear import identity, our_settings, values_key
+from ._run import Executable, compiled
+from ._structure import structure
+
+# Programs whose compiled functions are kept; the one unused for longest goes first.
+KEPT = 128
+# Numbers that f closes over are known, until they have been so many different ones.
+_CHANGING = 4
+# What decides how f is called and how results are handed back, and so is in the program and its sides or after it.
+NOT_ASKED = frozenset({"argnums", "has_aux", "allow_int", "batch"})
+
+_kept: OrderedDict[Hashable, Any] = OrderedDict()
+_lock = threading.Lock()
+
+
+def clear_cache() -> None:
+    """Forget all compiled functions that eager calls have left; the next call of each plans and compiles anew.
+
+    Kept are those of the 128 functions called last: J of a function that is called again with the same kinds of arrays
+    is neither planned nor compiled a second time.
+
+    Example:
+        >>> import jaxobian as jb
+        >>> jb.clear_cache()
+    """
+    with _lock:
+        _kept.clear()
+
+
+@dataclass
+class _Runs:
+    """The compiled functions of a program.
+
+    Attributes:
+        numbers: the operands whose numbers one of them was made by.
+        runs: each by what those hold; under None one that was made by none of them.
+    """
+
+    numbers: frozenset[int] = frozenset()
+    runs: dict[Hashable, Executable] = field(default_factory=dict)
+
+
+def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False) -> Executable:
+    """The compiled function for a trace; one that computes the same from the same kinds of arrays is used again.
+
+    Args:
+        traced: the call.
+        options: what was asked for.
+        value: whether y is to be returned, too.
+        mapped: whether the call is one of many under `jax.vmap`, where no loop can run on the host.
+    """
+    found: _Runs = remembered((_key(traced), asked(options), value, mapped), _Runs)
+
+    def values() -> Hashable:
+        return values_key(traced.program.numbers[k] for k in sorted(found.numbers))
+
+    run = found.runs.get(values()) or found.runs.get(None)
+    if run is None:
+        known = len(found.runs) < _CHANGING
+        closed = replace(traced, program=traced.program.without_values(numbers=known))
+        choice = closed.choose(options, traced.device, traced.values)
+        run = compiled(choice, value, options.format, traced.device.platform, mapped=mapped)
+        with _lock:
+            found.numbers |= choice.numbers
+            found.runs[values() if known else None] = run
+    return run
+
+
+def check_apart(traced: Traced) -> None:
+    """Raise unless the derivatives of a call are proved to keep its examples apart.
+
+    Raises:
+        BatchCouplingError: naming what couples them.
+    """
+
+    def check() -> bool:
+        check_examples(structure(traced.program), traced.inputs, traced.outputs, traced.names, traced.values)
+        return True
+
+    with our_settings():
+        remembered((_key(traced), "apart"), check)
+
+
+def asked(options: Options) -> Hashable:
+    """All that was asked for beside how f is called."""
+    return tuple(getattr(options, f.name) for f in fields(options) if f.name not in NOT_ASKED)
+
+
+def _key(traced: Traced) -> Hashable:
+    return identity(traced.program), traced.inputs.tied, traced.outputs.tied, traced.device
+
+
+def remembered(key: Hashable, make: Callable[[], Any]) -> Any:
+    """What was made under a key, or is made now."""
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    made = make()  # unlocked, for it may take long, and call us again
+    with _lock:
+        found = _kept.setdefault(key, made)  # another thread may have been faster
+        _kept.move_to_end(key)
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    return found
