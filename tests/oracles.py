@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxobian._linear import inlined, program_of, trace
 from jaxobian._structure import Line, Relation, Structure, structure
-from jaxobian._structure._axes import Dependence, _inside
+from jaxobian._structure._axes import Dependence, Notes, _inside
 
 
 def structure_of(f: Callable[..., Any], *xs: Any) -> Structure:
@@ -33,7 +33,8 @@ def dependences_of(f: Callable[..., Any], x: Any) -> list[Dependence]:
     """The ties of f itself, linear or not: its equations as they stand."""
     program, _, _ = program_of(f, x)
     last = len(program.inputs) - 1  # constants come first
-    return [{j - last: relation for j, relation in row.items()} for row in _inside(inlined(program), [last], [])]
+    rows = _inside(inlined(program), [last], Notes([], conditions=True))
+    return [{j - last: relation for j, relation in row.items()} for row in rows]
 
 
 def assert_sound(found: Structure, blocks: list[list[Any]]) -> None:

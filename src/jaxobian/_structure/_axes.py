@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,19 @@ from ._ties import DENSE, Relation, compose, identity, join, line, shifted, tran
 
 # What a variable depends on: number of an input -> relation. An input that is not there does not matter to it.
 Dependence = dict[int, Relation]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What goes with an analysis.
+
+    Attributes:
+        unknown: the equations so far that no rule understands.
+        conditions: whether results depend on what the condition of a loop reads. Derivatives do not.
+    """
+
+    unknown: list[Any]
+    conditions: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,23 +112,25 @@ def influence(program: Program, n_in: int, indices: Sequence[np.ndarray | None])
     """
     program = inlined(program)
     known = Indices(program, values={v: x for v, x in zip(program.inputs, indices, strict=True) if x is not None})
-    return _structure(Linear(program, n_in), known, known, set())
+    return _structure(Linear(program, n_in), known, known, set(), conditions=True)
 
 
-def _structure(program: Linear, indices: Indices, values: Indices, read: set[int]) -> Structure:
+def _structure(
+    program: Linear, indices: Indices, values: Indices, read: set[int], *, conditions: bool = False
+) -> Structure:
     start = {v: {k: identity(v.aval.shape)} for k, v in enumerate(program.tangents)}
-    unknown: list[Any] = []
+    notes = Notes([], conditions)
     steps: list[tuple[Any, Local]] = []
-    found = _analysed(program.linear, start, indices, unknown, steps)
+    found = _analysed(program.linear, start, indices, notes, steps)
     outputs = tuple(found.get(v, {}) if is_variable(v) else {} for v in program.linear.outputs)
-    return Structure(program, outputs, tuple(unknown), tuple(steps), read, indices, values, found)
+    return Structure(program, outputs, tuple(notes.unknown), tuple(steps), read, indices, values, found)
 
 
 def _analysed(
     program: Program,
     start: dict[Any, Dependence],
     indices: Indices,
-    unknown: list[Any],
+    notes: Notes,
     steps: list[tuple[Any, Local]] | None = None,
 ) -> dict[Any, Dependence]:
     """The dependence of every variable that depends on one of `start`; `steps` takes down what each equation does."""
@@ -125,7 +140,7 @@ def _analysed(
         operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
         if not operands:
             continue
-        local = _local(equation, set(operands), indices, unknown)
+        local = _local(equation, set(operands), indices, notes)
         if steps is not None:
             steps.append((equation, local))
         for out, row in zip(equation.outvars, local, strict=True):
@@ -147,10 +162,10 @@ def _add(total: Dependence, more: Dependence) -> None:
 
 def local_ties(equation: Any, active: set[int], indices: Indices) -> Local:
     """For each output of an equation, the operands that it depends on, each with its ties."""
-    return _local(equation, active, indices, [])
+    return _local(equation, active, indices, Notes([]))
 
 
-def _local(equation: Any, active: set[int], indices: Indices, unknown: list[Any]) -> Local:
+def _local(equation: Any, active: set[int], indices: Indices, notes: Notes) -> Local:
     """For each output of an equation, the active operands that it depends on, each with its ties."""
     name = equation.primitive.name
     rule = RULES.get(name)
@@ -160,12 +175,12 @@ def _local(equation: Any, active: set[int], indices: Indices, unknown: list[Any]
             return rows
         return [{k: row.get(k, DENSE) for k in active} for row in rows]
     inner = _INNER.get(name)
-    rows = inner(equation, active, unknown) if inner is not None else None
+    rows = inner(equation, active, notes) if inner is not None else None
     if rows is None:
         made = implementation(equation)
-        rows = None if made is None else _inside(made, sorted(active), unknown)
+        rows = None if made is None else _inside(made, sorted(active), notes)
     if rows is None:
-        unknown.append(equation)
+        notes.unknown.append(equation)
         return [dict.fromkeys(active, DENSE) for _ in equation.outvars]
     return rows
 
@@ -173,49 +188,49 @@ def _local(equation: Any, active: set[int], indices: Indices, unknown: list[Any]
 # Equations with programs inside ------------------------------------------------------------------------------------
 
 
-def _inside(program: Program, active: Sequence[int], unknown: list[Any]) -> Local:
+def _inside(program: Program, active: Sequence[int], notes: Notes) -> Local:
     """The outputs of a program by those of its inputs that are active."""
     program = inlined(program)
     start = {program.inputs[k]: {k: identity(program.inputs[k].aval.shape)} for k in active}
-    found = _analysed(program, start, Indices(program), unknown)
+    found = _analysed(program, start, Indices(program), notes)
     return [dict(found.get(v, {})) if is_variable(v) else {} for v in program.outputs]
 
 
-def _call(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+def _call(equation: Any, active: set[int], notes: Notes) -> Local | None:
     """A program that is run as it stands: a rematerialised block, a function with a rule of its own."""
     programs = list(subprograms(equation))
     if len(programs) != 1:
         return None
-    return _called(programs[0], equation, active, unknown)
+    return _called(programs[0], equation, active, notes)
 
 
-def _called(program: Program, equation: Any, active: set[int], unknown: list[Any]) -> Local:
+def _called(program: Program, equation: Any, active: set[int], notes: Notes) -> Local:
     """What a program does to an equation's operands, which are its last inputs: before them come its constants."""
     first = len(program.inputs) - len(equation.invars)
-    rows = _inside(program, [first + k for k in sorted(active)], unknown)
+    rows = _inside(program, [first + k for k in sorted(active)], notes)
     return [{k - first: relation for k, relation in row.items()} for row in rows]
 
 
-def _expanded(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+def _expanded(equation: Any, active: set[int], notes: Notes) -> Local | None:
     """A primitive that JAX 0.12 writes out only when it compiles, such as a search in a sorted array."""
     try:
         program, _, _ = program_of(equation.params["_prim"].expand, *(v.aval for v in equation.invars))
     except Exception:
         return None  # it cannot be written out here
-    return _called(program, equation, active, unknown)
+    return _called(program, equation, active, notes)
 
 
-def _cond(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+def _cond(equation: Any, active: set[int], notes: Notes) -> Local | None:
     """Any of the branches may run: what holds in all of them; and which one does, where that is active."""
     total: Local = [{0: DENSE} if 0 in active else {} for _ in equation.outvars]
     for branch in subprograms(equation):
-        for sum_, row in zip(total, _inside(branch, [k - 1 for k in sorted(active - {0})], unknown), strict=True):
+        for sum_, row in zip(total, _inside(branch, [k - 1 for k in sorted(active - {0})], notes), strict=True):
             _add(sum_, {k + 1: relation for k, relation in row.items()})
     return total
 
 
-def _while(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
-    """A fixed point over the carry: a step is made, or not, where the condition says so.
+def _while(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """A fixed point over the carry; of values, a step is made, or not, where the condition says so.
 
     A condition of several numbers, as vmap makes it, stops each place of the carries' leading axes by itself.
     """
@@ -228,16 +243,16 @@ def _while(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
     (stops,) = condition.out_avals
     leading = identity(stops.shape)
 
-    def step(alive: Sequence[int], unknown: list[Any]) -> Local:
+    def step(alive: Sequence[int], notes: Notes) -> Local:
         read = {k if k < n_cond else k - n_body: k for k in alive if k < n_cond or k >= first}
-        (stopped,) = _inside(condition, sorted(read), unknown)
-        rows = _inside(body, [k - n_cond for k in alive if k >= n_cond], unknown)
+        (stopped,) = _inside(condition, sorted(read), notes) if notes.conditions else ({},)
+        rows = _inside(body, [k - n_cond for k in alive if k >= n_cond], notes)
         rows = [{k + n_cond: relation for k, relation in row.items()} for row in rows]
         for row in rows:
             _add(row, {read[k]: compose(leading, relation) for k, relation in stopped.items()})
         return rows
 
-    return _fixed_point(step, first, [v.aval.shape for v in equation.outvars], sorted(active), unknown).rows
+    return _fixed_point(step, first, [v.aval.shape for v in equation.outvars], sorted(active), notes).rows
 
 
 @dataclass(frozen=True)
@@ -249,11 +264,11 @@ class _Loop:
 
 
 def _fixed_point(
-    one: Callable[[Sequence[int], list[Any]], Local],
+    one: Callable[[Sequence[int], Notes], Local],
     first_carry: int,
     carries: Sequence[Shape],
     active: Sequence[int],
-    unknown: list[Any],
+    notes: Notes,
 ) -> _Loop:
     """Carries after any number of steps, by the loop's operands, of which those from `first_carry` on are the carries.
 
@@ -262,15 +277,15 @@ def _fixed_point(
     """
     n_carry = len(carries)
     alive = set(active)
-    noted: list[Any] = []
+    noted = replace(notes, unknown=[])
     while True:  # a carry becomes active where a step writes something active to it
         step = one(sorted(alive), noted)
         more = {first_carry + c for c in range(n_carry) if step[c]} - alive
         if not more:
             break
         alive |= more
-        noted = []
-    unknown += noted
+        noted.unknown.clear()
+    notes.unknown.extend(noted.unknown)
     given = set(active)
     rows: Local = [
         {first_carry + c: identity(shape)} if first_carry + c in given else {} for c, shape in enumerate(carries)
@@ -295,7 +310,7 @@ def _after(row: Dependence, carries: Local, first_carry: int, n_carry: int, give
     return total
 
 
-def _scan(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+def _scan(equation: Any, active: set[int], notes: Notes) -> Local | None:
     """A fixed point over the carry; slices of xs and ys have an axis less, along which steps follow each other."""
     (body,) = subprograms(equation)
     ranks = [len(v.aval.shape) for v in equation.invars]
@@ -306,7 +321,7 @@ def _scan(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
     n_carry = len(body.outputs) - len(stacked)
     first_carry = len(body.inputs) - len(sliced) - n_carry
     carries = [v.aval.shape for v in body.inputs[first_carry : first_carry + n_carry]]
-    loop = _fixed_point(lambda alive, noted: _inside(body, alive, noted), first_carry, carries, sorted(active), unknown)
+    loop = _fixed_point(lambda alive, noted: _inside(body, alive, noted), first_carry, carries, sorted(active), notes)
     local: Local = [{k: shifted(r, 0, 1) if k in sliced else r for k, r in row.items()} for row in loop.rows[:n_carry]]
     for o in stacked:
         through = {k: r for k, r in loop.step[o].items() if first_carry <= k < first_carry + n_carry}
@@ -322,7 +337,7 @@ def _scan(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
     return local
 
 
-def _custom_lin(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+def _custom_lin(equation: Any, active: set[int], notes: Notes) -> Local | None:
     """Can only be pulled back: the program that does so, read from its results to its seeds."""
     count = equation.params["num_res"]
     if any(k < count for k in active):
@@ -330,22 +345,22 @@ def _custom_lin(equation: Any, active: set[int], unknown: list[Any]) -> Local | 
     pulled, _ = transposed_equation(equation, count)
     places = differentiable(equation)
     local: Local = [{} for _ in equation.outvars]
-    for place, row in zip(places, _from_results(pulled, len(places), unknown), strict=True):
+    for place, row in zip(places, _from_results(pulled, len(places), notes), strict=True):
         local[place] = {k: row[k - count] for k in active if k - count in row}
     return local
 
 
-def _from_results(pulled: Program, n_results: int, unknown: list[Any]) -> Local:
+def _from_results(pulled: Program, n_results: int, notes: Notes) -> Local:
     """A linear map by the program of its transpose, whose last inputs are the map's results."""
     first = len(pulled.inputs) - n_results
     local: Local = [{} for _ in range(n_results)]
-    for k, row in enumerate(_inside(pulled, range(first, len(pulled.inputs)), unknown)):
+    for k, row in enumerate(_inside(pulled, range(first, len(pulled.inputs)), notes)):
         for seed, relation in row.items():
             local[seed - first][k] = transposed(relation)
     return local
 
 
-def _linear_solve(equation: Any, active: set[int], unknown: list[Any]) -> Local | None:
+def _linear_solve(equation: Any, active: set[int], notes: Notes) -> Local | None:
     """What its own solver does to its constants and the right-hand sides, and its transpose's to cotangents."""
     lengths, solvers = equation.params["const_lengths"], equation.params["jaxprs"]
     n_constants, before = sum(lengths), lengths.matvec + lengths.vecmat
@@ -354,10 +369,10 @@ def _linear_solve(equation: Any, active: set[int], unknown: list[Any]) -> Local 
     if len(program.inputs) != lengths.solve + n_sides:
         return None
     own = [*range(before, before + lengths.solve), *range(n_constants, n_constants + n_sides)]
-    rows = _inside(program, [k for k, operand in enumerate(own) if operand in active], unknown)
+    rows = _inside(program, [k for k, operand in enumerate(own) if operand in active], notes)
     local: Local = [{own[k]: relation for k, relation in row.items()} for row in rows]
     if solvers.transpose_solve is not None:
-        back = _from_results(as_program(solvers.transpose_solve), n_sides, unknown)
+        back = _from_results(as_program(solvers.transpose_solve), n_sides, notes)
         for row, more in zip(local, back, strict=True):
             _add(row, {k + n_constants: relation for k, relation in more.items() if k + n_constants in active})
     return local
