@@ -22,7 +22,8 @@ LINEAR = {*_JOINTLY, *_SINGLY, *_PLACES, "select_n", "custom_lin"}
 ELSEWHERE = set(
     """
     closed_call eval_jaxpr copy_p pcast pvary mul_by_scalar geqrf random_gamma_grad one_minus_square polynomial log2
-    select symbolic_zeros reshard bcoo_dot_general random_wrap random_unwrap psum2 psum_invariant lt_to le_to eq_to stack unstack tile
+    select symbolic_zeros reshard bcoo_dot_general random_wrap random_unwrap psum2 psum_invariant lt_to le_to eq_to
+    stack unstack tile
     """.split()
 )
 # Of integers, keys or devices alone; or what any rule would be wrong for, since the user says what it does.
