@@ -22,11 +22,12 @@ NO_DERIVATIVE = """
     lu_pivots_to_permutation
 """.split()
 COLLECTIVES = "all_gather all_to_all pmax pmin ppermute psum ragged_all_to_all".split()  # under a mesh alone
+NO_JACOBIAN = "reduce_window".split()  # pushed forward one tangent at a time, but neither vmapped nor pulled back
 OF_REFERENCES = "get swap".split()  # which f cannot return
 OF_JAX_ITSELF = """
     call closed_call eval_jaxpr custom_lin dce_sink stage sharding_constraint
 """.split()
-EXCEPTIONS = {*NO_DERIVATIVE, *COLLECTIVES, *OF_REFERENCES, *OF_JAX_ITSELF}
+EXCEPTIONS = {*NO_DERIVATIVE, *COLLECTIVES, *NO_JACOBIAN, *OF_REFERENCES, *OF_JAX_ITSELF}
 
 INDEX = jnp.arange(4, dtype=jnp.int32)
 

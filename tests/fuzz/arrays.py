@@ -300,13 +300,6 @@ def windows(c, a, b):
     return lax.reduce_window(a, init, combine, size, (c.number(1, 3),) * a.ndim, c.one_of("SAME", "VALID"))
 
 
-@word("reductions", only="fwd")
-def windows_of_products(c, a, b):
-    """What has no primitive of its own: only forward mode can do it."""
-    a = single(a.reshape(-1))
-    return lax.reduce_window(a, jnp.ones((), a.dtype), lax.mul, (2,), (1,), "SAME")
-
-
 @word("reductions", half=False)
 def gradient_of_pooling(c, a, b):
     a = a.reshape(-1)

@@ -12,7 +12,7 @@ from oracles import assert_sound, structure_of
 
 import jaxobian as jb
 
-from .judge import blocks_of, by_jax, difference, fault, finite, tolerance
+from .judge import blocks_of, by_jax, difference, fault, finite, reversible, tolerance
 from .program import Program
 from .tally import Tally
 
@@ -82,6 +82,7 @@ def _transforms(program: Program, all_modes: bool, tally: Tally) -> dict[str, Ca
     asked = [(mode, format) for mode in ("auto", *forced) for format in ("dense", "bcoo")]
     if not all_modes:
         asked = [("auto", "dense"), (forced[0], "dense") if program.seed // 4 % 2 else ("auto", "bcoo")]
+    possible = {"rev": reversible(program), "fwd": program.kind != "complex to real" and not program.needs("rev")}
     made = {}
     for mode, format in asked:
         transform = jb.jacobian(
@@ -92,7 +93,7 @@ def _transforms(program: Program, all_modes: bool, tally: Tally) -> dict[str, Ca
             chosen = transform.plan(*program.args()).mode
         except jb.ModeError:
             assert mode != "auto", "some mode, or sequence of modes, works"
-            assert mode == "mixed" or program.needs("fwd") or program.needs("rev"), f"JAX can: {mode}"
+            assert not possible.get(mode), f"JAX can: {mode}"
             tally.refused[mode] += 1
             continue
         tally.count(mode, format, chosen)
