@@ -50,7 +50,7 @@ V = shape(100)
         (lambda x: jnp.linalg.cholesky(x, symmetrize_input=False), (shape(9, 9),), "solve", 9**3 / 3),
         (lambda a, b: jax.lax.linalg.triangular_solve(a, b, left_side=True), (shape(9, 9), shape(9, 4)), "solve", 324),
         (lambda x: jnp.fft.fft(x), (shape(5, 16, dtype=jnp.complex64),), "solve", 5 * 16 * 4),
-        (lambda m: SPARSE @ m, (shape(3, 2),), "scatter", 4 * 2),
+        (lambda m: SPARSE @ m, (shape(3, 2),), "gather", 4 * 2),
     ],
 )
 def test_counts_by_hand(f: Callable[..., Any], args: tuple[Any, ...], kind: str, amount: float) -> None:
