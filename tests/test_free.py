@@ -78,7 +78,7 @@ def test_values(name: str, mode: str) -> None:
                 np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.max(jnp.abs(b))))
 
 
-@pytest.mark.parametrize("name", ["two products", "from the left", "with biases", "a batch", "several axes contracted"])
+@pytest.mark.parametrize("name", ["two products", "from the left", "with biases", "several axes contracted"])
 def test_products_are_saved(name: str) -> None:
     f, x, _ = FUNCTIONS[name]
     for mode in ("fwd", "rev"):
@@ -91,7 +91,9 @@ def test_batches() -> None:
     f, x = lambda x: jnp.tanh(x @ W) @ V, normal(7, 60)
     expected = jax.vmap(jax.jacrev(f))(x)
     for mode in ("fwd", "rev"):
-        plan = jb.batch_jacobian(f, mode=mode).plan(x)
+        # Rows would be repeated for all examples: to make the product once for all is faster, where that may be.
+        assert "hoisted" in str(jb.batch_jacobian(f, mode=mode).plan(x))
+        plan = jb.batch_jacobian(f, mode=mode, rewrite=False).plan(x)
         assert "starts from" in str(plan)
         np.testing.assert_allclose(plan(x), expected, rtol=1e-4, atol=1e-5)
 

@@ -11,7 +11,6 @@ from ._count import repeated as repeated
 from ._equations import ASSUMED_STEPS as ASSUMED_STEPS
 from ._equations import nbytes as nbytes
 from ._equations import not_understood as not_understood
-from ._fusion import turned as turned
 from ._machine import KINDS as KINDS
 from ._machine import Cost as Cost
 from ._machine import Machine as Machine

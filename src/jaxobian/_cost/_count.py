@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .._linear import Program, is_variable, subprograms
-from ._equations import equation_work, is_elementwise, nbytes
+from .._linear import Program, inlined, is_variable, subprograms
+from ._equations import equation_work, is_elementwise, nbytes, size
 from ._fusion import LOOKED_UP, Fusion, readers_of
 from ._machine import Work
 
@@ -19,7 +19,7 @@ _KERNEL = 0.5
 def count(program: Program) -> Work:
     """Operations of `program`, each equation once, loops with their lengths."""
     if program not in _COUNTED:
-        _COUNTED[program] = pass_work(program, program.inputs, 1, one_hot=False).chunk(1)
+        _COUNTED[program] = pass_work(inlined(program), program.inputs, 1, one_hot=False).chunk(1)
     return _COUNTED[program]
 
 
@@ -36,12 +36,15 @@ class PassWork:
         each: work that every pass adds.
         intermediates: bytes that every pass makes on its way: what it holds at most, however little is let go.
         together: bytes that a pass holds where each array is let go after it is read last.
+        turned: elements of results that are read from memory, or computed of what is: to transpose those is to read
+            across them. What is computed of one-hot vectors alone is computed in any order.
     """
 
     fixed: Work
     each: Work
     intermediates: float
     together: float
+    turned: float
 
     def chunk(self, width: int) -> Work:
         return self.fixed + self.each * width
@@ -62,6 +65,7 @@ def pass_work(
     outputs = {v for v in program.outputs if is_variable(v)} if lands else set()
     active, fusion = set(seeds), Fusion(program, seeds if one_hot else ())
     fixed, each, alive = Work(), Work(), 0.0
+    made, read = set[Any](), set[Any]()
     for equation in program.equations:
         stored = [v for v in equation.outvars if v not in fusion.unstored]
         if fusion.lands(equation):
@@ -73,7 +77,10 @@ def pass_work(
         if stored and is_elementwise(equation):
             work += Work(equations=_KERNEL)
         if any(is_variable(v) and v in active for v in equation.invars):
+            if fusion.is_read(equation, made, read):
+                read.update(equation.outvars)
             active.update(equation.outvars)
+            made.update(equation.outvars)
             each += replace(work, equations=0.0)
             alive += sum(nbytes(v.aval) for v in equation.outvars if v not in fusion.fused) + _inside(equation)
             given = (
@@ -85,7 +92,8 @@ def pass_work(
         else:
             fixed += work
     together = _together(program, active, fusion.fused)
-    return PassWork(fixed, each * (1.0 / width), alive / width, together / width)
+    turned = sum(size(v) for v in program.outputs if is_variable(v) and v in read)
+    return PassWork(fixed, each * (1.0 / width), alive / width, together / width, turned / width)
 
 
 def _together(program: Program, active: set[Any], fused: set[Any]) -> float:

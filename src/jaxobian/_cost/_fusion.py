@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from .._linear import Program, is_variable
@@ -65,7 +65,18 @@ class Fusion:
     @staticmethod
     def lands(equation: Any) -> bool:
         """Whether what an equation makes is written to its place at once, where it is a result."""
-        return _is_loop(equation) and equation.primitive.name not in _WRITES
+        return _is_loop(equation) and not _writes(equation)
+
+    def is_read(self, equation: Any, made: Container[Any], read: Container[Any]) -> bool:
+        """Whether the results of an equation are read from memory, or computed of what is.
+
+        Args:
+            equation: the equation.
+            made: what passes make before it.
+            read: what of that is read, or computed of what is.
+        """
+        stored = (v in read or (v in made and v not in self.unstored) for v in equation.invars if is_variable(v))
+        return not _is_loop(equation) or any(stored)
 
     def again(self, equation: Any) -> float:
         """Operations that an equation takes to make anew what it reads, less those that are left to its readers."""
@@ -87,14 +98,14 @@ class Fusion:
             self._computed.update(equation.outvars)
 
     def _is_fused(self, equation: Any, v: Any) -> bool:
-        if equation.primitive.name in _WRITES or not is_elementwise(equation):
+        if _writes(equation) or not is_elementwise(equation):
             return False
         one = moves(equation) or len(self._readers[v]) <= 1
         return one and all(is_elementwise(r) or _is_short_reduction(r) for r in self._readers[v])
 
     def _is_made_again(self, equation: Any, v: Any) -> bool:
         name, readers = equation.primitive.name, self._readers[v]
-        if name in _WRITES or not _is_loop(equation) or not all(map(_reads_in_loop, readers)):
+        if _writes(equation) or not _is_loop(equation) or not all(map(_reads_in_loop, readers)):
             return False
         if moves(equation) or len(readers) <= 1:
             return True
@@ -108,8 +119,11 @@ class Fusion:
         return True
 
 
-# These move elements, but the kernels that they are fused into are slow: XLA writes their results.
-_WRITES = ("concatenate", "stack", "pad")
+def _writes(equation: Any) -> bool:
+    """Whether an equation joins arrays: kernels that make these on the way are slow, so that XLA writes the result."""
+    if equation.primitive.name == "pad":
+        return size(equation.invars[0]) != size(equation.outvars[0])
+    return equation.primitive.name in ("concatenate", "stack") and len(equation.invars) > 1
 
 
 def _is_loop(equation: Any) -> bool:
@@ -124,23 +138,3 @@ def _reads_in_loop(equation: Any) -> bool:
 
 def _is_short_reduction(equation: Any) -> bool:
     return equation.primitive.name in REDUCTIONS and reduced(equation) < _LONG
-
-
-_ORDERED = REDUCTIONS.union("dot_general conv_general_dilated fft triangular_solve".split())
-
-
-def turned(program: Program) -> int:
-    """Elements of outputs that library code or reductions make: to transpose those is a pass over memory of its own.
-
-    The transposition of what other equations make is fused into them.
-    """
-    makers = {v: e for e in program.equations for v in e.outvars}
-    total = 0
-    for output in program.outputs:
-        maker = makers.get(output) if is_variable(output) else None
-        while maker is not None and moves(maker):
-            source = maker.invars[0]
-            maker = makers.get(source) if is_variable(source) else None
-        if maker is not None and maker.primitive.name in _ORDERED:
-            total += size(output)
-    return total

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, turned
+from .._cost import Cost, PassWork, Work, count, nbytes, pass_work
 from .._layout import varying_axes
 from .._linear import Program, batched, inlined, program_of, source_line
 from .._rewrite import few_rows, made_once, shrunk
@@ -122,16 +122,16 @@ def count_passes(
     width = max(1, min(passes, _ROWS))
     try:
         program, _, _ = program_of(batched(run, width), list(residuals), list(seeds))
-        program, vmapped = program.pruned(), True
+        program, vmapped = inlined(program).pruned(), True
     except Exception:
         program, _, _ = program_of(run, list(residuals), list(seeds))
-        program, width, vmapped = program.pruned(), 1, False
+        program, width, vmapped = inlined(program).pruned(), 1, False
     made = program.inputs[len(program.inputs) - len(seeds) :]
     work = pass_work(program, made, width, one_hot=one_hot, lands=True)
     landed = sum(map(nbytes, program.out_avals)) / width
     offers = few_rows(program, made) if vmapped and width > 1 else {}
     few = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
-    return Sweep(work, passes, vmapped, landed, turned(program) / width if forward else 0.0, few)
+    return Sweep(work, passes, vmapped, landed, work.turned if forward else 0.0, few)
 
 
 def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
