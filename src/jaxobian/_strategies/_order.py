@@ -145,6 +145,8 @@ def single(problem: Problem, ends: Ends, modes: Sequence[str] = ("fwd", "rev")) 
 
 def _coloured(problem: Problem, ends: Ends) -> Part:
     """A problem solved by colours."""
+    if colored.hopeless(problem):
+        raise NoCutError("colors save no passes")
     singles = [_MODES[mode].propose(problem) for mode in ("fwd", "rev")]
     offer = colored.propose(problem, singles, forced=False)
     if isinstance(offer, Impossible):

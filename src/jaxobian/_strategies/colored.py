@@ -73,6 +73,9 @@ def propose(
         return Impossible("colored", f"no zeros are known in J{where}", nnz=problem.outputs.size * problem.inputs.size)
     sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric)
     sought = _without_fixed(sought) or sought
+    bound = _least_colors(sought.matrix, symmetric=symmetric)
+    if bound >= least and not wanted:  # seen before passes are traced to be priced
+        return _no_gain(sought, f"at least {counted(bound, 'color')}", least)
     sweeps = {mode: _sweep(sought.problem, candidate) for mode, candidate in sought.possible.items()}
     coloring = _cheapest(sought, sweeps, math.inf if wanted else least)
     if coloring is None:
@@ -80,6 +83,30 @@ def propose(
     if coloring.passes >= least and not wanted:
         return _no_gain(sought, counted(coloring.passes, "color"), least)
     return _candidate(sought, coloring, sweeps)
+
+
+def hopeless(problem: Problem) -> bool:
+    """Whether colors cannot save passes where nobody asks for them: seen on the pattern, before any pass is traced."""
+    least = min(problem.passes(forward=True), problem.passes(forward=False))
+    sides = (*problem.inputs.avals, *problem.outputs.avals)
+    if least < _WORTHWHILE or sum(math.prod(aval.shape) for aval in sides) > _EFFORT:
+        return True
+    matrix, _ = example_pattern(problem.structure, problem.inputs, problem.outputs, _EFFORT)
+    if matrix is None:
+        return True
+    # What does not depend on x takes no colors.
+    most = _MOST + 2 * int(matrix.nnz)
+    few = _least_colors(matrix, symmetric=False) < least
+    return not few and fixed_part(problem.structure, problem.inputs, problem.outputs, most) is None
+
+
+def _least_colors(matrix: sparse.csr_matrix, *, symmetric: bool) -> int:
+    """Colors that a pattern takes at least, on one side or on both: a pass brings back an element a row, or a column.
+
+    Of a symmetric matrix it brings back two elements at once.
+    """
+    count = -(-int(matrix.nnz) // max(1, *shape_of(matrix)))
+    return min(*fewest(matrix), -(-count // 2) if symmetric else count)
 
 
 def blocks(problem: Problem, candidate: Candidate, residuals: Sequence[Any], format: str) -> list[list[Any]]:
