@@ -568,7 +568,7 @@ def test_the_plan_tells_the_structure() -> None:
     assert "block-diagonal along axis 0" in text
     assert "batch_jacobian along axis 0 would return 64x less" in text
     assert "diagonal" in jb.jacobian(jnp.sin).plan(X).structure
-    assert jb.jacobian(lambda x: jnp.cumsum(x.ravel())).plan(X).structure.startswith("zeros")
+    assert "can be nonzero" in jb.jacobian(lambda x: jnp.cumsum(x.ravel())).plan(X).structure
     assert math.prod(X.shape) == jb.jacobian(lambda x: jnp.cumsum(x.ravel()), mode="fwd").plan(X).passes
 
 
