@@ -36,5 +36,5 @@ from ._trace import cast_varying as cast_varying
 from ._trace import differentiable as differentiable
 from ._trace import implementation as implementation
 from ._trace import index_arrays as index_arrays
+from ._trace import pullbacks as pullbacks
 from ._trace import trace as trace
-from ._trace import transposed_equation as transposed_equation

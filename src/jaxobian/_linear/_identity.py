@@ -11,7 +11,7 @@ import jax.extend.core as jex
 import numpy as np
 
 from ._program import Program, as_program, is_variable
-from ._trace import LinearProgram, transposed_equation
+from ._trace import LinearProgram, pullbacks
 
 # Functions inside functions are looked into so far: JAX's own wrappers are two or three deep.
 _DEPTH = 6
@@ -88,8 +88,8 @@ def _params_key(equation: Any) -> Hashable:
 
 
 def _backward_key(equation: Any) -> Hashable:
-    program, constants = transposed_equation(equation, equation.params["num_res"])
-    return program_key(program), tuple(map(_value_key, constants))
+    found = pullbacks(equation, equation.params["num_res"])
+    return tuple((tuple(at), program_key(program), tuple(map(_value_key, held))) for at, program, held in found)
 
 
 def _value_key(value: Any, depth: int = _DEPTH) -> Hashable:

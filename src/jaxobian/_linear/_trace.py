@@ -155,19 +155,38 @@ def trace(
     return LinearProgram(linear, len(xs), function, primal, (*hoisted, *constants, *extras), n_out, n_extra)
 
 
-def transposed_equation(equation: Any, n_residuals: int) -> tuple[Program, tuple[Any, ...]]:
-    """An equation that is linear in all but its first operands, as the program that pulls cotangents back through it.
+def pullbacks(equation: Any, n_residuals: int) -> list[tuple[list[int], Program, tuple[Any, ...]]]:
+    """An equation that is linear in all but its first operands, as programs that pull cotangents back through it.
+
+    One for all results that have tangents; or, where a rule of the user's own does not allow all at once, as JAX 0.12
+    does not where some are shared by a batch, one for each that it allows.
 
     Returns:
-        The program: its constants, then residuals, then cotangents of `differentiable(equation)` -> cotangents of the
-        other operands; and the values of its constants.
+        The places of the results; the program: its constants, then residuals, then cotangents of those results ->
+        cotangents of the other operands; and the values of its constants.
     """
+    places = differentiable(equation)
+    try:
+        return [(places, *_transposed(equation, n_residuals, places))]
+    except Exception as error:
+        found = []
+        for place in places if len(places) > 1 else ():
+            try:
+                found.append(([place], *_transposed(equation, n_residuals, [place])))
+            except Exception:
+                continue
+        if not found:
+            raise error from None
+        return found
+
+
+def _transposed(equation: Any, n_residuals: int, places: Sequence[int]) -> tuple[Program, tuple[Any, ...]]:
     # A residual that is a number stays one: a rule may branch on it.
     operands = [
         jex.Var(v.aval) if is_variable(v) or k >= n_residuals else v for k, v in enumerate(equation.invars)
     ]  # fmt: skip
     made = tuple(jex.Var(v.aval) for v in equation.outvars)
-    outputs = tuple(made[k] for k in differentiable(equation))
+    outputs = tuple(made[k] for k in places)
     residuals, tangents = tuple(filter(is_variable, operands[:n_residuals])), tuple(operands[n_residuals:])
     alone = Program((*residuals, *tangents), outputs, (equation.replace(invars=operands, outvars=list(made)),))
 

@@ -19,8 +19,8 @@ from .._linear import (
     inlined,
     is_variable,
     program_of,
+    pullbacks,
     subprograms,
-    transposed_equation,
 )
 from ._indices import Indices
 from ._kinds import Local, Shape
@@ -342,11 +342,11 @@ def _custom_lin(equation: Any, active: set[int], notes: Notes) -> Local | None:
     count = equation.params["num_res"]
     if any(k < count for k in active):
         return None
-    pulled, _ = transposed_equation(equation, count)
-    places = differentiable(equation)
-    local: Local = [{} for _ in equation.outvars]
-    for place, row in zip(places, _from_results(pulled, len(places), notes), strict=True):
-        local[place] = {k: row[k - count] for k in active if k - count in row}
+    known = differentiable(equation)
+    local: Local = [dict.fromkeys(active, DENSE) if k in known else {} for k in range(len(equation.outvars))]
+    for places, pulled, _ in pullbacks(equation, count):
+        for place, row in zip(places, _from_results(pulled, len(places), notes), strict=True):
+            local[place] = {k: row[k - count] for k in active if k - count in row}
     return local
 
 

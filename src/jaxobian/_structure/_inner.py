@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from .._linear import CALLS, Program, as_program, differentiable, inlined, subprograms, transposed_equation
+from .._linear import CALLS, Program, as_program, differentiable, inlined, pullbacks, subprograms
 from ._rows import (
     FULL,
     Full,
@@ -204,20 +204,19 @@ def _custom_lin(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
     count = equation.params["num_res"]
     if any(k < count for k in operands):
         return None
-    pulled, _ = transposed_equation(equation, count)
-    pulled = inlined(pulled)
-    places = differentiable(equation)
-    first = len(pulled.inputs) - len(places)
-    step = _Step.of(elements, pulled, set(range(first, len(pulled.inputs))))
-    if step is None:
-        return None
-    results: Results = [None] * len(equation.outvars)
-    for o, place in enumerate(places):
-        parts = []
-        for k, rows in operands.items():
-            back = step.block((k - count, k - count + 1), (first + o, first + o + 1))
-            parts.append(multiplied(sparse.csr_matrix(back.T), rows))
-        results[place] = united(parts) if parts else None
+    results: Results = [FULL if k in differentiable(equation) else None for k in range(len(equation.outvars))]
+    for places, pulled, _ in pullbacks(equation, count):
+        pulled = inlined(pulled)
+        first = len(pulled.inputs) - len(places)
+        step = _Step.of(elements, pulled, set(range(first, len(pulled.inputs))))
+        if step is None:
+            return None
+        for o, place in enumerate(places):
+            parts = []
+            for k, rows in operands.items():
+                back = step.block((k - count, k - count + 1), (first + o, first + o + 1))
+                parts.append(multiplied(sparse.csr_matrix(back.T), rows))
+            results[place] = united(parts) if parts else None
     return results
 
 
