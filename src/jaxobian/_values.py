@@ -18,7 +18,7 @@ from ._cache import remembered
 from ._call import Returned
 from ._coupling import Names, check_examples, check_positions
 from ._layout import abstract, describe, is_concrete
-from ._linear import Program, index_arrays, our_settings, program_key, program_of, values_key
+from ._linear import Program, index_arrays, program_key, program_of, values_key
 from ._seeds import Side
 from ._structure import influence
 
@@ -95,8 +95,8 @@ class Values:
             ValueError: an array that has no batch axis has an entry for each example.
         """
         axes = self.inputs.tied, self.outputs.tied
-        with our_settings():
-            remembered((program_key(self.program), values_key(self.indices), axes), self._proved)
+        # The program is that of f, on the types that it is called with: nothing of ours is set around it.
+        remembered((program_key(self.program), values_key(self.indices), axes), self._proved)
 
     def _proved(self) -> bool:
         count = len(self.inputs.avals)
