@@ -25,10 +25,12 @@ class Surroundings:
 
     Attributes:
         copies: how many run side by side under `jax.vmap`, as far as it is traced now.
+        mapped: whether there is a vmap at all.
         traced: whether the call becomes a part of a jaxpr; False where values are known to all transformations' ends.
     """
 
     copies: int = 1
+    mapped: bool = False
     traced: bool = False
 
 
@@ -68,4 +70,4 @@ def surroundings(arrays: Sequence[Any]) -> Surroundings:
         return Surroundings(traced=not all(map(is_concrete, arrays)))
     _noted.sizes, _noted.traced = [], False
     _ask(*unknown)
-    return Surroundings(math.prod(_noted.sizes), _noted.traced)
+    return Surroundings(math.prod(_noted.sizes), bool(_noted.sizes), _noted.traced)

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.custom_batching import custom_vmap
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ._copies import surroundings
 from ._layout import is_concrete
 from ._linear import (
     LinearProgram,
@@ -64,8 +66,8 @@ class Placement:
         types, devices = [_spec(jax.typeof(x)) for x in xs], _devices(placed)
 
         def on_auto_axes(operands: Arrays, xs: Arrays, placed: Arrays) -> Results:
+            blocks, ys, aux = _relaxed_run(run, tuple(operands), tuple(xs))
             with our_settings():
-                blocks, ys, aux = run(tuple(map(relaxed, operands)), tuple(map(relaxed, xs)))
                 if self.constant and not all(map(is_concrete, placed)):
                     # A jit that needs none of its arguments would not be run on their devices.
                     blocks, _ = jax.lax.optimization_barrier((blocks, relaxed(placed[0])))
@@ -97,6 +99,46 @@ class Placement:
             kept.append(tuple(n for n in names if n is not None and n not in seen) or None)
             seen.update(kept[-1] or ())
         return tuple(kept)
+
+
+def _relaxed_run(run: Callable[[Arrays, Arrays], Results], operands: Arrays, xs: Arrays) -> Results:
+    """`run` of the arrays on Auto axes.
+
+    A vmap along an Explicit axis writes that axis into the reshapes that JAX's transposes make, which Auto axes forbid.
+    It is then done again on Auto axes, by a rule for vmap; what has one can be differentiated forward only.
+    """
+
+    def on_auto_axes(operands: Arrays, xs: Arrays) -> Results:
+        with our_settings():
+            return run(tuple(map(relaxed, operands)), tuple(map(relaxed, xs)))
+
+    try:
+        return on_auto_axes(operands, xs)
+    except ValueError as error:
+        if not surroundings((*operands, *xs)).mapped:
+            raise
+        try:
+            return _mapped_on_auto_axes(on_auto_axes)(operands, xs)
+        except ValueError:
+            raise error from None
+
+
+def _mapped_on_auto_axes(run: Callable[[Arrays, Arrays], Results]) -> Callable[[Arrays, Arrays], Results]:
+    made = custom_vmap(run)
+
+    @made.def_vmap
+    def rule(size: int, batched: Any, operands: Arrays, xs: Arrays) -> tuple[Results, Any]:
+        axes = tuple(tuple(0 if each else None for each in side) for side in batched)
+
+        def whole(operands: Arrays, xs: Arrays) -> Results:
+            with our_settings():
+                arrays = tuple(map(relaxed, operands)), tuple(map(relaxed, xs))
+                return jax.vmap(run, axes, axis_size=size)(*arrays)
+
+        results = _mapped_on_auto_axes(whole)(operands, xs)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return made
 
 
 def _spec(aval: Any) -> Spec:
