@@ -264,7 +264,7 @@ def test_every_kind_of_work_takes_time(platform: str) -> None:
         assert one >= 0
         assert two == pytest.approx(2 * one)
     assert constants.time(Work(dot=1e9)) > 0
-    assert constants.prefers_forward == (platform == "cpu")
+    assert constants.fuses_primal == (platform == "cpu")
 
 
 def test_an_unknown_device_is_taken_for_a_gpu() -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._budget import Budget
-from ._cost import Machine, machine
+from ._cost import Machine, is_elementwise, machine
 from ._errors import MemoryBudgetError, ModeError
-from ._linear import LinearProgram
+from ._linear import LinearProgram, walk
 from ._seeds import LinearMap, Seeds, Side
 from ._strategies import (
     CLEAR_WIN,
@@ -33,7 +33,7 @@ from ._words import WORDS, counted, human_bytes
 _SWEEPS = {"fwd": forward, "rev": reverse}
 # Passes are fewer where they are so many times fewer.
 _FEWER = 1.2
-# Of modes that take as many passes, and times that differ by no more, the machine's favourite is taken.
+# Of modes that take as many passes, and times that differ by no more, the favourite is taken.
 _EQUAL = 1.05
 
 MODES = ("auto", "fwd", "rev", "mixed", "colored")
@@ -184,11 +184,11 @@ def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse:
         return factor * candidate.cost.seconds
 
     best = min(within, key=handicapped)
-    return _single(singles, problem.machine) if best.mode in singles else best
+    return _single(singles, problem.machine, _favourite(problem)) if best.mode in singles else best
 
 
-def _single(singles: dict[str, Candidate], machine: Machine) -> Candidate:
-    """Forward or reverse: the model decides where it can, the dimensions where it cannot."""
+def _single(singles: dict[str, Candidate], machine: Machine, favourite: str) -> Candidate:
+    """Forward or reverse: the model decides where it can, the dimensions where it cannot, else `favourite`."""
     fast, *others = sorted(singles.values(), key=_seconds_of)
     if not others:
         return fast
@@ -198,7 +198,17 @@ def _single(singles: dict[str, Candidate], machine: Machine) -> Candidate:
     if slow.passes * _FEWER <= fast.passes:
         return slow
     equal = fast.passes * _FEWER > slow.passes and slow.cost.seconds <= _EQUAL * fast.cost.seconds
-    return singles["fwd" if machine.prefers_forward else "rev"] if equal else fast
+    return singles[favourite] if equal else fast
+
+
+def _favourite(problem: Problem) -> str:
+    """The mode that is taken where nothing else decides.
+
+    Reverse brings J's rows back in order, and its first steps wait for fewer residuals. But where nothing is more than
+    elementwise, a CPU evaluates the primal's sines anew in every row that it fuses them into.
+    """
+    fused = problem.machine.fuses_primal and all(map(is_elementwise, walk(problem.program.linear.equations)))
+    return "fwd" if fused else "rev"
 
 
 def _seconds_of(candidate: Candidate) -> float:

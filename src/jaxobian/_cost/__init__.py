@@ -9,6 +9,7 @@ from ._count import count as count
 from ._count import pass_work as pass_work
 from ._count import repeated as repeated
 from ._equations import ASSUMED_STEPS as ASSUMED_STEPS
+from ._equations import is_elementwise as is_elementwise
 from ._equations import nbytes as nbytes
 from ._equations import not_understood as not_understood
 from ._machine import KINDS as KINDS

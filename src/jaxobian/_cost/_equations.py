@@ -155,10 +155,8 @@ def _sparse_dot(equation: Any) -> Work:
     several = math.prod(equation.params["lhs_spinfo"].shape[a] for a in batch)
     rows = max(1.0, size(data) / max(1, entries * several))
     columns = size(dense) / max(1, math.prod(dense.aval.shape[a] for a in contract))
-    # Columns that an entry is multiplied with lie next to each other, but those of a batch.
-    run = min(_RUN, max(1.0, columns / max(1, several)))
     products = entries * rows * columns
-    return Work(gather=products, scatter=products / run, equations=1.0)
+    return Work(gather=products, scatter=products / min(_RUN, max(1.0, columns)), equations=1.0)
 
 
 # Solves and transforms --------------------------------------------------------------------------------------------

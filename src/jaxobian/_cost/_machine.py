@@ -91,7 +91,7 @@ class Machine:
     error: float  # and beyond by this one
     loop_slowdown: float  # XLA runs a loop's body on one core of a CPU: matrix products take this much longer
     packs: bool  # products of a few rows take less with their constant first
-    prefers_forward: bool  # other things equal: on CPU residuals' tanh and sin get fused into every reverse row
+    fuses_primal: bool  # the tanh and sin of residuals get fused into every reverse row
 
     def shared(self, copies: int) -> Machine:
         """What is left for each of several computations that run side by side, as vmap runs them."""
@@ -135,7 +135,7 @@ def machine(platform: str) -> Machine:
     """The constants for a platform ("cpu", "gpu", "tpu"); an unknown one is taken for a GPU."""
     table = json.loads(files("jaxobian").joinpath("_machines.json").read_text())
     entry = table.get(platform, table["gpu"])
-    return Machine(**entry, packs=platform == "cpu", prefers_forward=platform == "cpu")
+    return Machine(**entry, packs=platform == "cpu", fuses_primal=platform == "cpu")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import compress
 from typing import Any
 
 from .._cost import Cost, Machine, Work, count, nbytes, repeated
@@ -109,19 +108,18 @@ class Problem:
         """Evaluating y and the residuals, which is done once for all segments."""
         return count(self.program.primal) if isinstance(self.program, LinearProgram) else NO_WORK
 
-    @cached_property
-    def repeated_work(self) -> Work:
+    def repeated_work(self, *, forward: bool) -> Work:
         """What evaluates residuals anew in every pass where nothing keeps XLA from it."""
         if not isinstance(self.program, LinearProgram):
             return NO_WORK
-        anew = list(compress(self._residuals, map(self._is_anew, self.program.residuals)))
+        seeded = set(self.program.tangents if forward else filter(is_variable, self.program.linear.outputs))
+        anew = [w for w, r in zip(self._residuals, self.program.residuals, strict=True) if self._is_anew(r, seeded)]
         return repeated(self.program.primal, anew)
 
-    def _is_anew(self, residual: Any) -> bool:
+    def _is_anew(self, residual: Any, seeded: set[Any]) -> bool:
         """Whether more reads a residual than products with one-hot vectors, which need one element of it."""
-        ends = {*self.program.tangents, *filter(is_variable, self.program.linear.outputs)}
         for e in self.program.linear.equations:
-            alone = e.primitive.name == "mul" and not ends.isdisjoint(filter(is_variable, (*e.invars, *e.outvars)))
+            alone = e.primitive.name == "mul" and not seeded.isdisjoint(filter(is_variable, (*e.invars, *e.outvars)))
             if not alone and any(v is residual for v in e.invars):
                 return True
         return False

@@ -36,6 +36,7 @@ class Sweep:
 
     work: PassWork
     passes: int
+    forward: bool
     vmapped: bool
     landed: float  # bytes that a pass brings back
     turned: float = 0.0  # elements that a forward pass brings back against the order of J
@@ -68,7 +69,7 @@ class Sweep:
             slowed = machine.loop_slowdown
             chunk = replace(chunk, dot=chunk.dot * slowed, conv=chunk.conv * slowed)
         elif width > 1:
-            chunk += problem.repeated_work * width
+            chunk += problem.repeated_work(forward=self.forward) * width
         if chunking.width < self.passes:
             chunk += Work(bytes=2.0 * width * self.landed)  # results are copied to their place in J
         chunk += Work(turned=width * self.turned)  # J's columns come back as rows
@@ -131,7 +132,7 @@ def count_passes(
     landed = sum(map(nbytes, program.out_avals)) / width
     offers = few_rows(program, made) if vmapped and width > 1 else {}
     few = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
-    return Sweep(work, passes, vmapped, landed, work.turned if forward else 0.0, few)
+    return Sweep(work, passes, forward, vmapped, landed, work.turned if forward else 0.0, few)
 
 
 def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:

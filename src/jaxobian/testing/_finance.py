@@ -19,34 +19,35 @@ def _call(spot: Array, strike: Array, rate: Array, sigma: Array, time: Array) ->
 
 
 @scenario("bench")
-def option_book():
+def option_book(options: int = 60):
     """Prices of 60 calls by spot, rate and volatility, which they share."""
-    strikes, times = uniform(60), uniform(60, seed=1)
+    strikes, times = uniform(options), uniform(options, seed=1)
     return lambda p: _call(p[0], strikes, p[1], p[2], times), (jnp.array([1.0, 0.05, 0.3]),)
 
 
 @scenario("bench")
-def book_value():
+def book_value(options: int = 60):
     """The value of 60 calls by their volatilities: one output."""
-    strikes, times, held = uniform(60), uniform(60, seed=1), normal(60)
-    return lambda sigma: held @ _call(jnp.float32(1), strikes, jnp.float32(0.05), sigma, times), (0.3 * uniform(60),)
+    strikes, times, held = uniform(options), uniform(options, seed=1), normal(options)
+    spot, rate = jnp.float32(1), jnp.float32(0.05)
+    return lambda sigma: held @ _call(spot, strikes, rate, sigma, times), (0.3 * uniform(options),)
 
 
 @scenario("bench", argnums=(0, 1))
-def book_by_spot_and_volatility():
+def book_by_spot_and_volatility(options: int = 200):
     """Prices of 200 calls, each by its own spot and volatility: a diagonal for each."""
-    strikes, times = uniform(200), uniform(200, seed=1)
+    strikes, times = uniform(options), uniform(options, seed=1)
 
     def f(spot: Array, sigma: Array) -> Array:
         return _call(spot, strikes, jnp.float32(0.05), sigma, times)
 
-    return f, (uniform(200, seed=2), 0.3 * uniform(200, seed=3))
+    return f, (uniform(options, seed=2), 0.3 * uniform(options, seed=3))
 
 
 @scenario("bench")
-def monte_carlo():
+def monte_carlo(paths: int = 128):
     """The price of an Asian option from 128 paths of 12 steps, by spot, rate, volatility and strike."""
-    noise = normal(12, 128)
+    noise = normal(12, paths)
 
     def f(p: Array) -> Array:
         spot, rate, sigma, strike = p
@@ -55,14 +56,14 @@ def monte_carlo():
             log = log + (rate - sigma**2 / 2) / 12 + sigma * jnp.sqrt(1 / 12) * z
             return log, jnp.exp(log)
 
-        prices = lax.scan(step, jnp.broadcast_to(jnp.log(spot), 128), noise)[1]
+        prices = lax.scan(step, jnp.broadcast_to(jnp.log(spot), paths), noise)[1]
         return jnp.exp(-rate) * jnp.mean(jax.nn.relu(prices.mean(0) - strike))
 
     return f, (jnp.array([1.0, 0.03, 0.25, 0.95]),)
 
 
 @scenario("bench")
-def curve_bootstrap():
+def curve_bootstrap(years: int = 20):
     """Discount factors of 20 years from par rates, one after the other: lower triangular."""
 
     def f(rates: Array) -> Array:
@@ -72,13 +73,13 @@ def curve_bootstrap():
 
         return lax.scan(year, jnp.zeros(()), rates)[1]
 
-    return f, (0.05 * uniform(20),)
+    return f, (0.05 * uniform(years),)
 
 
 @scenario("bench")
-def implied_volatility():
+def implied_volatility(prices: int = 100):
     """Volatilities that 100 prices imply, by five Newton iterations."""
-    strikes, one = uniform(100, low=0.9, high=1.1), jnp.float32(1)
+    strikes, one = uniform(prices, low=0.9, high=1.1), jnp.float32(1)
 
     def price(sigma: Array, strike: Array) -> Array:
         return _call(one, strike, jnp.float32(0.02), sigma, one)
@@ -90,18 +91,18 @@ def implied_volatility():
 
         return lax.scan(newton, jnp.float32(0.3), None, length=5)[0]
 
-    prices = jax.vmap(price)(0.3 * uniform(100, seed=1), strikes)
-    return lambda p: jax.vmap(implied)(p, strikes), (prices,)
+    targets = jax.vmap(price)(0.3 * uniform(prices, seed=1), strikes)
+    return lambda p: jax.vmap(implied)(p, strikes), (targets,)
 
 
 @scenario("bench")
-def portfolio_risk():
+def portfolio_risk(assets: int = 15):
     """Volatility of a portfolio of 15 assets, and each asset's part in it, by the weights."""
-    factors = normal(15, 4)
-    covariance = factors @ factors.T + jnp.eye(15)
+    factors = normal(assets, 4)
+    covariance = factors @ factors.T + jnp.eye(assets)
 
     def f(w: Array) -> tuple[Array, Array]:
         risk = jnp.sqrt(w @ covariance @ w)
         return risk, w * (covariance @ w) / risk
 
-    return f, (uniform(15),)
+    return f, (uniform(assets),)

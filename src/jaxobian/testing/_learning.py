@@ -14,10 +14,10 @@ from ._scenario import apply_mlp, init_mlp, integers, mlp, normal, scenario, uni
 
 
 @scenario("bench")
-def logistic_loss():
+def logistic_loss(points: int = 100, features: int = 24):
     """Logistic loss of 100 points by 24 weights."""
-    x, y = normal(100, 24), jnp.sign(normal(100, seed=1))
-    return lambda w: jnp.mean(jax.nn.softplus(-y * (x @ w))) + 0.01 * w @ w, (normal(24, seed=2),)
+    x, y = normal(points, features), jnp.sign(normal(points, seed=1))
+    return lambda w: jnp.mean(jax.nn.softplus(-y * (x @ w))) + 0.01 * w @ w, (normal(features, seed=2),)
 
 
 @scenario("bench")
@@ -39,9 +39,9 @@ def softmax_loss():
 
 
 @scenario("bench")
-def network_loss():
+def network_loss(points: int = 20):
     """Squared loss of a 10-16-1 network on 20 points by its parameters: one output."""
-    x, y = normal(20, 10), normal(20, 1, seed=1)
+    x, y = normal(points, 10), normal(points, 1, seed=1)
     return lambda p: jnp.mean((apply_mlp(p, x) - y) ** 2), (init_mlp(10, 16, 1),)
 
 
@@ -71,43 +71,43 @@ def marginal_likelihood():
 
 
 @scenario("bench")
-def pinn_residuals():
+def pinn_residuals(points: int = 30):
     """Residuals of u'' + u = 0 at 30 points by the parameters of a 1-16-16-1 network: natural gradients."""
-    points = jnp.linspace(-1, 1, 30)
+    times = jnp.linspace(-1, 1, points)
 
     def f(p: Any) -> Array:
         def u(t: Array) -> Array:
             return apply_mlp(p, t[None])[0]
 
-        return jax.vmap(lambda t: jax.grad(jax.grad(u))(t) + u(t))(points)
+        return jax.vmap(lambda t: jax.grad(jax.grad(u))(t) + u(t))(times)
 
     return f, (init_mlp(1, 16, 16, 1),)
 
 
 @scenario("bench")
-def network_residuals():
+def network_residuals(points: int = 25):
     """Residuals of a 4-12-1 network at 25 points by its parameters: Levenberg and Marquardt's Jacobian."""
-    x = normal(25, 4)
+    x = normal(points, 4)
     return lambda p: apply_mlp(p, x)[:, 0] - jnp.sin(x[:, 0]), (init_mlp(4, 12, 1),)
 
 
 @scenario("bench")
-def curve_fit():
+def curve_fit(times: int = 40):
     """Residuals of a sum of two decays at 40 times, by its four parameters."""
-    times = jnp.linspace(0, 2, 40)
-    return lambda p: p[0] * jnp.exp(-p[1] * times) + p[2] * jnp.exp(-p[3] * times), (uniform(4),)
+    t = jnp.linspace(0, 2, times)
+    return lambda p: p[0] * jnp.exp(-p[1] * t) + p[2] * jnp.exp(-p[3] * t), (uniform(4),)
 
 
 @scenario("bench")
-def embedding_table():
+def embedding_table(vocabulary: int = 50, length: int = 12):
     """Logits of a text of 12 tokens by the table of 50 embeddings, looked up, added to places and mixed."""
-    tokens, places = integers(50, 12), normal(12, 8, seed=1)
+    tokens, places = integers(vocabulary, length), normal(length, 8, seed=1)
     hidden, head = weights(8, 16, seed=2), weights(16, 4, seed=3)
 
     def f(table: Array) -> Array:
         return jnp.tanh((table[tokens] + places) @ hidden).mean(0) @ head
 
-    return f, (normal(50, 8),)
+    return f, (normal(vocabulary, 8),)
 
 
 @scenario("bench")
@@ -117,29 +117,29 @@ def network_30_5():
 
 
 @scenario("bench")
-def deep_sets():
+def deep_sets(elements: int = 16):
     """A network on each of 16 elements of three numbers, summed and mapped to two."""
     each, whole = mlp(3, 16, 8), mlp(8, 8, 2, seed=5)
-    return lambda x: whole(jnp.tanh(each(x)).sum(0)), (normal(16, 3),)
+    return lambda x: whole(jnp.tanh(each(x)).sum(0)), (normal(elements, 3),)
 
 
 # --- Normalisations ----------------------------------------------------------------------------------------
 
 
 @scenario("bench")
-def normalised_rows():
+def normalised_rows(rows: int = 30):
     """Rows of a 30 x 10 matrix, divided by their norms."""
-    return lambda x: x / jnp.linalg.norm(x, axis=1, keepdims=True), (normal(30, 10),)
+    return lambda x: x / jnp.linalg.norm(x, axis=1, keepdims=True), (normal(rows, 10),)
 
 
 @scenario("bench")
-def softmax_rows():
+def softmax_rows(rows: int = 12):
     """Softmax of each of 12 rows of eight."""
-    return lambda x: jax.nn.softmax(x, axis=-1), (normal(12, 8),)
+    return lambda x: jax.nn.softmax(x, axis=-1), (normal(rows, 8),)
 
 
 @scenario("bench")
-def rms_norm():
+def rms_norm(rows: int = 8):
     """RMSNorm of eight rows of 16, and a dense layer."""
     scale, w = uniform(16), weights(16, 12, seed=1)
-    return lambda x: (x * scale / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-5)) @ w, (normal(8, 16),)
+    return lambda x: (x * scale / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-5)) @ w, (normal(rows, 16),)

@@ -20,22 +20,22 @@ def _positive(n: int) -> Array:
 
 
 @scenario("bench")
-def inverse():
+def inverse(order: int = 10):
     """The inverse of a 10 x 10 matrix by the matrix."""
-    return jnp.linalg.inv, (_positive(10),)
+    return jnp.linalg.inv, (_positive(order),)
 
 
 @scenario("bench")
-def cholesky_factor():
+def cholesky_factor(order: int = 10):
     """The Cholesky factor of a 10 x 10 matrix by the matrix."""
-    return jnp.linalg.cholesky, (_positive(10),)
+    return jnp.linalg.cholesky, (_positive(order),)
 
 
 @scenario("bench")
-def cholesky_solve():
+def cholesky_solve(order: int = 12):
     """A system of twelve equations, solved by Cholesky's factor, by the matrix."""
-    b = normal(12)
-    return lambda a: jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(a), b), (_positive(12),)
+    b = normal(order)
+    return lambda a: jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(a), b), (_positive(order),)
 
 
 @scenario("bench")
@@ -46,9 +46,9 @@ def solve_matrix():
 
 
 @scenario("bench")
-def log_determinant():
+def log_determinant(order: int = 12):
     """The log-determinant of a 12 x 12 matrix by the matrix: one output."""
-    return lambda a: jnp.linalg.slogdet(a)[1], (_positive(12),)
+    return lambda a: jnp.linalg.slogdet(a)[1], (_positive(order),)
 
 
 @scenario("bench")
@@ -89,10 +89,10 @@ def _sparse(n: int, m: int, share: float) -> sparse.BCOO:
 
 
 @scenario("bench")
-def sparse_product_by_vector():
+def sparse_product_by_vector(rows: int = 150, columns: int = 200):
     """A 150 x 200 BCOO matrix times a vector, by the vector."""
-    matrix = _sparse(150, 200, 0.02)
-    return lambda x: jnp.tanh(matrix @ jnp.sin(x)), (normal(200),)
+    matrix = _sparse(rows, columns, 0.02)
+    return lambda x: jnp.tanh(matrix @ jnp.sin(x)), (normal(columns),)
 
 
 @scenario("bench")

@@ -71,9 +71,9 @@ def _brusselator(x: Array) -> Array:
 
 
 @scenario("bench")
-def brusselator():
+def brusselator(side: int = 16):
     """The Brusselator on a periodic 16 x 16 grid, two fields: 12 nonzeros a cell."""
-    return _brusselator, (uniform(2, 16, 16),)
+    return _brusselator, (uniform(2, side, side),)
 
 
 @scenario()
@@ -293,11 +293,11 @@ def pairwise_forces():
 
 
 @scenario("bench")
-def kinematic_chain():
+def kinematic_chain(links: int = 40):
     """Positions of all joints of a planar arm with 40 links by its angles: lower triangular."""
 
     def f(angles: Array) -> Array:
         heading = jnp.cumsum(angles)
         return jnp.cumsum(jnp.stack([jnp.cos(heading), jnp.sin(heading)]), axis=1)
 
-    return f, (normal(40),)
+    return f, (normal(links),)

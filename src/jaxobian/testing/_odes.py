@@ -40,10 +40,10 @@ def _predator_prey(p: Array, y: Array) -> Array:
 
 
 @scenario("bench")
-def rk4_parameters():
+def rk4_parameters(steps: int = 40):
     """All states of a predator-prey model over 40 Runge-Kutta steps, by its four parameters."""
     start = jnp.array([1.2, 0.8])
-    return lambda p: _states(lambda y: _predator_prey(p, y), start, 0.05, 40)[1], (uniform(4),)
+    return lambda p: _states(lambda y: _predator_prey(p, y), start, 2.0 / steps, steps)[1], (uniform(4),)
 
 
 @scenario("bench")
@@ -58,14 +58,14 @@ def rk4_fit():
 
 
 @scenario("bench")
-def neural_ode():
+def neural_ode(width: int = 6):
     """A 6-32-6 network as a vector field, 10 Runge-Kutta steps, by the initial state."""
-    net = mlp(6, 32, 6)
-    return lambda y: _states(net, y, 0.1, 10)[0], (normal(6),)
+    net = mlp(width, 32, width)
+    return lambda y: _states(net, y, 0.1, 10)[0], (normal(width),)
 
 
 @scenario("bench")
-def heat_steps():
+def heat_steps(cells: int = 100):
     """Six explicit steps of a nonlinear heat equation on 100 cells."""
 
     def step(u: Array, _: Any) -> tuple[Array, None]:
@@ -73,7 +73,7 @@ def heat_steps():
         flux = (1 + u**2) * (padded[2:] - 2 * u + padded[:-2])
         return u + 0.05 * flux, None
 
-    return lambda u: lax.scan(step, u, None, length=6)[0], (uniform(100),)
+    return lambda u: lax.scan(step, u, None, length=6)[0], (uniform(cells),)
 
 
 @scenario("bench", modes=("rev",))
@@ -107,18 +107,18 @@ def implicit_steps():
 
 
 @scenario("bench")
-def multiple_shooting():
+def multiple_shooting(pieces: int = 30):
     """Gaps between the ends of 30 pieces of a trajectory and the starts of the next, by the starts."""
 
     def f(starts: Array) -> Array:
         ends = jax.vmap(lambda y: _states(lambda y: jnp.stack([y[1], -jnp.sin(y[0])]), y, 0.1, 5)[0])(starts)
         return ends[:-1] - starts[1:]
 
-    return f, (normal(31, 2),)
+    return f, (normal(pieces + 1, 2),)
 
 
 @scenario("bench")
-def collocation():
+def collocation(nodes: int = 80):
     """Hermite-Simpson defects of a pendulum at 80 nodes, by its states and controls."""
 
     def field(z: Array) -> Array:
@@ -131,25 +131,25 @@ def collocation():
         at_middle = field(jnp.concatenate([middle, control], axis=1))
         return y[1:] - y[:-1] - h / 6 * (dy[:-1] + 4 * at_middle + dy[1:])
 
-    return f, (normal(80, 3),)
+    return f, (normal(nodes, 3),)
 
 
 # --- Chemistry ---------------------------------------------------------------------------------------------
 
 
 @scenario("bench")
-def reaction_network():
+def reaction_network(species: int = 10, reactions: int = 14):
     """Rates of change of ten species under 14 reactions of mass action."""
-    orders = jnp.round(uniform(14, 10, low=0, high=0.65, seed=1))
-    changes = jnp.round(1.2 * normal(14, 10, seed=2))
-    rates = uniform(14, seed=3)
-    return lambda c: changes.T @ (rates * jnp.exp(orders @ jnp.log(c))), (uniform(10),)
+    orders = jnp.round(uniform(reactions, species, low=0, high=0.65, seed=1))
+    changes = jnp.round(1.2 * normal(reactions, species, seed=2))
+    rates = uniform(reactions, seed=3)
+    return lambda c: changes.T @ (rates * jnp.exp(orders @ jnp.log(c))), (uniform(species),)
 
 
 @scenario("bench")
-def reaction_temperatures():
+def reaction_temperatures(temperatures: int = 20):
     """Rates of 14 reactions at 20 temperatures, by the logarithms of Arrhenius' factors and by energies."""
-    inverse = jnp.linspace(1.0, 2.0, 20)
+    inverse = jnp.linspace(1.0, 2.0, temperatures)
     return lambda p: jnp.exp(p[0] - inverse[:, None] * p[1]), (uniform(2, 14),)
 
 

@@ -34,65 +34,65 @@ def lennard_jones_8():
 
 
 @scenario("bench")
-def lennard_jones_32():
+def lennard_jones_32(particles: int = 32):
     """Lennard-Jones forces between 32 particles, each on each."""
-    return _lennard_jones, (_crystal(32),)
+    return _lennard_jones, (_crystal(particles),)
 
 
 @scenario("bench")
-def gravity():
+def gravity(bodies: int = 24):
     """Softened gravity between 24 bodies of different masses."""
-    masses = uniform(24, seed=1)
+    masses = uniform(bodies, seed=1)
 
     def f(positions: Array) -> Array:
         apart = positions[None] - positions[:, None]
         squared = jnp.sum(apart**2, -1) + 0.05
         return jnp.einsum("j,ijd,ij->id", masses, apart, squared**-1.5)
 
-    return f, (normal(24, 3),)
+    return f, (normal(bodies, 3),)
 
 
 @scenario("bench")
-def energy_gradient():
+def energy_gradient(charges: int = 20):
     """Coulomb energy of 20 charges by their positions: many inputs, one output."""
-    charges = normal(20, seed=1)
-    i, j = np.triu_indices(20, 1)
+    charge = normal(charges, seed=1)
+    i, j = np.triu_indices(charges, 1)
 
     def f(positions: Array) -> Array:
         apart = positions[i] - positions[j]
-        return jnp.sum(charges[i] * charges[j] / jnp.sqrt(jnp.sum(apart**2, -1) + 0.1))
+        return jnp.sum(charge[i] * charge[j] / jnp.sqrt(jnp.sum(apart**2, -1) + 0.1))
 
-    return f, (normal(20, 3),)
+    return f, (normal(charges, 3),)
 
 
 @scenario("bench")
-def neighbour_list():
+def neighbour_list(particles: int = 60):
     """Forces on 60 particles from the six that a list names for each."""
-    neighbours = integers(60, 60, 6)
+    neighbours = integers(particles, particles, 6)
 
     def f(positions: Array) -> Array:
         apart = positions[:, None] - positions[neighbours]
         squared = jnp.sum(apart**2, -1, keepdims=True) + 0.5
         return jnp.sum(apart / squared**2, axis=1)
 
-    return f, (normal(60, 3),)
+    return f, (normal(particles, 3),)
 
 
 @scenario("bench")
-def springs():
+def springs(masses: int = 150):
     """Forces of 300 springs on 150 masses, collected by a scatter."""
-    i, j = integers(150, 300), integers(150, 300, seed=1)
+    i, j = integers(masses, 2 * masses), integers(masses, 2 * masses, seed=1)
 
     def f(positions: Array) -> Array:
         apart = positions[i] - positions[j]
         force = apart * (1 - 1 / jnp.sqrt(jnp.sum(apart**2, -1, keepdims=True) + 0.1))
         return jnp.zeros_like(positions).at[i].add(-force).at[j].add(force)
 
-    return f, (normal(150, 2),)
+    return f, (normal(masses, 2),)
 
 
 @scenario("bench")
-def bond_angles():
+def bond_angles(atoms: int = 60):
     """All angles along a chain of 60 atoms."""
 
     def f(positions: Array) -> Array:
@@ -100,7 +100,7 @@ def bond_angles():
         bonds = bonds / jnp.linalg.norm(bonds, axis=1, keepdims=True)
         return jnp.arccos(0.99 * jnp.sum(bonds[1:] * bonds[:-1], axis=1))
 
-    return f, (normal(60, 3),)
+    return f, (normal(atoms, 3),)
 
 
 # --- Spectra -----------------------------------------------------------------------------------------------
@@ -114,23 +114,23 @@ def fft_filter_1024():
 
 
 @scenario("bench")
-def spectral_burgers():
+def spectral_burgers(points: int = 96):
     """Burgers' equation on a periodic line of 96 points, derived in the frequency domain."""
-    k = 1j * jnp.arange(49)
+    k = 1j * jnp.arange(points // 2 + 1)
 
     def f(u: Array) -> Array:
         v = jnp.fft.rfft(u)
-        return -u * jnp.fft.irfft(k * v, n=96) + 0.1 * jnp.fft.irfft(k**2 * v, n=96)
+        return -u * jnp.fft.irfft(k * v, n=points) + 0.1 * jnp.fft.irfft(k**2 * v, n=points)
 
-    return f, (normal(96),)
+    return f, (normal(points),)
 
 
 @scenario("bench")
-def poisson():
+def poisson(side: int = 12):
     """The potential of a periodic 12 x 12 density that saturates, by two-dimensional transforms."""
-    k = jnp.fft.fftfreq(12)
-    factor = 1 / (k[:, None] ** 2 + k[None, :7] ** 2 * 1.0 + 0.05)
-    return lambda rho: jnp.fft.irfft2(jnp.fft.rfft2(jnp.tanh(rho)) * factor, s=(12, 12)), (normal(12, 12),)
+    k = jnp.fft.fftfreq(side)
+    factor = 1 / (k[:, None] ** 2 + k[None, : side // 2 + 1] ** 2 * 1.0 + 0.05)
+    return lambda rho: jnp.fft.irfft2(jnp.fft.rfft2(jnp.tanh(rho)) * factor, s=(side, side)), (normal(side, side),)
 
 
 @scenario("bench")
@@ -144,7 +144,7 @@ def power_spectrum():
 
 
 @scenario("bench")
-def complex_recurrence():
+def complex_recurrence(steps: int = 32):
     """A diagonal complex recurrence over 32 steps of four features, by an associative scan: a state-space model."""
     decay = 0.9 * jnp.exp(1j * jnp.linspace(0.1, 1.5, 4))
 
@@ -152,18 +152,18 @@ def complex_recurrence():
         a = jnp.broadcast_to(decay, x.shape)
         return lax.associative_scan(lambda p, q: (p[0] * q[0], q[0] * p[1] + q[1]), (a, x + 0j))[1].real
 
-    return f, (normal(32, 4),)
+    return f, (normal(steps, 4),)
 
 
 @scenario("bench")
-def quantum_circuit():
+def quantum_circuit(layers: int = 2):
     """The expectation after six rotations of three qubits, each pair entangled between, by the angles."""
     signs = jnp.array([(-1.0) ** (bin(k).count("1")) for k in range(8)])
     entangle = jnp.array([(-1.0) ** ((k & 1) * (k >> 1 & 1) + (k >> 1 & 1) * (k >> 2)) for k in range(8)])
 
     def f(angles: Array) -> Array:
         state = jnp.zeros((2, 2, 2), jnp.complex64).at[0, 0, 0].set(1)
-        for layer in angles.reshape(2, 3):
+        for layer in angles.reshape(layers, 3):
             for qubit, angle in enumerate(layer):
                 c, s = jnp.cos(angle / 2), jnp.sin(angle / 2)
                 gate = jnp.array([[c, -1j * s], [-1j * s, c]])
@@ -171,11 +171,11 @@ def quantum_circuit():
             state = (state.reshape(8) * entangle).reshape(2, 2, 2)
         return jnp.sum(signs * jnp.abs(state.reshape(8)) ** 2)
 
-    return f, (normal(6),)
+    return f, (normal(3 * layers),)
 
 
 @scenario("bench")
-def kalman_filter():
+def kalman_filter(steps: int = 20):
     """Filtered states of a constant-velocity model over 20 steps, by the measurements."""
     step = jnp.array([[1.0, 0.1], [0.0, 1.0]])
 
@@ -189,7 +189,7 @@ def kalman_filter():
 
         return lax.scan(update, (jnp.zeros(2), jnp.eye(2)), measured)[1]
 
-    return f, (normal(20),)
+    return f, (normal(steps),)
 
 
 @scenario("bench")

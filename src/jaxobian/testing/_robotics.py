@@ -44,16 +44,16 @@ def so3_log():
 
 
 @scenario("bench")
-def quaternion_rotations():
+def quaternion_rotations(quaternions: int = 16):
     """Points turned by 16 quaternions that are normalised first."""
-    points = normal(16, 3, seed=1)
+    points = normal(quaternions, 3, seed=1)
 
     def rotated(q: Array, p: Array) -> Array:
         q = q / jnp.linalg.norm(q)
         t = 2 * jnp.cross(q[1:], p)
         return p + q[0] * t + jnp.cross(q[1:], t)
 
-    return lambda q: jax.vmap(rotated)(q, points), (normal(16, 4),)
+    return lambda q: jax.vmap(rotated)(q, points), (normal(quaternions, 4),)
 
 
 # --- Arms --------------------------------------------------------------------------------------------------
@@ -133,9 +133,9 @@ def manipulator_step():
 
 
 @scenario("bench")
-def pose_graph():
+def pose_graph(poses: int = 80):
     """Residuals of 80 planar poses, each measured from the one before, and one loop closed."""
-    measured = 0.3 * normal(80, 3, seed=1)
+    measured = 0.3 * normal(poses, 3, seed=1)
 
     def between(a: Array, b: Array) -> Array:
         c, s = jnp.cos(a[2]), jnp.sin(a[2])
@@ -145,7 +145,7 @@ def pose_graph():
     def f(poses: Array) -> Array:
         return jax.vmap(between)(poses, jnp.roll(poses, -1, 0)) - measured
 
-    return f, (normal(80, 3),)
+    return f, (normal(poses, 3),)
 
 
 def _seen(camera: Array, point: Array) -> Array:
@@ -155,10 +155,7 @@ def _seen(camera: Array, point: Array) -> Array:
 
 
 @scenario("bench", argnums=(0, 1))
-def bundle_adjustment():
+def bundle_adjustment(cameras: int = 5, points: int = 20):
     """Where 5 cameras see 20 points, by the cameras and by the points."""
-
-    def f(cameras: Array, points: Array) -> Array:
-        return jax.vmap(jax.vmap(_seen, (None, 0)), (0, None))(cameras, points)
-
-    return f, (0.3 * uniform(5, 7), normal(20, 3, seed=1))
+    seen = jax.vmap(jax.vmap(_seen, (None, 0)), (0, None))
+    return seen, (0.3 * uniform(cameras, 7), normal(points, 3, seed=1))

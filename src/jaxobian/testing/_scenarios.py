@@ -15,6 +15,7 @@ from . import (
     _physics,
     _robotics,
 )
+from ._larger import LARGER
 from ._scenario import Scenario
 
 _FAMILIES = (
@@ -50,4 +51,5 @@ def scenarios(*, tag: str | None = None) -> list[Scenario]:
         ((28, 28, 1), (10,))
     """
     every = [value for family in _FAMILIES for value in vars(family).values() if isinstance(value, Scenario)]
+    every += LARGER
     return [s for s in every if tag is None or tag in s.tags]
