@@ -40,7 +40,7 @@ test: $(VENV)/.has-dev ## Run the tests and the doctests, on WORKERS=2 processes
 	$(RUN) -m pytest -n $(WORKERS) --ignore=tests/test_meshes.py $(TESTS)
 	$(if $(TESTS),,XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8" $(RUN) -m pytest tests/test_meshes.py)
 
-fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs, in every mode, with JAX run op by op
+fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs with JAX run op by op
 	JAXOBIAN_FUZZ=$(N) $(RUN) -m pytest tests/test_fuzz.py
 
 lint: $(VENV)/.has-dev ## Check style, types, and who imports whom
