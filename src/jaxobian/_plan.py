@@ -27,6 +27,7 @@ from ._strategies import (
     reverse,
 )
 from ._strategies._free import Free
+from ._strategies._per_example import PerExample, per_example_gradients
 from ._structure import Structure
 from ._words import WORDS, counted, human_bytes
 
@@ -85,6 +86,9 @@ class Choice:
 
     def filled(self, results: Sequence[Sequence[Any]], format: str) -> list[list[Any]]:
         """blocks[out][in] of J from what the passes brought back."""
+        variant = self.chosen.variant
+        if isinstance(variant, PerExample):
+            return variant.blocks(filled(variant.problem, self.groups, results))
         return filled(self.problem, self.groups, results, format)
 
     def like(self, held: Any, xs: Sequence[Any], ys: Sequence[Any]) -> Sequence[Any]:
@@ -148,8 +152,9 @@ def choose(
     )
     if problem.format == "dense" and problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
-    proposals: list[Candidate | Impossible] = [forward.propose(problem), reverse.propose(problem)]
-    singles = tuple(proposals)
+    singles = (forward.propose(problem), reverse.propose(problem))
+    pulled = per_example_gradients(problem, *singles, reverse.propose)
+    proposals: list[Candidate | Impossible] = [singles[0], pulled]
     proposals.append(mixed.propose(problem, singles, forced=mode == "mixed"))
     proposals.append(colored.propose(problem, singles, forced=mode == "colored", symmetric=symmetric))
     possible = [p for p in proposals if isinstance(p, Candidate)]

@@ -8,6 +8,7 @@ from typing import Any
 from .._linear import pullback
 from .._seeds import LinearMap
 from ._free import Free, begun, better, prepared
+from ._per_example import PerExample
 from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
@@ -49,4 +50,6 @@ def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
         residuals, _ = held
         return candidate.variant.linear(residuals, problem.program.in_avals, forward=False)
     program = candidate.program or problem.program
+    if isinstance(candidate.variant, PerExample):
+        program = candidate.variant.problem.program
     return pullback(lambda *t: program.push(held, t), program.in_avals)
