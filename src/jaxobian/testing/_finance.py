@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ._scenario import normal, scenario, uniform
+from ._scenario import integers, normal, scenario, uniform
 
 
 def _call(spot: Array, strike: Array, rate: Array, sigma: Array, time: Array) -> Array:
@@ -106,3 +106,16 @@ def portfolio_risk(assets: int = 15):
         return risk, w * (covariance @ w) / risk
 
     return f, (uniform(assets),)
+
+
+@scenario("bench")
+def swap_book(swaps: int = 100):
+    """Values of 100 swaps of one to 30 years by the 30 rates of a curve that discounts them."""
+    years, fixed = 1 + integers(30, swaps), 0.05 * uniform(swaps)
+    paid = jnp.arange(1, 31) <= years[:, None]
+
+    def f(rates: Array) -> Array:
+        factors = jnp.exp(-rates * jnp.arange(1, 31))
+        return 1 - factors[years - 1] - fixed * jnp.sum(jnp.where(paid, factors, 0), axis=1)
+
+    return f, (0.05 * uniform(30, seed=1),)

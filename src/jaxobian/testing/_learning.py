@@ -123,6 +123,13 @@ def deep_sets(elements: int = 16):
     return lambda x: whole(jnp.tanh(each(x)).sum(0)), (normal(elements, 3),)
 
 
+@scenario("bench")
+def classifier_parameters(examples: int = 32):
+    """Logits of 32 examples by the parameters of a 20-32-10 network that all share."""
+    x = normal(examples, 20)
+    return lambda p: apply_mlp(p, x), (init_mlp(20, 32, 10),)
+
+
 # --- Normalisations ----------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,32 @@ def odeint_parameters():
     return lambda p: odeint(lambda y, t, p: _predator_prey(p, y), start, times, p), (uniform(4),)
 
 
+@scenario("bench")
+def optimal_control(nodes: int = 60):
+    """Defects of a cart with a pole between 60 nodes, a Runge-Kutta step apart, by the states and the controls."""
+
+    def field(y: Array, u: Array) -> Array:
+        s, c = jnp.sin(y[1]), jnp.cos(y[1])
+        push = (u + s * (y[3] ** 2 + 9.81 * c)) / (2 + s**2)
+        return jnp.stack([y[2], y[3], push, -push * c - 9.81 * s])
+
+    def f(z: Array) -> Array:
+        ends = jax.vmap(lambda y, u: _rk4(lambda y: field(y, u), y, 0.05))(z[:-1, :4], z[:-1, 4])
+        return z[1:, :4] - ends
+
+    return f, (normal(nodes, 5),)
+
+
+@scenario("bench")
+def trajectories(number: int = 40):
+    """The ends of 40 trajectories of a driven pendulum, 20 Runge-Kutta steps each, by where they begin."""
+
+    def end(y: Array) -> Array:
+        return _states(lambda y: jnp.stack([y[1], -jnp.sin(y[0]) - 0.1 * y[1]]), y, 0.1, 20)[0]
+
+    return jax.vmap(end), (normal(number, 2),)
+
+
 # --- Implicit steps, and constraints -----------------------------------------------------------------------
 
 
@@ -169,3 +195,16 @@ def equilibrium():
         return jnp.exp(lax.scan(newton, jnp.zeros(3), None, length=8)[0])
 
     return f, (0.3 * normal(5),)
+
+
+@scenario("bench")
+def reactor(cells: int = 60):
+    """Three species that flow, spread and react along 60 cells of a tube, as a method of lines."""
+
+    def f(c: Array) -> Array:
+        padded = jnp.pad(c, ((1, 1), (0, 0)), mode="edge")
+        flow = padded[:-2] - c
+        spread = padded[2:] - 2 * c + padded[:-2]
+        return 2.0 * flow + 0.5 * spread + jax.vmap(_kinetics)(c)
+
+    return f, (uniform(cells, 3),)

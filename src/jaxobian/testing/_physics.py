@@ -103,6 +103,32 @@ def bond_angles(atoms: int = 60):
     return f, (normal(atoms, 3),)
 
 
+@scenario("bench")
+def oscillators(number: int = 200):
+    """Phases of 200 oscillators on a ring, each coupled with its two neighbours on either side."""
+    own = normal(number)
+
+    def f(phase: Array) -> Array:
+        return own + sum(jnp.sin(jnp.roll(phase, k) - phase) for k in (-2, -1, 1, 2))
+
+    return f, (normal(number, seed=1),)
+
+
+@scenario("bench", argnums=(0, 1))
+def power_flow(buses: int = 80):
+    """Powers that flow into 80 buses of a grid of 120 lines, by the angles and the magnitudes of their voltages."""
+    i, j = integers(buses, 3 * buses // 2), integers(buses, 3 * buses // 2, seed=1)
+    conductance, susceptance = uniform(3 * buses // 2), uniform(3 * buses // 2, seed=1)
+
+    def f(angle: Array, v: Array) -> tuple[Array, Array]:
+        apart = angle[i] - angle[j]
+        active = v[i] * v[j] * (conductance * jnp.cos(apart) + susceptance * jnp.sin(apart))
+        reactive = v[i] * v[j] * (conductance * jnp.sin(apart) - susceptance * jnp.cos(apart))
+        return jnp.zeros(buses).at[i].add(active).at[j].add(-active), jnp.zeros(buses).at[i].add(reactive)
+
+    return f, (0.1 * normal(buses), uniform(buses, seed=2))
+
+
 # --- Spectra -----------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ._scenario import normal, scenario, uniform
+from ._scenario import integers, normal, scenario, uniform
 
 # --- Rotations ---------------------------------------------------------------------------------------------
 
@@ -159,3 +159,27 @@ def bundle_adjustment(cameras: int = 5, points: int = 20):
     """Where 5 cameras see 20 points, by the cameras and by the points."""
     seen = jax.vmap(jax.vmap(_seen, (None, 0)), (0, None))
     return seen, (0.3 * uniform(cameras, 7), normal(points, 3, seed=1))
+
+
+@scenario("bench")
+def registration(points: int = 400):
+    """Distances of 400 points from the planes that they were measured on, by six numbers of a rigid motion."""
+    measured, normals = normal(points, 3), normal(points, 3, seed=1)
+
+    def f(motion: Array) -> Array:
+        return jnp.sum(normals * (measured @ _exp(motion[:3]).T + motion[3:] - measured), axis=1)
+
+    return f, (0.1 * normal(6),)
+
+
+@scenario("bench", argnums=(0, 1))
+def landmarks(poses: int = 60):
+    """Ranges and bearings of landmarks in the plane, seen from 60 poses, by the poses and the landmarks."""
+    pose, landmark = jnp.arange(4 * poses) // 4, integers(2 * poses, 4 * poses)
+
+    def f(p: Array, m: Array) -> Array:
+        apart = m[landmark] - p[pose, :2]
+        bearing = jnp.arctan2(apart[:, 1], apart[:, 0]) - p[pose, 2]
+        return jnp.stack([jnp.sqrt(jnp.sum(apart**2, 1) + 1e-3), jnp.sin(bearing)], axis=1)
+
+    return f, (normal(poses, 3), 3 * normal(2 * poses, 2, seed=1))
