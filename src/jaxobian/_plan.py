@@ -10,7 +10,7 @@ from typing import Any
 from ._budget import Budget
 from ._cost import Machine, is_elementwise, machine
 from ._errors import MemoryBudgetError, ModeError
-from ._linear import LinearProgram, walk
+from ._linear import LinearProgram, subprograms, walk
 from ._seeds import LinearMap, Seeds, Side
 from ._strategies import (
     CLEAR_WIN,
@@ -212,8 +212,9 @@ def _favourite(problem: Problem) -> str:
     Reverse brings J's rows back in order, and its first steps wait for fewer residuals. But where nothing is more than
     elementwise, a CPU evaluates the primal's sines anew in every row that it fuses them into.
     """
-    fused = problem.machine.fuses_primal and all(map(is_elementwise, walk(problem.program.linear.equations)))
-    return "fwd" if fused else "rev"
+    # Of a loop, what is in it counts.
+    inner = (e for e in walk(problem.program.linear.equations) if not any(True for _ in subprograms(e)))
+    return "fwd" if problem.machine.fuses_primal and all(map(is_elementwise, inner)) else "rev"
 
 
 def _seconds_of(candidate: Candidate) -> float:
