@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._cost import is_elementwise
 from .._layout import varying_axes
 from .._linear import Linear, closed, is_variable, program_of
 from .._seeds import Side
@@ -115,8 +116,12 @@ def _places(outputs: Sequence[Any], size: int) -> list[tuple[int, ...]]:
 
 
 def _axes(problem: Problem, tied: Sequence[int]) -> _Axes | None:
-    """For each variable that matters, the axis of its examples, or _COPY; None where x itself has such an axis."""
-    linear = problem.program.linear
+    """For each variable that matters, the axis of its examples, or _COPY.
+
+    None where x itself has such an axis, and where nothing but elementwise work is left once copies are told apart:
+    passes would save no more than zeros of that.
+    """
+    linear, worth = problem.program.linear, False
     axes: _Axes = {}
     for v, axis in zip(linear.outputs, tied, strict=True):
         if is_variable(v) and problem.structure.of(v) and axes.setdefault(v, axis) != axis:
@@ -133,8 +138,9 @@ def _axes(problem: Problem, tied: Sequence[int]) -> _Axes | None:
                     return None
         if not _understood(equation, axes, problem.structure):
             return None
-    inputs = problem.program.tangents
-    return axes if all(axes.get(v, _COPY) == _COPY for v in inputs) else None
+        apart = any(axes.get(v, _COPY) != _COPY for v in equation.invars if is_variable(v))
+        worth = worth or (apart and not is_elementwise(equation))
+    return axes if worth and all(axes.get(v, _COPY) == _COPY for v in problem.program.tangents) else None
 
 
 def _axis_before(relation: Any, axis: int, shape: Sequence[int], made: Sequence[int]) -> int:
