@@ -81,14 +81,14 @@ def pass_work(
                 read.update(equation.outvars)
             active.update(equation.outvars)
             made.update(equation.outvars)
-            each += replace(work, equations=0.0)
+            each += replace(work, equations=0.0, library=0.0)
             alive += sum(nbytes(v.aval) for v in equation.outvars if v not in fusion.fused) + _inside(equation)
             given = (
                 0
                 if is_elementwise(equation)
                 else sum(nbytes(v.aval) for v in equation.invars if is_variable(v) and v not in active)
             )
-            fixed += Work(bytes=float(given), equations=work.equations)
+            fixed += Work(bytes=float(given), equations=work.equations, library=work.library)
         else:
             fixed += work
     together = _together(program, active, fusion.fused)

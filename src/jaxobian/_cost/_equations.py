@@ -19,8 +19,6 @@ _SORT = 4.0
 _STEP, _READ, _WRITTEN = 1.0, 0.5, 0.7
 # Products of fewer flops are loops like any other.
 _TINY = 600
-# What each small matrix of several that are factored together takes of a call.
-_MATRIX = 0.7
 # Updates next to each other are scattered together, up to so many.
 _RUN = 7
 # Output channels with which a grouped convolution keeps the vector units busy.
@@ -168,14 +166,14 @@ def _factor(flops: float) -> Callable[[Any], Work]:
     def work(equation: Any) -> Work:
         *many, rows, columns = equation.invars[0].aval.shape
         number = math.prod(many)
-        return Work(solve=flops * number * rows * columns * min(rows, columns), library=1.0 + _MATRIX * number)
+        return Work(solve=flops * number * rows * columns * min(rows, columns), library=1.0, matrices=number)
 
     return work
 
 
 def _triangular_solve(equation: Any) -> Work:
     *many, order, _ = equation.invars[0].aval.shape
-    return Work(solve=1.0 * order * size(equation.invars[1]), library=1.0 + _MATRIX * math.prod(many))
+    return Work(solve=1.0 * order * size(equation.invars[1]), library=1.0, matrices=math.prod(many))
 
 
 def _tridiagonal_solve(equation: Any) -> Work:

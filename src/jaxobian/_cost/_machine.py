@@ -32,6 +32,7 @@ class Work:
         solve: flops of factorisations, solves and transforms.
         equations: kernels run, each of which takes a dispatch.
         library: products, solves, transforms and sorts begun, which take one of their own.
+        matrices: small matrices of several that a call factors, or solves with, one after the other.
         fresh: bytes of temporaries that the system has to hand out anew, as often as they are let go.
         result: bytes of J that the system has to hand out.
     """
@@ -50,6 +51,7 @@ class Work:
     solve: float = 0.0
     equations: float = 0.0
     library: float = 0.0
+    matrices: float = 0.0
     fresh: float = 0.0
     result: float = 0.0
 
