@@ -217,7 +217,9 @@ def _with_copies(problem: Problem, tied: tuple[int, ...], axes: _Axes, size: int
             active = any(is_variable(v) and problem.structure.of(v) for v in equation.invars)
             if not active or any(v in axes for v in equation.outvars):
                 results = _run(equation, axes, list(map(read, equation.invars)))
-                values.update(zip(equation.outvars, results, strict=True))
+                # Results beside those that matter are zero, and have the shape that they had.
+                pairs = zip(equation.outvars, results, strict=True)
+                values.update((v, x) for v, x in pairs if v in axes or not active)
         return [values[v] if is_variable(v) and v in axes else _zeros(v) for v in program.linear.outputs]
 
     try:
