@@ -12,7 +12,7 @@ from ._scenario import Scenario
 def _larger(job: Scenario, **sizes: int) -> Scenario:
     """A job with other sizes than its usual ones, which stand in its name."""
     name = "_".join([job.name, *map(str, sizes.values())])
-    doc = f"{job.name}, with {', '.join(f'{size:,} {what}' for what, size in sizes.items())}"
+    doc = f"{job.name}, with {', '.join(f'{size:,} {what}' for what, size in sizes.items())}."
     return replace(job, name=name, make=partial(job.make, **sizes), tags=job.tags | {"large"}, doc=doc)
 
 
