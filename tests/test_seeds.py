@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 import jaxobian as jb
 from jaxobian._seeds import Seeds, Side
+from jaxobian._strategies import _sweeps
+from jaxobian.testing import Scenario, scenarios
 
 
 def side(*shapes: tuple[int, ...], tied: tuple[int | None, ...] = (), dtype: Any = "float32") -> Side:
@@ -180,3 +183,62 @@ def test_long_loops_in_two_precisions(inp: Any, out: Any, mode: str) -> None:
     J = jb.jacobian(f, mode=mode, chunk_size=2)(x)
     assert J.dtype == jnp.float32
     np.testing.assert_allclose(J, 2 * np.diag(x).astype(np.float32), rtol=1e-3)
+
+
+# Results that several elements share -------------------------------------------------------------------------
+
+
+def call_price(spot: jax.Array, sigma: jax.Array) -> jax.Array:
+    d = jnp.log(spot) / sigma + 0.5 * sigma
+    return spot * jax.scipy.stats.norm.cdf(d) - jax.scipy.stats.norm.cdf(d - sigma)
+
+
+def test_expensive_results_are_written_down_before_they_are_spread() -> None:
+    # XLA would make the elementwise end of a pass anew for each of J's elements.
+    spot, sigma = jnp.linspace(0.5, 2, 200), jnp.linspace(0.1, 0.5, 200)
+    J = jb.jacobian(call_price, (0, 1), mode="rev")
+    assert [seeds.scattered for seeds in J.plan(spot, sigma).choice.groups] == [True]
+    actual, expected = J(spot, sigma), jax.jacrev(call_price, (0, 1))(spot, sigma)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), actual, expected)
+
+
+def test_zeros_stay_zeros_beside_results_that_are_not_finite() -> None:
+    spot, sigma = jnp.ones(40).at[:3].set(jnp.array([jnp.nan, jnp.inf, 0.0])), jnp.full(40, 0.2)
+    J = jb.jacobian(call_price, 0, mode="rev")
+    assert J.plan(spot, sigma).choice.groups[0].scattered
+    block = np.asarray(J(spot, sigma))
+    assert np.isnan(block[0, 0])
+    np.testing.assert_array_equal(block[~np.eye(40, dtype=bool)], 0)
+
+
+def test_zeros_of_several_blocks_are_not_copied() -> None:
+    # XLA makes equal arrays once, and copies what it writes into: that would write J twice.
+    spot, sigma = jnp.linspace(0.5, 2, 300), jnp.linspace(0.1, 0.5, 300)
+    for J in (jb.jacobian(call_price, (0, 1), mode="rev"), jb.jacobian(call_price, (0, 1), mode="colored")):
+        text = jax.jit(J).lower(spot, sigma).compile().as_text()
+        assert text.count("f32[90000]{0} fusion") >= 4
+        assert "f32[90000]{0} copy" not in text
+
+
+WITH_TIES = {
+    "elementwise_images", "reductions", "bundle_adjustment", "complex_recurrence", "mlp_batch16_dense", "group_norm",
+    "pass_through", "half_to_single", "complex_to_real", "loop_map",
+}  # fmt: skip
+TIED = [(scenario, mode) for scenario in scenarios() if scenario.name in WITH_TIES for mode in scenario.modes]
+
+
+@pytest.mark.parametrize("transform", [lambda J: J, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize(("scenario", "mode"), TIED, ids=[f"{scenario.name}-{mode}" for scenario, mode in TIED])
+def test_results_put_in_place_one_by_one(
+    scenario: Scenario, mode: str, transform: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    f, args = scenario.make()
+    J = jb.jacobian if not scenario.batched else jb.batch_jacobian
+    expected = J(f, scenario.argnums, mode=mode)(*args)
+    jb.clear_cache()
+    monkeypatch.setattr(_sweeps, "_placed", lambda problem, seeds, sweep: replace(sweep, scattered=True))
+    one_by_one = J(f, scenario.argnums, mode=mode)
+    assert all(seeds.scattered for seeds in one_by_one.plan(*args).choice.groups)
+    actual = transform(one_by_one)(*args)
+    jb.clear_cache()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), actual, expected)

@@ -81,6 +81,7 @@ class Seeds:
         arranged: whether products of the few rows that passes are put their constant first.
         beside: whether passes stand beside their examples, rather than in front of them, in all that they make.
         once: whether axes along which a seed is the same are kept at size 1 for as long as it makes no difference.
+        scattered: whether results that several elements share are put into J one by one.
     """
 
     seeded: Side
@@ -95,6 +96,7 @@ class Seeds:
     arranged: bool = False
     beside: bool = False
     once: bool = False
+    scattered: bool = False
 
     @cached_property
     def _group(self) -> Group:
@@ -123,6 +125,23 @@ class Seeds:
         """How many passes each seeded array takes: none, if nothing depends on it."""
         alive = self._group.seeded
         return tuple(split.colours if s in alive else 0 for s, split in enumerate(self._splits))
+
+    @property
+    def landed_numbers(self) -> tuple[int, ...]:
+        """Which landed arrays the passes bring back."""
+        return self._group.landed
+
+    @property
+    def elements_per_pass(self) -> float:
+        """How many elements of one example a pass seeds."""
+        alive = sum(split.size for s, split in enumerate(self._splits) if s in self._group.seeded)
+        return alive / max(1, self.passes)
+
+    @property
+    def last_axis_is_shared(self) -> bool:
+        """Whether results are the same along the last axis of J's blocks, but for zeros."""
+        splits = [split for s, split in enumerate(self._splits) if s in self._group.seeded]
+        return self.forward and all(split.cells and split.free[-1] == 1 for split in splits)
 
     @property
     def passes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
-from .._layout import block_dtype
+from .._layout import block_dtype, zeros_like
 from .._seeds import Seeds
 from ._problem import Problem
 
@@ -24,7 +25,7 @@ def filled(
     """blocks[out][in] in their final shape, dtype and format, from what the runs of each group returned."""
     found: dict[tuple[int, int], Any] = {}
     for out, inp, shape, place in _placed(problem, groups, results):
-        found[out, inp] = bcoo(*place.entries(), shape) if format == "bcoo" else place.spread().reshape(shape)
+        found[out, inp] = bcoo(*place.entries(), shape) if format == "bcoo" else place.spread(shape)
     outputs, inputs = range(len(problem.outputs.avals)), range(len(problem.inputs.avals))
     return [[found[o, i] for i in inputs] for o in outputs]
 
@@ -37,7 +38,7 @@ def added(
     for out, inp, shape, place in _placed(problem, groups, results):
         block = total[out][inp]
         if block is None or place.block.size > _FEW * block.size:
-            spread = place.spread().reshape(shape)
+            spread = place.spread(shape)
             total[out][inp] = spread if block is None else block + spread
             continue
         data, index = place.entries()
@@ -55,8 +56,12 @@ class _Place:
     landed: int
     block: Any
 
-    def spread(self) -> Any:
-        return self.seeds.spread(self.seeded, self.landed, self.block)
+    def spread(self, shape: tuple[int, ...]) -> Any:
+        """The block in its shape."""
+        if not self.seeds.scattered or not self.block.size:
+            return self.seeds.spread(self.seeded, self.landed, self.block).reshape(shape)
+        data, index = self.entries()
+        return scattered(data, index, math.prod(shape)).reshape(shape)
 
     def entries(self) -> tuple[Any, np.ndarray]:
         """Its elements without the zeros that ties know of, and their flat indices, sorted."""
@@ -78,6 +83,17 @@ def _placed(
                 block = block.astype(block_dtype(outputs.avals[out], inputs.avals[inp]))
                 shape = (*batch, *outputs.shapes[out], *inputs.shapes[inp])
                 yield out, inp, shape, _Place(seeds, s, r, block)
+
+
+def scattered(data: Any, index: np.ndarray, size: int) -> Any:
+    """(batch, size): zeros, with data (batch, elements) at sorted indices."""
+    if not len(index):
+        return zeros_like(data, (*data.shape[:-1], size))
+    # Zeros of which XLA does not know that they are: those of several blocks it would make once, and copy.
+    first = data[..., :1]
+    unknown = ((first != first) & (first == 0)).astype(data.dtype)
+    zeros = jnp.broadcast_to(unknown, (*data.shape[:-1], size))
+    return zeros.at[..., index].set(data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
 
 
 def bcoo(data: Any, index: np.ndarray, shape: tuple[int, ...]) -> sparse.BCOO:

@@ -14,7 +14,7 @@ from .._coloring import Coloring
 from .._layout import block_dtype
 from .._seeds import Seeds
 from .._structure import rows_of
-from ._fill import bcoo
+from ._fill import bcoo, scattered
 from ._problem import Problem
 
 # Of numbers that are known, so many are added to one by one; more are all gathered anew.
@@ -126,7 +126,4 @@ def placed(entries: Entries, format: str) -> Any:
         examples = math.prod(data.shape[:-1])
         every = np.arange(examples)[:, None] * size + index
         return bcoo(data.reshape(-1), every.reshape(-1), entries.shape)
-    # Under shard_map the zeros must vary as the data do.
-    zeros = jnp.zeros((*data.shape[:-1], size), data.dtype) + jnp.zeros_like(data[..., :1].sum(-1, keepdims=True))
-    filled = zeros.at[..., index].set(data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
-    return filled.reshape(entries.shape)
+    return scattered(data, index, size).reshape(entries.shape)

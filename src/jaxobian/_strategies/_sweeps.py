@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._cost import Cost, PassWork, Work, count, nbytes, pass_work
+from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, repeated
 from .._layout import varying_axes
 from .._linear import Program, batched, inlined, program_of, source_line
 from .._rewrite import few_rows, made_once, shrunk
@@ -24,6 +24,8 @@ _ABOUT = 1.1
 _OVERLAP = 0.7
 # First products are made once for all where that is predicted to save so much.
 _SAVED = 1.05
+# Results are put into J one by one where they are so many times fewer than its elements, and no more than these.
+_SPARSE, _MOST_SCATTERED = 16, 100_000
 # Passes are counted on so many at most.
 _ROWS = 64
 # A host loop runs its steps on several threads, and each thread's allocator keeps the temporaries of one.
@@ -42,6 +44,9 @@ class Sweep:
     turned: float = 0.0  # elements that a forward pass brings back against the order of J
     few: tuple[tuple[str, str, str], ...] = ()  # products of few rows: what they are, what is better, and where
     once: tuple[tuple[str, str, str], ...] = ()  # products that are made once for all that a pass seeds alike
+    last: Work = NO_WORK  # elementwise work that a pass ends with, fused with what puts results in their place
+    placing: Work = NO_WORK  # of all results, beside the writing of J
+    scattered: bool = False  # whether they are put there one by one
 
     def arranged(self, chunking: Chunking, problem: Problem) -> bool:
         """Whether chunks put the constant of their products first."""
@@ -73,7 +78,8 @@ class Sweep:
         if chunking.width < self.passes:
             chunk += Work(bytes=2.0 * width * self.landed)  # results are copied to their place in J
         chunk += Work(turned=width * self.turned)  # J's columns come back as rows
-        return chunk * self.chunks(chunking.width) + machine.fresh(self._allocated(chunking, problem))
+        fresh = machine.fresh(self._allocated(chunking, problem))
+        return chunk * self.chunks(chunking.width) + self.placing + fresh
 
     def _allocated(self, chunking: Chunking, problem: Problem) -> float:
         """Bytes that XLA is likely to allocate for what it computes on the way."""
@@ -132,7 +138,8 @@ def count_passes(
     landed = sum(map(nbytes, program.out_avals)) / width
     offers = few_rows(program, made) if vmapped and width > 1 else {}
     few = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
-    return Sweep(work, passes, forward, vmapped, landed, work.turned if forward else 0.0, few)
+    last = repeated(program, program.outputs) * (1.0 / width)
+    return Sweep(work, passes, forward, vmapped, landed, work.turned if forward else 0.0, few, last=last)
 
 
 def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
@@ -199,8 +206,28 @@ def count_groups(
             return program(*constants, *held, *seeds)
 
         sweep = count_passes(one, residuals, seeded.avals, seeds.passes, forward=forward)
-        counted.append((group, _with_once(problem, program, constants, residuals, seeds, sweep)))
+        sweep = _with_once(problem, program, constants, residuals, seeds, sweep)
+        counted.append((group, _placed(problem, seeds, sweep)))
     return counted
+
+
+def _placed(problem: Problem, seeds: Seeds, sweep: Sweep) -> Sweep:
+    """The sweep with the cheaper way to put results that several elements share into their places in J.
+
+    They are spread over J's zeros by a comparison. XLA makes that, and the elementwise work before it, for every
+    element of J, if its last axis tells results apart. One by one they are first written down.
+    """
+    shared = seeds.elements_per_pass
+    if shared == 1 or seeds.last_axis_is_shared:
+        return sweep
+    anew = (sweep.last + problem.repeated_work(forward=seeds.forward)) * (sweep.passes * (shared - 1))
+    results = sweep.passes * sum(math.prod(seeds.landed.avals[k].shape) for k in seeds.landed_numbers)
+    one_by_one = Work(scatter=float(results))
+    few = shared >= _SPARSE and results <= _MOST_SCATTERED and not any(map(varying_axes, seeds.seeded.avals))
+    time = problem.machine.time
+    if few and CLEAR_WIN * time(one_by_one) < time(anew):
+        return replace(sweep, placing=one_by_one, scattered=True)
+    return replace(sweep, placing=anew)
 
 
 def _with_once(
@@ -249,7 +276,7 @@ def candidate(
         made.append(
             Seeds(
                 seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given,
-                arranged=arranged, beside=problem.beside, once=bool(sweep.once),
+                arranged=arranged, beside=problem.beside, once=bool(sweep.once), scattered=sweep.scattered,
             )
         )  # fmt: skip
         words += (*sweep.once, *(sweep.few if arranged else ()))
