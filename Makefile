@@ -27,7 +27,7 @@ RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test fuzz lint notebooks bench calibrate clean
+.PHONY: help demo test fuzz lint notebooks bench choices calibrate clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ bench: $(VENV)/.has-bench ## Time jaxobian beside jacfwd, jacrev and its peers
 	$(RUN) benchmarks/run.py
 	$(RUN) benchmarks/peers.py
 	$(RUN) benchmarks/sparse.py
+
+choices: $(VENV)/.has-dev ## Write down anew what is chosen for each scenario: tests/choices.txt, compared by the tests
+	$(RUN) tests/choices.py
 
 calibrate: $(VENV)/.has-dev ## Measure the cost model's constants on this machine and rewrite them
 	$(RUN) benchmarks/calibrate.py
