@@ -153,6 +153,29 @@ def test_results_that_are_integers_have_no_tangents(name: str) -> None:
     assert isinstance(jb.jacobian(f).plan(X).passes, int)
 
 
+def _grown(x: Array) -> Array:
+    """Forward only: nobody knows how many steps."""
+    return lax.while_loop(lambda v: jnp.sum(v**2) < 30, lambda v: 1.5 * v + 0.1 * jnp.sin(v), x)
+
+
+@jax.custom_batching.custom_vmap
+def _sine(x: Array) -> Array:
+    return jnp.sin(x) * x
+
+
+_sine.def_vmap(lambda size, batched, x: (jnp.sin(x) * x, batched[0]))
+
+
+@pytest.mark.parametrize("before", [_grown, _sine])
+@pytest.mark.parametrize("after", [_grown, _sine, lambda x: x])
+def test_integers_beside_what_goes_forward_only(before: Callable[..., Any], after: Callable[..., Any]) -> None:
+    # Each of the two has a mode of its own: between them is a cut.
+    f = lambda x: after(quantized(before(x))[0] * (quantized(before(x))[1] + 1))
+    like_it = lambda x: after(2.0 * before(x) * (jnp.argmax(before(x)) + 1))
+    assert jb.jacobian(f).plan(X).mode == "mixed"
+    np.testing.assert_allclose(jb.jacobian(f)(X), jax.jacfwd(like_it)(X), rtol=1e-5)
+
+
 @jax.custom_vjp
 def interpolated(x: Array, table: Any) -> Array:
     return x * table.sum()
