@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian._seeds import Seeds, Side
-from jaxobian._strategies import _sweeps
+from jaxobian._seeds import Seeds, Side, _seeds
+from jaxobian._strategies import _fill, _sweeps
 from jaxobian.testing import Scenario, scenarios
 
 
@@ -242,3 +242,30 @@ def test_results_put_in_place_one_by_one(
     actual = transform(one_by_one)(*args)
     jb.clear_cache()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), actual, expected)
+
+
+def test_entries_of_sparse_blocks_are_not_spread() -> None:
+    spot, sigma = jnp.linspace(0.5, 2, 200), jnp.linspace(0.1, 0.5, 200)
+    plans = [jb.jacobian(call_price, mode="rev", format=format).plan(spot, sigma) for format in ("dense", "bcoo")]
+    assert [plan.choice.groups[0].scattered for plan in plans] == [True, False]
+
+
+LARGE = [
+    *((name, "auto") for name in ("book_by_spot_and_volatility", "brusselator_small", "helmholtz", "unet")),
+    *((name, "rev") for name in ("book_by_spot_and_volatility", "brusselator_small", "arrowhead")),
+    *((name, "colored") for name in ("book_by_spot_and_volatility", "brusselator_small", "rosenbrock_gradient")),
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), LARGE)
+def test_blocks_of_more_elements_than_an_index_can_count(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # JAX counts in 32 bits: past 2**31 elements a flat index would wrap around, and nobody would see it.
+    (scenario,) = [s for s in scenarios() if s.name == name]
+    f, args = scenario.make()
+    expected = jax.jacrev(f, scenario.argnums)(*args)
+    jb.clear_cache()
+    monkeypatch.setattr(_fill, "MOST_INDEXED", 10)
+    monkeypatch.setattr(_seeds, "MOST_INDEXED", 10)
+    actual = jb.jacobian(f, scenario.argnums, mode=mode)(*args)
+    jb.clear_cache()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), actual, expected)

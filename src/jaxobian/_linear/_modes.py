@@ -85,7 +85,8 @@ def _failure(equation: Any, active: set[Any], mode: str) -> Exception | None:
     variables = list(dict.fromkeys(v for v in equation.invars if is_variable(v)))
     constants = [v for v in variables if v not in active]
     tangents = [v for v in variables if v in active]
-    results = [v for v in equation.outvars if v in active]
+    # Integer results have tangents of no kind, which nothing can be pulled back from.
+    results = [v for v in equation.outvars if v in active and v.aval.dtype != jax.dtypes.float0]
     if not tangents or not results:
         return None
     program = Program((*constants, *tangents), tuple(results), (equation,))

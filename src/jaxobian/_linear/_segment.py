@@ -157,12 +157,9 @@ def pullback(push: Callable[..., Any], in_avals: Sequence[Any]) -> Callable[...,
 
 
 def active_variables(program: Program, tangents: Sequence[Any]) -> set[Any]:
-    """The variables that depend on `tangents`: an equation with an active operand has active results.
-
-    The tangents of integers are none: nothing depends on x by them.
-    """
+    """The variables that depend on `tangents`: an equation with an active operand has active results."""
     active = set(tangents)
     for equation in program.equations:
         if any(is_variable(v) and v in active for v in equation.invars):
-            active.update(v for v in equation.outvars if v.aval.dtype != jax.dtypes.float0)
+            active.update(equation.outvars)
     return active

@@ -10,10 +10,11 @@ from ._groups import Group as Group
 from ._groups import Landing as Landing
 from ._groups import groups as groups
 from ._groups import plain as plain
+from ._runs import Run as Run
+from ._runs import even as even
+from ._seeds import MOST_INDEXED as MOST_INDEXED
 from ._seeds import UNROLLED_CHUNKS as UNROLLED_CHUNKS
 from ._seeds import Classes as Classes
 from ._seeds import LinearMap as LinearMap
-from ._seeds import Run as Run
 from ._seeds import Seeds as Seeds
-from ._seeds import even as even
 from ._side import Side as Side

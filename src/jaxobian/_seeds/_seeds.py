@@ -16,39 +16,16 @@ import numpy as np
 from .._layout import abstract, zeros_like
 from .._rewrite import arranged, beside, compact, place_of_passes, shrunk
 from ._groups import Cell, Group, plain
+from ._runs import Run, even
 from ._side import Side
 from ._split import Split
 
 LinearMap = Callable[..., Sequence[Any]]
 
+# JAX counts elements in 32 bits.
+MOST_INDEXED = 2**31 - 1
 # Up to this many chunks are written out one after the other; more run in a loop.
 UNROLLED_CHUNKS = 16
-
-
-@dataclass(frozen=True)
-class Run:
-    """Passes first, ..., first + total - 1: those of some neighbouring seeded arrays.
-
-    Attributes:
-        leaves: the seeded arrays.
-        first: number of the first pass.
-        total: how many passes there are.
-        width: how many are made at once.
-    """
-
-    leaves: tuple[int, ...]
-    first: int
-    total: int
-    width: int
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.total // self.width)
-
-
-def even(total: int, width: int) -> int:
-    """The least width that takes no more chunks than `width` does: the last chunk then overlaps as little as can be."""
-    return -(-total // -(-total // width))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +102,6 @@ class Seeds:
         """How many passes each seeded array takes: none, if nothing depends on it."""
         alive = self._group.seeded
         return tuple(split.colours if s in alive else 0 for s, split in enumerate(self._splits))
-
-    @property
-    def landed_numbers(self) -> tuple[int, ...]:
-        """Which landed arrays the passes bring back."""
-        return self._group.landed
 
     @property
     def elements_per_pass(self) -> float:
@@ -343,7 +315,7 @@ class Seeds:
         for colours, split, aval, tied, x in zip(
             self.classes.colours, self._splits, self.seeded.avals, self.seeded.tied, like, strict=True
         ):
-            if isinstance(start, int):
+            if isinstance(start, int) and width * split.size <= MOST_INDEXED:
                 # Written where they are, ones take no comparisons, which XLA would make anew wherever it reads a seed.
                 there = np.flatnonzero((colours >= start) & (colours < start + width))
                 index = (colours[there] - start) * split.size + there

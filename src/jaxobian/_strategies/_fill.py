@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
 from .._layout import block_dtype, zeros_like
-from .._seeds import Seeds
+from .._seeds import MOST_INDEXED, Seeds
 from ._problem import Problem
 
 # Up to this share of a block, elements are added one by one; more are spread out first.
@@ -42,8 +43,9 @@ def added(
             total[out][inp] = spread if block is None else block + spread
             continue
         data, index = place.entries()
-        flat = block.reshape(-1).at[index].add(data, indices_are_sorted=True, unique_indices=True, mode="drop")
-        total[out][inp] = flat.reshape(shape)
+        sizes, places = indexed(index, shape)
+        sum_ = block.reshape(sizes).at[places].add(data, indices_are_sorted=True, unique_indices=True, mode="drop")
+        total[out][inp] = sum_.reshape(shape)
     return total
 
 
@@ -60,8 +62,7 @@ class _Place:
         """The block in its shape."""
         if not self.seeds.scattered or not self.block.size:
             return self.seeds.spread(self.seeded, self.landed, self.block).reshape(shape)
-        data, index = self.entries()
-        return scattered(data, index, math.prod(shape)).reshape(shape)
+        return scattered(*self.entries(), shape)
 
     def entries(self) -> tuple[Any, np.ndarray]:
         """Its elements without the zeros that ties know of, and their flat indices, sorted."""
@@ -85,15 +86,30 @@ def _placed(
                 yield out, inp, shape, _Place(seeds, s, r, block)
 
 
-def scattered(data: Any, index: np.ndarray, size: int) -> Any:
-    """(batch, size): zeros, with data (batch, elements) at sorted indices."""
+def scattered(data: Any, index: np.ndarray, shape: tuple[int, ...]) -> Any:
+    """Zeros, with data (batch, elements) at sorted flat indices of an example.
+
+    Args:
+        data: with an axis of examples in front, where there is a batch.
+        index: of each element.
+        shape: of an example.
+    """
+    batch = data.shape[:-1]
     if not len(index):
-        return zeros_like(data, (*data.shape[:-1], size))
+        return zeros_like(jax.typeof(data), (*batch, *shape))
+    sizes, places = indexed(index, shape)
     # Zeros of which XLA does not know that they are: those of several blocks it would make once, and copy.
-    first = data[..., :1]
+    first = data[..., 0]
     unknown = ((first != first) & (first == 0)).astype(data.dtype)
-    zeros = jnp.broadcast_to(unknown, (*data.shape[:-1], size))
-    return zeros.at[..., index].set(data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
+    zeros = jnp.broadcast_to(unknown.reshape(*batch, *(1,) * len(sizes)), (*batch, *sizes))
+    filled = zeros.at[..., *places].set(data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
+    return filled.reshape(*batch, *shape)
+
+
+def indexed(index: np.ndarray, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[np.ndarray, ...]]:
+    """The axes along which elements at flat indices are found, flat where that can be, and their indices along them."""
+    size = math.prod(shape)
+    return ((size,), (index,)) if size <= MOST_INDEXED else (shape, np.unravel_index(index, shape))
 
 
 def bcoo(data: Any, index: np.ndarray, shape: tuple[int, ...]) -> sparse.BCOO:

@@ -14,7 +14,7 @@ from .._coloring import Coloring
 from .._layout import block_dtype
 from .._seeds import Seeds
 from .._structure import rows_of
-from ._fill import bcoo, scattered
+from ._fill import bcoo, indexed, scattered
 from ._problem import Problem
 
 # Of numbers that are known, so many are added to one by one; more are all gathered anew.
@@ -62,8 +62,9 @@ class Entries:
 
     def added_to(self, block: Any) -> Any:
         """A dense block, with these added."""
-        flat = block.reshape(*self.data.shape[:-1], self.size)
-        added = flat.at[..., self.index].add(
+        batch = self.data.shape[:-1]
+        sizes, places = indexed(self.index, self.shape[len(batch) :])
+        added = block.reshape(*batch, *sizes).at[..., *places].add(
             self.data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
         )
         return added.reshape(self.shape)
@@ -126,4 +127,4 @@ def placed(entries: Entries, format: str) -> Any:
         examples = math.prod(data.shape[:-1])
         every = np.arange(examples)[:, None] * size + index
         return bcoo(data.reshape(-1), every.reshape(-1), entries.shape)
-    return scattered(data, index, size).reshape(entries.shape)
+    return scattered(data, index, entries.shape[data.ndim - 1 :])

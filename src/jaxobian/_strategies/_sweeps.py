@@ -44,6 +44,7 @@ class Sweep:
     turned: float = 0.0  # elements that a forward pass brings back against the order of J
     few: tuple[tuple[str, str, str], ...] = ()  # products of few rows: what they are, what is better, and where
     once: tuple[tuple[str, str, str], ...] = ()  # products that are made once for all that a pass seeds alike
+    elements: float = 0.0  # that a pass brings back
     last: Work = NO_WORK  # elementwise work that a pass ends with, fused with what puts results in their place
     placing: Work = NO_WORK  # of all results, beside the writing of J
     scattered: bool = False  # whether they are put there one by one
@@ -136,10 +137,12 @@ def count_passes(
     made = program.inputs[len(program.inputs) - len(seeds) :]
     work = pass_work(program, made, width, one_hot=one_hot, lands=True)
     landed = sum(map(nbytes, program.out_avals)) / width
+    elements = sum(math.prod(aval.shape) for aval in program.out_avals) / width
     offers = few_rows(program, made) if vmapped and width > 1 else {}
     few = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
     last = repeated(program, program.outputs) * (1.0 / width)
-    return Sweep(work, passes, forward, vmapped, landed, work.turned if forward else 0.0, few, last=last)
+    turned = work.turned if forward else 0.0
+    return Sweep(work, passes, forward, vmapped, landed, turned, few, elements=elements, last=last)
 
 
 def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
@@ -206,8 +209,7 @@ def count_groups(
             return program(*constants, *held, *seeds)
 
         sweep = count_passes(one, residuals, seeded.avals, seeds.passes, forward=forward)
-        sweep = _with_once(problem, program, constants, residuals, seeds, sweep)
-        counted.append((group, _placed(problem, seeds, sweep)))
+        counted.append((group, _with_once(problem, program, constants, residuals, seeds, sweep)))
     return counted
 
 
@@ -218,10 +220,10 @@ def _placed(problem: Problem, seeds: Seeds, sweep: Sweep) -> Sweep:
     element of J, if its last axis tells results apart. One by one they are first written down.
     """
     shared = seeds.elements_per_pass
-    if shared == 1 or seeds.last_axis_is_shared:
+    if shared == 1 or seeds.last_axis_is_shared or problem.format != "dense":
         return sweep
     anew = (sweep.last + problem.repeated_work(forward=seeds.forward)) * (sweep.passes * (shared - 1))
-    results = sweep.passes * sum(math.prod(seeds.landed.avals[k].shape) for k in seeds.landed_numbers)
+    results = sweep.passes * sweep.elements
     one_by_one = Work(scatter=float(results))
     few = shared >= _SPARSE and results <= _MOST_SCATTERED and not any(map(varying_axes, seeds.seeded.avals))
     time = problem.machine.time
@@ -270,7 +272,8 @@ def candidate(
     seeded, landed = problem.sides(forward=forward)
     held += math.ceil(sum(sweep.compressed_bytes for group, sweep in counted if any(group.cells)))
     made, sweeps, peak, words = [], [], held, ()
-    for group, sweep in counted:
+    for group, unplaced in counted:
+        sweep = _placed(problem, Seeds(seeded, landed, forward, 1, group=group), unplaced)
         chunking = choose_chunks(problem, sweep, held)
         arranged = sweep.arranged(chunking, problem)
         made.append(
