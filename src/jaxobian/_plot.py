@@ -20,6 +20,8 @@ def draw(problem: Problem, candidate: Candidate, title: str, ax: Any = None) -> 
 
     if ax is None:
         _, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    mixed = candidate.variant if isinstance(candidate.variant, Mixed) else None
+    problem = mixed.example if mixed else problem
     places, widths = _profile(problem)
     heights = [math.log2(1 + width) for width in widths]
     top = max(heights)
@@ -29,7 +31,6 @@ def draw(problem: Problem, candidate: Candidate, title: str, ax: Any = None) -> 
     for end, name, side in ((0, "x", "right"), (last, "y", "left")):
         margin = 0.02 * last if end else -0.02 * last
         ax.text(end + margin, 0, f"{name}\n{widths[end]:,}", ha=side, va="center")
-    mixed = candidate.variant if isinstance(candidate.variant, Mixed) else None
     for cut in mixed.cuts if mixed else ():
         at = _place(cut, places)
         width = sum(v.aval.size for v in cut) // (mixed.example.batch or 1) if mixed else 0

@@ -7,4 +7,8 @@ from ._cuts import narrowest as narrowest
 from ._cuts import path_splits as path_splits
 from ._flow import Graph as Graph
 from ._flow import minimum_cuts as minimum_cuts
+from ._incidence import Ends as Ends
+from ._incidence import Term as Term
+from ._incidence import Terms as Terms
+from ._incidence import ends as ends
 from ._stages import stages as stages

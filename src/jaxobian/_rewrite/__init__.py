@@ -10,6 +10,9 @@ from ._offer import Around as Around
 from ._offer import Offer as Offer
 from ._offer import linear_in as linear_in
 from ._offer import rewritten as rewritten
+from ._offer import written as written
+from ._outer import has_all_axes as has_all_axes
+from ._outer import product_and_sum as product_and_sum
 from ._products import arranged as arranged
 from ._products import few_rows as few_rows
 from ._table import offers as offers

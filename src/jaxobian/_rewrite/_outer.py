@@ -22,22 +22,43 @@ def outer(equation: Any, active: set[int], mode: str, around: Around) -> list[Of
         return []
     (mine,) = active
     theirs = 1 - mine
-    contract, batch = equation.params["dimension_numbers"]
+    contract, _ = equation.params["dimension_numbers"]
     matrix, row, made = equation.invars[mine].aval, equation.invars[theirs].aval, equation.outvars[0].aval
-    # The axis of the matrix that goes with each of the row's; all others have size 1.
-    goes_with = {b: a for axes in (contract, batch) for a, b in zip(axes[mine], axes[theirs], strict=True)}
-    free = [b for b in range(len(row.shape)) if b not in goes_with]
-    several = math.prod(row.shape[b] for b in free) != 1
+    several = _free_size(equation, theirs) != 1
     if not contract[mine] or several or len({row.dtype, matrix.dtype, made.dtype}) > 1:
         return []
-    kept = [a for a in range(len(matrix.shape)) if a not in contract[mine]]
-    wanted = [*batch[mine], *(a for a in kept if a not in batch[mine])]
+    return [product_and_sum(equation, mine)]
+
+
+def has_all_axes(equation: Any) -> int | None:
+    """The operand of a contraction that has all axes of the other one, if either has; the larger where both do."""
+    either = [k for k in (0, 1) if _free_size(equation, 1 - k) == 1]
+    return max(either, key=lambda k: len(equation.invars[k].aval.shape), default=None)
+
+
+def product_and_sum(equation: Any, whole: int) -> Offer:
+    """A contraction, one operand of which has all axes of the other, as an elementwise product and a sum of it."""
+    other = 1 - whole
+    contract, batch = equation.params["dimension_numbers"]
+    matrix, row, made = equation.invars[whole].aval, equation.invars[other].aval, equation.outvars[0].aval
+    # The axis of the whole one that goes with each of the other's; all others have size 1.
+    goes_with = {b: a for axes in (contract, batch) for a, b in zip(axes[whole], axes[other], strict=True)}
+    free = [b for b in range(len(row.shape)) if b not in goes_with]
+    kept = [a for a in range(len(matrix.shape)) if a not in contract[whole]]
+    wanted = [*batch[whole], *(a for a in kept if a not in batch[whole])]
 
     def run(*operands: Array) -> list[Array]:
         order = sorted(goes_with, key=goes_with.__getitem__)
-        h = operands[theirs].transpose(*order, *free).reshape([row.shape[b] for b in order])
+        h = operands[other].transpose(*order, *free).reshape([row.shape[b] for b in order])
         h = lax.broadcast_in_dim(h, matrix.shape, [goes_with[b] for b in order])
-        y = lax.reduce_sum(h * operands[mine], axes=sorted(contract[mine]))
+        y = lax.reduce_sum(h * operands[whole], axes=sorted(contract[whole]))
         return [y.transpose([kept.index(a) for a in wanted]).reshape(made.shape)]
 
-    return [Offer(run, "weight gradient", "elementwise outer product", tuple(equation.invars))]
+    return Offer(run, "weight gradient", "elementwise outer product", tuple(equation.invars))
+
+
+def _free_size(equation: Any, k: int) -> int:
+    """Elements of an operand along the axes that the other one does not have."""
+    contract, batch = equation.params["dimension_numbers"]
+    shape = equation.invars[k].aval.shape
+    return math.prod(n for axis, n in enumerate(shape) if axis not in (*contract[k], *batch[k]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 from jax import lax
@@ -28,7 +28,41 @@ _SWEEPS = {"fwd": forward, "rev": reverse}
 Ends = tuple[tuple[Any, ...], tuple[Any, ...]]
 
 
-class _Answer:
+class Node(Protocol):
+    """What makes a Jacobian of the residuals.
+
+    Attributes:
+        problem: that it is a part of.
+        left, right: the sides of the Jacobian.
+        children: the nodes whose Jacobians it is made of.
+        seeds: the passes that it makes.
+        work, flops: what making it takes, its children apart.
+        passing_bytes: alive only while its passes run.
+    """
+
+    @property
+    def problem(self) -> Problem: ...
+    @property
+    def left(self) -> Side: ...
+    @property
+    def right(self) -> Side: ...
+    @property
+    def children(self) -> tuple[Node, ...]: ...
+    @property
+    def seeds(self) -> tuple[Seeds, ...]: ...
+    @property
+    def work(self) -> Work: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def passing_bytes(self) -> int: ...
+
+    def blocks(self, residuals: Sequence[Any]) -> Blocks:
+        """The blocks of the Jacobian."""
+        ...
+
+
+class Answer:
     """What solves a problem makes the Jacobian between its sides."""
 
     problem: Problem
@@ -43,7 +77,7 @@ class _Answer:
 
 
 @dataclass(frozen=True, eq=False)
-class Part(_Answer):
+class Part(Answer):
     """The Jacobian of a segment, by passes of one mode.
 
     Attributes:
@@ -74,22 +108,22 @@ class Part(_Answer):
 
     @property
     def passing_bytes(self) -> int:
-        """Alive only while the passes run."""
         return self.candidate.cost.peak_bytes - self.problem.jacobian_bytes
 
     def blocks(self, residuals: Sequence[Any]) -> Blocks:
         if self.candidate.mode == "colored":
             return colored.blocks(self.problem, self.candidate, residuals, "dense")
-        results = self._swept(residuals)
+        results = self.swept(residuals)
         return _with_shortcuts(self.problem, filled(self.problem, self.candidate.groups, results))
 
     def added_to(self, blocks: Blocks, residuals: Sequence[Any]) -> Blocks:
         """Other blocks of the same sides, with these added."""
         if self.candidate.mode == "colored":
             return colored.added(self.problem, self.candidate, residuals, blocks)
-        return added(self.problem, self.candidate.groups, self._swept(residuals), blocks)
+        return added(self.problem, self.candidate.groups, self.swept(residuals), blocks)
 
-    def _swept(self, residuals: Sequence[Any]) -> list[Any]:
+    def swept(self, residuals: Sequence[Any]) -> list[Any]:
+        """What the passes of each group bring back."""
         problem, candidate = self.problem, self.candidate
         strategy = _SWEEPS[candidate.mode]
         held = strategy.prepare(problem, candidate, Values((), (), residuals))
@@ -165,7 +199,7 @@ def matrix_work(n: int, m: int, batch: int, itemsize: int) -> Work:
 
 
 @dataclass(frozen=True, eq=False)
-class Through(_Answer):
+class Through(Answer):
     """A Jacobian at hand, its columns pushed on (or its rows pulled back) through a further segment.
 
     Attributes:
@@ -249,9 +283,6 @@ class Sum:
         return self.direct.added_to(dense_blocks(self.product, residuals), residuals)
 
 
-Node = Part | Product | Through | Sum
-
-
 def walk(node: Node) -> Iterator[Node]:
     """A node and all below it, in the order in which they are made."""
     for child in reversed(node.children):
@@ -273,6 +304,8 @@ def dense_blocks(node: Node, residuals: Sequence[Any]) -> Blocks:
 
 def matrix_bytes(node: Node) -> int:
     """Size of the Jacobian that a node makes."""
+    if node.problem.format == "compressed":
+        return node.problem.jacobian_bytes
     return elements(node.left, node.right) * (node.problem.batch or 1) * _itemsize(node.left, node.right)
 
 

@@ -32,7 +32,7 @@ class Problem:
         budget: bytes that may be allocated.
         bounded: whether the budget is the user's word, which even their chunk_size must obey.
         machine: constants of the device.
-        format: "dense" or "bcoo".
+        format: "dense", "bcoo", or "compressed" for what passes bring back, as it is.
         rewrite: whether equations may be replaced by faster equals.
     """
 
@@ -82,7 +82,7 @@ class Problem:
     @cached_property
     def jacobian_bytes(self) -> int:
         """Size of J in its format, in bytes."""
-        if self.format == "bcoo":
+        if self.format != "dense":
             return min(self._entries_bytes(forward=True), self._entries_bytes(forward=False))
         total = 0
         for out, out_size in zip(self.outputs.avals, self.outputs.sizes, strict=True):
@@ -91,7 +91,7 @@ class Problem:
         return total * (self.batch or 1)
 
     def _entries_bytes(self, *, forward: bool) -> int:
-        """Size of the entries that passes in one direction bring back, each with its index."""
+        """Size of the entries that passes in one direction bring back, those of BCOO with their index."""
         seeded, landed = self.sides(forward=forward)
         total = 0
         for group in self.groups(forward=forward):
@@ -99,7 +99,7 @@ class Problem:
             for passes, a in zip(colours, seeded.avals, strict=True):
                 for number in group.landed:
                     b = landed.avals[number]
-                    rank = len(a.shape) + len(b.shape)
+                    rank = len(a.shape) + len(b.shape) if self.format == "bcoo" else 0
                     total += passes * math.prod(b.shape) * (block_dtype(a, b).itemsize + 4 * rank)
         return total
 

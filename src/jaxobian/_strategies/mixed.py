@@ -26,6 +26,7 @@ from .._layout import describe, is_complex, is_inexact
 from .._linear import UNKNOWN_LINE, active_variables, obstructions, source_line
 from .._seeds import Side
 from .._words import WORDS, counted, listed, pass_count
+from ._assembled import Assembled, assembled
 from ._examples import example_axis, per_example, spread
 from ._fill import bcoo
 from ._matrix import Blocks
@@ -46,8 +47,8 @@ class Mixed:
 
     Attributes:
         root: of the tree.
-        example: the problem that the tree solves: the question itself, or where it is asked for the dense Jacobian of a
-            function that keeps examples apart, that of an example.
+        example: the problem that the tree solves: the question itself, with other equations perhaps, or where it is
+            asked for the dense Jacobian of a function that keeps examples apart, that of an example.
         cuts: the variables that Jacobians meet at.
     """
 
@@ -85,13 +86,14 @@ def blocks(problem: Problem, candidate: Candidate, residuals: Sequence[Any], for
     """The blocks of J in their format."""
     mixed = candidate.variant
     made, one = _joined(problem, dense_blocks(mixed.root, residuals)), mixed.example
+    alone = one.batch == problem.batch
 
     def placed(o: int, i: int, block: Any) -> Any:
-        whole = block if one is problem else spread(one, o, i, block)
+        whole = block if alone else spread(one, o, i, block)
         if format == "dense":
             return whole
         every = np.ones(block.shape, bool)
-        index = np.flatnonzero(every if one is problem else spread(one, o, i, every))
+        index = np.flatnonzero(every if alone else spread(one, o, i, every))
         return bcoo(whole.reshape(-1)[index], index, whole.shape)
 
     return [[placed(o, i, block) for i, block in enumerate(row)] for o, row in enumerate(made)]
@@ -126,6 +128,9 @@ def _narrowed(problem: Problem, gain: float) -> Candidate:
     bound = math.ceil(min(_size(example.inputs), _size(example.outputs)) / gain)
     cuts, width = chain(example.program, weigh, bound)
     offers = [_offer(problem, example, *chained(example, apart(example, cuts)))] if cuts else []
+    fewest = min(example.passes(forward=True), example.passes(forward=False))
+    together = assembled(example, int(fewest / gain))
+    offers += [] if together is None else [_offer(problem, together.problem, together, together.part.ends)]
     _, splits = path_splits(example.structure, weigh, example.inputs.tied, width)
     offers += [_offer(problem, example, node, (z,)) for z in splits[:1] for node in split(example, z)]
     if not offers:
@@ -203,7 +208,7 @@ def _offer(problem: Problem, example: Problem, root: Node, cuts: tuple[Cut, ...]
     nodes = list(walk(root))
     matrices = sum(map(matrix_bytes, nodes[:-1]))
     held = problem.jacobian_bytes + problem.residual_bytes + matrices
-    if example is not problem:
+    if example.batch != problem.batch:
         held += matrix_bytes(root)
     peak = held + max(node.passing_bytes for node in nodes)
     seeds = tuple(seeds for node in nodes for seeds in node.seeds)
@@ -215,6 +220,10 @@ def _offer(problem: Problem, example: Problem, root: Node, cuts: tuple[Cut, ...]
 
 def _note(problem: Problem, root: Node, cuts: Sequence[Cut]) -> str:
     """The tree in words, and where the program was cut."""
+    if isinstance(root, Assembled):
+        solved, elements = root.part.candidate, counted(root.elements, "element")
+        how = f"{WORDS[solved.mode]}, {pass_count(solved.passes)}"
+        return f"assembled from Jacobians of {elements} ({_where(problem, (*cuts[0], *cuts[1]))}): {how}"
     places = " and ".join(f"{side_at(problem, cut).size:,} wide ({_where(problem, cut)})" for cut in cuts)
     return f"cut where it is {places}: {_words(root, outermost=True)}"
 
@@ -230,6 +239,8 @@ def _words(node: Node, *, outermost: bool = False) -> str:
         case Through():
             word = "pushed forward" if node.passes.forward else "pulled back"
             text = f"{_words(node.given)} {word} to {_span(node)} ({pass_count(node.passes.passes)})"
+        case _:
+            raise TypeError(f"no words for {type(node).__name__}")
     return text if outermost else f"({text})"
 
 

@@ -1,0 +1,262 @@
+"""Jacobians that are assembled from those of elements: sums over pairs, and what is like them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+import jaxobian as jb
+
+
+@pytest.fixture(autouse=True)
+def x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def wide(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def forces(x: Array) -> Array:
+    apart = x[:, None] - x[None]
+    return (apart / ((apart**2).sum(-1, keepdims=True) + 0.1) ** 1.5).sum(1)
+
+
+def energy(x: Array) -> Array:
+    squared = ((x[:, None] - x[None]) ** 2).sum(-1)
+    return 0.5 * jnp.sum((1 - jnp.eye(len(x))) * jnp.exp(-squared))
+
+
+def by_vmap(x: Array) -> Array:
+    def on_one(a: Array) -> Array:
+        return jax.vmap(lambda b: (a - b) * jnp.exp(-((a - b) ** 2).sum()))(x).sum(0)
+
+    return jax.vmap(on_one)(x)
+
+
+def by_contractions(x: Array) -> Array:
+    masses, apart = jnp.arange(1.0, len(x) + 1), x[:, None] - x[None]
+    return -jnp.einsum("ij,ijk,j->ik", ((apart**2).sum(-1) + 0.1) ** -1.5, apart, masses)
+
+
+def of_three(x: Array) -> Array:
+    a, b = x[:, None, None] - x[None, :, None], x[None, None] - x[:, None, None]
+    return (a * jnp.exp(-(a * b).sum(-1, keepdims=True))).sum((1, 2))
+
+
+def of_an_image(x: Array) -> Array:
+    return jnp.tanh(x[:, :, None, None] - x[None, None]).sum((2, 3))
+
+
+def of_a_tree(p: dict[str, Array]) -> dict[str, Array]:
+    return {"on x": forces(p["x"]), "between": (p["x"][:, None] * 1.5 - p["y"][None]) ** 2}
+
+
+X, T = wide(7, 3), wide(8)
+# Functions, their arguments, and how many passes they take assembled.
+SUMS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], int]] = {
+    "forces between pairs": (forces, (X,), 3),
+    "the gradient of an energy of pairs": (jax.grad(energy), (X,), 3),
+    "vmapped": (by_vmap, (X,), 3),
+    "contractions": (by_contractions, (X,), 3),
+    "phases": (lambda t: 1 + 0.3 * jnp.sin(t[None] - t[:, None]).mean(1), (T,), 1),
+    "a term that is no sum": (lambda x: x**3 + forces(x), (X,), 4),
+    "a term that is linear": (lambda x: forces(x) - 0.1 * x, (X,), 4),
+    "sums of pairs": (lambda x: jnp.sin(x[:, None] + x[None]).sum(1), (X,), 1),
+    "weighted, and summed twice": (
+        lambda x: (d := 2 * x[:, None] - x[None] / 2) is None or jnp.sin(d**2).sum(0) - 3 * jnp.cos(d).sum(1),
+        (X,),
+        1,
+    ),
+    "products of pairs": (lambda t: jnp.sin(t[:, None] * t[None]).sum(1), (T,), 2),
+    "nothing is summed": (lambda x: jnp.sqrt(((x[:, None] - x[None]) ** 2).sum(-1) + 1e-3), (X,), 1),
+    "two arrays": (lambda x, y: ((x[:, None] - y[None]) ** 3).sum(1), (X, wide(4, 3, seed=1)), 1),
+    "trees": (of_a_tree, ({"x": X, "y": wide(5, 3, seed=1)},), 4),
+    "three at a time": (of_three, (X,), 6),
+    "pixels": (of_an_image, (wide(4, 5),), 1),
+    "coordinates first": (lambda x: jnp.sin(x.T[:, :, None] - x.T[:, None]).sum(2), (X,), 1),
+    "repeated again": (lambda x: jnp.broadcast_to(jnp.sin(x[:, None] - x[None]).sum(1)[:, None], (7, 2, 3)), (X,), 1),
+    "with a mask": (
+        lambda x: jnp.where(jnp.eye(7, dtype=bool)[..., None], 0, jnp.sin(x[:, None] - x[None])).sum(1),
+        (X,),
+        1,
+    ),
+    "rows that are mixed": (lambda x: jax.nn.softmax((x[:, None] - x[None]).sum(-1), -1), (X,), 7),
+    "called": (jax.jit(forces), (X,), 3),
+}
+
+
+def argnums(args: tuple[Any, ...]) -> Any:
+    return 0 if len(args) == 1 else tuple(range(len(args)))
+
+
+def assert_same(actual: Any, expected: Any, rtol: float = 1e-13) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=rtol * np.abs(b).max())
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_equals_jacfwd(name: str) -> None:
+    f, args, passes = SUMS[name]
+    J = jb.jacobian(f, argnums(args), mode="mixed")
+    plan = J.plan(*args)
+    assert "assembled from Jacobians of" in str(plan)
+    assert plan.passes == passes
+    assert_same(J(*args), jax.jacfwd(f, argnums(args))(*args))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_in_chunks(chunk_size: int) -> None:
+    assert_same(jb.jacobian(forces, mode="mixed", chunk_size=chunk_size)(X), jax.jacfwd(forces)(X))
+
+
+def test_in_single_precision() -> None:
+    with jax.enable_x64(False):
+        x = jnp.float32(X)
+        assert_same(jb.jacobian(forces, mode="mixed")(x), jax.jacfwd(forces)(x), 1e-6)
+
+
+def test_what_cancels_does_so_exactly() -> None:
+    """A particle is no force on itself, however large the force between two at the same place would be."""
+
+    def softened(x: Array) -> Array:
+        apart = x[:, None] - x[None]
+        return (apart / ((apart**2).sum(-1, keepdims=True) + 1e-16) ** 1.5).sum(1)  # 1e24 between the two
+
+    J = jb.jacobian(softened, mode="mixed")
+    assert "assembled" in str(J.plan(X))
+    assert_same(J(X), jax.jacfwd(softened)(X))
+
+
+def test_many_particles_take_as_many_passes_as_few() -> None:
+    for n in (16, 64):
+        plan = jb.jacobian(forces).plan(wide(n, 3))
+        assert (plan.mode, plan.passes) == ("mixed", 3)
+        assert f"{n * n:,} elements" in str(plan)
+
+
+def test_few_particles_are_not_assembled() -> None:
+    assert jb.jacobian(forces).plan(wide(2, 3)).mode in ("fwd", "rev")
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_batches(where: int) -> None:
+    f = jax.vmap(forces, where, where)
+    x = jnp.moveaxis(wide(5, 7, 3), 0, where)
+    batched = jb.batch_jacobian(f, in_axes=where, out_axes=where, mode="mixed")
+    assert batched.plan(x).passes == 3
+    assert "assembled" in str(batched.plan(x))
+    assert_same(batched(x), jax.vmap(jax.jacfwd(forces), where)(x))
+    assert_same(jb.jacobian(f, mode="mixed")(x), jax.jacfwd(f)(x))
+
+
+def test_hessian() -> None:
+    H = jb.hessian(energy)
+    assert H.plan(wide(30, 3)).passes == 3
+    assert_same(H(X), jax.hessian(energy)(X), 1e-12)
+
+
+def test_composes() -> None:
+    J, batch = jb.jacobian(forces, mode="mixed"), wide(4, 7, 3)
+    assert_same(jax.jit(J)(X), jax.jacfwd(forces)(X))
+    assert_same(jax.vmap(J)(batch), jax.vmap(jax.jacfwd(forces))(batch))
+    assert_same(jax.jacrev(J)(X[:3]), jax.jacrev(jax.jacfwd(forces))(X[:3]), 1e-12)
+
+
+def test_bcoo() -> None:
+    J = jb.jacobian(forces, mode="mixed", format="bcoo")(X)
+    assert_same(J.todense(), jax.jacfwd(forces)(X))
+
+
+def test_value_and_aux() -> None:
+    f = lambda x: (forces(x), x[0])
+    (y, aux), J = jb.value_and_jacobian(f, has_aux=True, mode="mixed")(X)
+    assert_same((y, aux), f(X))
+    assert_same(J, jax.jacfwd(forces)(X))
+
+
+def test_the_plan_names_the_line_and_is_drawn() -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    plan = jb.jacobian(forces).plan(wide(16, 3))
+    assert "assembled from Jacobians of 256 elements (test_assembled.py:" in str(plan)
+    assert "3 passes" in "".join(text.get_text() for text in plan.plot().texts)
+
+
+# Random functions of this kind ----------------------------------------------------------------------------------
+
+
+def drawn(seed: int) -> tuple[Callable[[Array], Any], Array]:
+    """Some repetitions of an array along axes, what is made of their sum, and some of its axes summed."""
+    rng = np.random.default_rng(seed)
+    rank = int(rng.integers(1, 3))
+    sizes = [int(n) for n in rng.integers(2, 5, rank)]
+    x = wide(*sizes, seed=seed)
+    # The axes of what is between: x's own, and some more, which a second copy of x may have in place of them.
+    places = [list(range(rank)), list(range(rank))]
+    shape = list(sizes)
+    for axis in range(rank):
+        if rng.random() < 0.6:
+            shape.append(sizes[axis])
+            places[1][axis] = len(shape) - 1
+    if rng.random() < 0.3:
+        shape.append(3)
+    turned = [int(a) for a in rng.permutation(len(shape))]
+    factors = rng.choice([1.0, -1.0, 0.5, 2.0], 2)
+    weights, residual = wide(*shape, seed=seed + 1), wide(*shape, seed=seed + 2)
+    summed = [tuple(a for a in range(len(shape)) if rng.random() < 0.5) for _ in range(2)]
+    kind = int(rng.integers(4))
+
+    def f(x: Array) -> Any:
+        # JAX transposes a broadcast wrongly whose dimensions are not sorted, and so they are.
+        orders = [np.argsort(axes) for axes in places]
+        copies = [
+            jax.lax.broadcast_in_dim(x.transpose(order), shape, sorted(axes))
+            for order, axes in zip(orders, places, strict=True)
+        ]
+        if kind == 3:
+            first, second = copies
+            z = factors[0] * first * jnp.cos(second) + factors[1] * second
+        else:
+            z = sum(float(c) * copy for c, copy in zip(factors, copies, strict=True))
+        if kind == 1:  # the last axis is mixed
+            z = z * jnp.exp(-(z**2).sum(-1, keepdims=True))
+        elif kind == 2:
+            z = jnp.einsum(z, list(range(len(shape))), residual, list(range(len(shape))), turned[: len(shape) - 1])
+            return jnp.sin(z)
+        z = (weights * jnp.sin(z)).transpose(turned)
+        return z.sum(summed[0]), -2 * z.sum(summed[1])
+
+    return f, x
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_sums(seed: int) -> None:
+    f, x = drawn(seed)
+    expected = jax.jacfwd(f)(x)
+    for mode in ("auto", "mixed"):
+        J = jb.jacobian(f, mode=mode)
+        try:
+            assert_same(J(x), expected)
+        except jb.ModeError:
+            assert mode == "mixed"
+
+
+def test_random_sums_are_of_this_kind() -> None:
+    def is_assembled(seed: int) -> bool:
+        f, x = drawn(seed)
+        try:
+            return "assembled" in str(jb.jacobian(f, mode="mixed").plan(x))
+        except jb.ModeError:
+            return False
+
+    assert sum(map(is_assembled, range(30))) > 12
