@@ -345,10 +345,13 @@ class Worker:
 
 def available(framework: str, python: str) -> str | None:
     """The version of a framework, where it is installed."""
-    module = {"jaxobian": "jax"}.get(framework, framework)
-    code = f"import importlib.metadata as m; print(m.version({module!r}))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
+    packages = {"jaxobian": ["jax"], "tensorflow": ["tensorflow", "tensorflow-cpu"]}.get(framework, [framework])
+    for package in packages:
+        code = f"import importlib.metadata as m; print(m.version({package!r}))"
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return None
 
 
 def measure(name: str, workers: dict[str, Worker]) -> dict[str, Any]:
@@ -391,17 +394,17 @@ def best(result: dict[str, Any], framework: str) -> float | None:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Milliseconds of each framework's best method, in Markdown."""
+    """Milliseconds of each framework's best method, in Markdown; the fewest of a row are bold."""
     shown = [f for f in FRAMEWORKS if f != "asdex" and any(f in r["ms"] for r in results.values())]
     names = {"jaxobian": "jaxobian", "jax": "JAX, by hand", "torch": "PyTorch", "tensorflow": "TensorFlow"}
     lines = ["| | " + " | ".join(names[f] for f in shown) + " |", "|---|" + "--:|" * len(shown)]
     for result in results.values():
-        cells = []
+        cells, fewest = [], min(ms for ms in (best(result, framework) for framework in shown) if ms is not None)
         for framework in shown:
             ms = best(result, framework)
             label = "" if ms is None else min(result["ms"][framework], key=result["ms"][framework].__getitem__)
             text = "" if ms is None else f"{ms:.3g}" + ("" if framework == "jaxobian" else f" ({label})")
-            cells.append(f"**{text}**" if framework == "jaxobian" else text)
+            cells.append(f"**{text}**" if ms == fewest else text)
         lines.append(f"| {result['what']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
