@@ -177,6 +177,33 @@ def test_integers_beside_what_goes_forward_only(before: Callable[..., Any], afte
 
 
 @jax.custom_vjp
+def decoded(y: Array, code: Array) -> tuple[Array, Array]:
+    return y * (code + 1), code * 2
+
+
+decoded.defvjp(
+    lambda y, code: (decoded(y, code), code),
+    lambda code, g: (g[0] * (code + 1), np.zeros(code.shape, jax.dtypes.float0)),
+)
+
+
+@pytest.mark.parametrize("before", [_grown, _sine, lambda x: x])
+def test_integers_that_one_rule_hands_to_another(before: Callable[..., Any]) -> None:
+    def f(x: Array) -> Array:
+        y, code = quantized(before(x))
+        z, twice = decoded(y, code)
+        return z * (twice + 1)
+
+    def like_it(x: Array) -> Array:
+        y = before(x)
+        code = jnp.argmax(y)
+        return 2.0 * y * (code + 1) * (2 * code + 1)
+
+    np.testing.assert_allclose(jb.jacobian(f)(X), jax.jacfwd(like_it)(X), rtol=1e-5)
+    assert not ((np.asarray(jax.jacfwd(like_it)(X)) != 0) & ~jb.sparsity(f, X).todense()).any()
+
+
+@jax.custom_vjp
 def interpolated(x: Array, table: Any) -> Array:
     return x * table.sum()
 

@@ -175,7 +175,7 @@ def _by_jax(function: Program, n_operands: int, n_out: int) -> Linearized:
     # The linear program's own constants are residuals too, which the primal program hands through.
     own = pushed.inputs[: len(more)]
     r_vars = (*own, *traced.outputs[n_out : n_out + n_residuals])
-    pushed = inlined(pushed).pruned()
+    pushed = _without_integers(inlined(pushed)).pruned()
     used = pushed.read()
     kept = [k for k in range(len(r_vars)) if pushed.inputs[k] in used]
     linear_inputs = (*(pushed.inputs[k] for k in kept), *pushed.inputs[len(r_vars) :])
@@ -187,3 +187,13 @@ def _by_jax(function: Program, n_operands: int, n_out: int) -> Linearized:
         replace(traced, inputs=(*own, *traced.inputs), outputs=outputs),
         replace(pushed, inputs=linear_inputs),
     )
+
+
+def _without_integers(linear: Program) -> Program:
+    """A linear program that reads no tangent of an integer: those are of no kind, and nothing depends on them."""
+    made = {v for e in linear.equations for v in e.outvars if v.aval.dtype == jax.dtypes.float0}
+
+    def read(atom: Any) -> Any:
+        return zero_literal(atom.aval) if is_variable(atom) and atom in made else atom
+
+    return replace(linear, equations=tuple(e.replace(invars=list(map(read, e.invars))) for e in linear.equations))

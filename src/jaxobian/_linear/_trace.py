@@ -187,11 +187,20 @@ def _transposed(equation: Any, n_residuals: int, places: Sequence[int]) -> tuple
     ]  # fmt: skip
     made = tuple(jex.Var(v.aval) for v in equation.outvars)
     outputs = tuple(made[k] for k in places)
-    residuals, tangents = tuple(filter(is_variable, operands[:n_residuals])), tuple(operands[n_residuals:])
+    residuals = tuple(filter(is_variable, operands[:n_residuals]))
+    tangents: tuple[Any, ...] = tuple(operands[n_residuals:])
     alone = Program((*residuals, *tangents), outputs, (equation.replace(invars=operands, outvars=list(made)),))
 
+    given = [v for v in tangents if v.aval.dtype != jax.dtypes.float0]
+
     def pull(held: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
-        return pullback(lambda *t: alone(*held, *t), [v.aval for v in tangents])(*cotangents)
+        def push(*seeds: Any) -> list[Any]:
+            values = dict(zip(given, seeds, strict=True))
+            none = {v: np.zeros(v.aval.shape, v.aval.dtype) for v in tangents if v not in values}
+            return alone(*held, *((values | none)[v] for v in tangents))
+
+        found = dict(zip(given, pullback(push, [v.aval for v in given])(*cotangents), strict=True))
+        return [found[v] if v in found else jnp.zeros(v.aval.shape) for v in tangents]
 
     program, constants, _ = program_of(pull, [v.aval for v in residuals], [v.aval for v in outputs])
     return program, constants
