@@ -8,6 +8,8 @@ PYTHON ?= python3
 JAX ?=
 WORKERS ?= 2
 N ?= 2000
+FIRST ?= 1000
+GO_ON ?=
 TESTS ?=
 
 ifeq ($(PYTHON),python3)
@@ -41,7 +43,7 @@ test: $(VENV)/.has-dev ## Run the tests and the doctests, on WORKERS=2 processes
 	$(if $(TESTS),,XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8" $(RUN) -m pytest tests/test_meshes.py)
 
 fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs with JAX run op by op
-	JAXOBIAN_FUZZ=$(N) $(RUN) -m pytest tests/test_fuzz.py
+	JAXOBIAN_FUZZ=$(N) JAXOBIAN_FUZZ_FIRST=$(FIRST) JAXOBIAN_FUZZ_GO_ON=$(GO_ON) $(RUN) -m pytest tests/test_fuzz.py
 
 lint: $(VENV)/.has-dev ## Check style, types, and who imports whom
 	$(RUN) -m ruff check .

@@ -23,6 +23,8 @@ ASKED = os.environ.get("JAXOBIAN_FUZZ")
 AGAIN = os.environ.get("JAXOBIAN_FUZZ_SEED")
 # Seeds of a long run begin here, or where it says; words that are left out, to go on past a defect that is known.
 FIRST = int(os.environ.get("JAXOBIAN_FUZZ_FIRST", 1000))
+# Whether the record that there is goes on, or a new one is begun.
+GOES_ON = bool(os.environ.get("JAXOBIAN_FUZZ_GO_ON"))
 WITHOUT = set(os.environ.get("JAXOBIAN_FUZZ_WITHOUT", "").split())
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / f"fuzz-jax-{jax.__version__}.json"
 # Of a long run, one program in so many is looked at in every mode, and judged op by op.
@@ -69,8 +71,10 @@ def test_one_program_again() -> None:
 
 @pytest.mark.skipif(ASKED is None, reason="JAXOBIAN_FUZZ does not say how many")
 def test_many_random_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    tally = Tally()
+    tally = Tally.read(RESULTS) if GOES_ON else Tally()
+    before = list(tally.seeds)
     for seed in range(FIRST, FIRST + int(ASKED or 0)):
+        tally.seeds = [*before, f"{FIRST} to {seed}"]
         drawn = program(seed)
         if WITHOUT & {step.word for step in drawn.steps}:
             continue
@@ -106,6 +110,15 @@ def _check_quickly(program: Program, tally: Tally) -> None:
 def test_a_seed_says_which_program() -> None:
     assert program(5) == program(5)
     assert len({program(seed).steps for seed in range(50)}) == 50
+
+
+def test_a_record_goes_on(tmp_path: Path) -> None:
+    tally = Tally(seeds=["0 to 4"])
+    for seed in range(2):
+        check(program(seed), tally, all_modes=False)
+    tally.failures["3"] = "for instance"
+    tally.write(tmp_path / "record.json")
+    assert Tally.read(tmp_path / "record.json") == tally
 
 
 def test_a_wrong_jacobian_is_found_and_made_shorter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import datetime
 import json
 import platform
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,20 @@ import jaxlib
 
 from .program import Program
 
+# What a record calls a count by another name than ours.
+_NAMES = {
+    "batches": "batches_that_take_one_example's_passes",
+    "worst": "largest_relative_difference",
+    "in_patterns": "elements_in_patterns",
+}
+_COUNTERS = ("kinds", "words", "chosen", "forced", "refused")
+
 
 @dataclass
 class Tally:
     """Counts over programs; see `record`."""
 
+    seeds: list[str] = field(default_factory=list)
     programs: int = 0
     not_finite: int = 0
     jacobians: int = 0
@@ -36,6 +45,13 @@ class Tally:
     at_a_kink: list[str] = field(default_factory=list)
     miscompiled_by_xla: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Tally:
+        """A record that was written, to go on with."""
+        found = json.loads(path.read_text())
+        counts = {each.name: found[_NAMES.get(each.name, each.name)] for each in fields(cls)}
+        return cls(**{name: Counter(v) if name in _COUNTERS else v for name, v in counts.items()})
 
     def begin(self, program: Program) -> None:
         self.programs += 1
@@ -59,23 +75,9 @@ class Tally:
         (self.at_a_kink if whose == "kink" else self.miscompiled_by_xla).append(entry)
 
     def record(self) -> dict[str, Any]:
+        counts = {_NAMES.get(each.name, each.name): getattr(self, each.name) for each in fields(self)}
         return {
-            "programs": self.programs,
-            "not_finite": self.not_finite,
-            "jacobians": self.jacobians,
-            "batches_that_take_one_example's_passes": self.batches,
-            "largest_relative_difference": dict(sorted(self.worst.items())),
-            "nonzeros": self.nonzeros,
-            "elements_in_patterns": self.in_patterns,
-            "missing_nonzeros": self.missing_nonzeros,
-            "chosen": dict(sorted(self.chosen.items())),
-            "forced": dict(sorted(self.forced.items())),
-            "refused": dict(sorted(self.refused.items())),
-            "at_a_kink": self.at_a_kink,
-            "miscompiled_by_xla": self.miscompiled_by_xla,
-            "failures": self.failures,
-            "kinds": dict(sorted(self.kinds.items())),
-            "words": dict(sorted(self.words.items())),
+            **{name: dict(sorted(v.items())) if isinstance(v, dict) else v for name, v in counts.items()},
             "versions": {
                 "python": platform.python_version(),
                 "jax": jax.__version__,
