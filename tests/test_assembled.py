@@ -126,16 +126,90 @@ def test_in_single_precision() -> None:
         assert_same(jb.jacobian(forces, mode="mixed")(x), jax.jacfwd(forces)(x), 1e-6)
 
 
-def test_what_cancels_does_so_exactly() -> None:
-    """A particle is no force on itself, however large the force between two at the same place would be."""
+def softened(apart: Array) -> Array:
+    return apart / ((apart**2).sum(-1, keepdims=True) + 1e-16) ** 1.5  # 1e24 times what is between two at one place
 
-    def softened(x: Array) -> Array:
-        apart = x[:, None] - x[None]
-        return (apart / ((apart**2).sum(-1, keepdims=True) + 1e-16) ** 1.5).sum(1)  # 1e24 between the two
 
-    J = jb.jacobian(softened, mode="mixed")
+ONE, EYE = np.ones(()), np.eye(7)
+LARGE = np.where(EYE, 1e14, 1) * wide(7, 7)
+# A particle is no force on itself: what would be large there cancels, as it does for jacfwd.
+CANCELLING: dict[str, Callable[[Array], Array]] = {
+    "differences": lambda x: softened(x[:, None] - x[None]).sum(1),
+    "of products with a number": lambda x: softened(jnp.asarray(ONE) * x[:, None] - jnp.asarray(ONE) * x[None]).sum(1),
+    "of clipped positions": lambda x: softened(jnp.clip(x[:, None], -9, 9) - jnp.clip(x[None], -9, 9)).sum(1),
+    "of scaled positions": lambda x: softened(jnp.full(3, 0.3) * x[:, None] - jnp.full(3, 0.3) * x[None]).sum(1),
+    "of rows": lambda x: softened((jnp.repeat(x, 7, 0) - jnp.tile(x, (7, 1))).reshape(7, 7, 3)).sum(1),
+}
+# Here it is the outputs that cancel: what acts on one is taken from the other.
+ANTISYMMETRIC: dict[str, Callable[[Array], Array]] = {
+    "at once": lambda v: (v - v.T).sum(1),
+    "scaled first": lambda v: (jnp.asarray(ONE) * v - jnp.asarray(ONE) * v.T).sum(1),
+    "one scaled first": lambda v: (jnp.asarray(ONE) * v - v.T).sum(1),
+    "summed along both": lambda v: v.sum(1) - v.sum(0),
+}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+def test_what_cancels_does_so_exactly(name: str) -> None:
+    f = CANCELLING[name]
+    J = jb.jacobian(f, mode="mixed")
     assert "assembled" in str(J.plan(X))
-    assert_same(J(X), jax.jacfwd(softened)(X))
+    assert_same(J(X), jax.jacfwd(f)(X))
+
+
+@pytest.mark.parametrize("name", ANTISYMMETRIC)
+def test_outputs_that_cancel_do_so_exactly(name: str) -> None:
+    f = lambda x: ANTISYMMETRIC[name](jnp.asarray(LARGE) * jnp.sin(x[:, None] + 2 * x[None]))
+    true = jax.jacfwd(lambda x: ANTISYMMETRIC["at once"](jnp.asarray(LARGE) * jnp.sin(x[:, None] + 2 * x[None])))
+    exact = name != "summed along both"  # then jacfwd itself rounds large numbers
+    for mode in ("auto", "mixed"):
+        try:
+            J = jb.jacobian(f, mode=mode)(T[:7])
+        except jb.ModeError:
+            continue
+        assert_same(J, true(T[:7]), 1e-12 if exact or mode == "mixed" else 1e-1)
+
+
+@pytest.mark.parametrize("mode", ["auto", "mixed"])
+def test_what_is_not_a_number_is_not_hidden(mode: str) -> None:
+    f = lambda x: jnp.sqrt(((x[:, None] - x[None]) ** 2).sum(-1)).sum(1)  # of zero, on the diagonal
+    J = np.asarray(jb.jacobian(f, mode=mode)(X))
+    assert np.isnan(np.diagonal(J)).all()
+    assert np.isnan(jax.jacfwd(f)(X)).all()
+
+
+ON_DIAGONALS: dict[str, tuple[Callable[[Array], Any], tuple[int, ...]]] = {
+    "a chain of axes": (lambda x: jnp.sin(2 * x[:, :, None] - x[None]).sum(1), (6, 6)),
+    "with the transpose": (lambda x: jnp.tanh((x + x.T)[:, :, None] + jnp.arange(5.0)).sum(-1), (6, 6)),
+    "a cycle of axes": (lambda x: jnp.sin((x + x.transpose(2, 0, 1))[..., None] + T[:5]).sum((0, -1)), (4, 4, 4)),
+    "a diagonal beside": (
+        lambda x: (u := 2 * x[:, None] + x[None]) is None or jnp.sin(u).sum(1) + jnp.tanh(jnp.diagonal(u)),
+        (8,),
+    ),
+    "a diagonal": (lambda x: jnp.sin((2 * x[:, None] - x[None])[jnp.arange(8), jnp.arange(8)]), (8, 3)),
+}
+
+
+@pytest.mark.parametrize("name", ON_DIAGONALS)
+def test_diagonals(name: str) -> None:
+    f, shape = ON_DIAGONALS[name]
+    x = wide(*shape)
+    for mode in ("auto", "mixed"):
+        try:
+            assert_same(jb.jacobian(f, mode=mode)(x), jax.jacfwd(f)(x))
+        except jb.ModeError:
+            assert mode == "mixed"
+
+
+def test_factors_are_multiplied_in_f_s_order() -> None:
+    for outer, between, inner in ((1e25, 1e-30, 1e25), (1e-30, 1e35, 1e-15)):
+
+        def f(x: Array, outer: float = outer, between: float = between, inner: float = inner) -> Array:
+            c = jnp.full(6, between, jnp.float32)
+            return jnp.float32(outer) * (c * jnp.sin(jnp.float32(inner) * (x[:, None] - x[None]))).sum(1)
+
+        x = jnp.float32(wide(6) / inner)
+        assert_same(jb.jacobian(f, mode="mixed")(x), jax.jacfwd(f)(x), 1e-5)
 
 
 def test_many_particles_take_as_many_passes_as_few() -> None:

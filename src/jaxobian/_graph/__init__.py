@@ -11,4 +11,5 @@ from ._incidence import Ends as Ends
 from ._incidence import Term as Term
 from ._incidence import Terms as Terms
 from ._incidence import ends as ends
+from ._incidence import up_to_sign as up_to_sign
 from ._stages import stages as stages

@@ -7,6 +7,7 @@ The differences of all pairs are the first of these, and the sum of what acts on
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class _Move(NamedTuple):
 
 
 Terms = tuple[Term, ...]
+# Factors of numbers are parts of the ends where they are of about their size.
+_SMALLEST = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +52,13 @@ class Ends:
     Attributes:
         before: variables made of inputs alone that what is between reads, each with what it is made of.
         behind: variables that it makes and outputs are made of alone, each with what it is a part of.
+        joined: whether different ones of the latter are added to each other and then summed along different axes.
         products: the places of the contractions that make the latter: a part of their sums may belong to the ends.
     """
 
     before: dict[Any, Terms]
     behind: dict[Any, Terms]
+    joined: bool
     products: tuple[int, ...]
 
 
@@ -67,10 +72,10 @@ def ends(program: Linear) -> Ends:
         if terms is not None:
             made[equation.outvars[0]] = terms
 
-    parts: dict[Any, list[Term]] = defaultdict(list)
+    parts: dict[Any, list[_Part]] = defaultdict(list)
     for number, v in enumerate(program.linear.outputs):
         if is_variable(v) and v in active:
-            parts[v].append(_whole(number, v))
+            parts[v].append(_Part(_whole(number, v), frozenset()))
     behind, products, needed = {}, [], set()
     for place, equation in reversed(equations):
         if equation.outvars[0] in made:
@@ -80,18 +85,19 @@ def ends(program: Linear) -> Ends:
             if v not in parts:
                 continue
             if moves is None:
-                behind[v] = _merged(parts[v])
+                behind[v] = parts[v]
                 needed.add(v)
                 if equation.primitive.name == "dot_general":
                     products.append(place)
                 continue
             for move in moves:
-                parts[move.operand] += (_part(term, move, v) for term in parts[v])
+                parts[move.operand] += (part.moved(move, v, place, several=len(moves) > 1) for part in parts[v])
         if any(v in needed for v in equation.outvars):
             needed.update(_active(equation, active))
-    behind.update((v, _merged(terms)) for v, terms in parts.items() if v in made)
+    behind.update((v, found) for v, found in parts.items() if v in made)
     before = {v: _merged(terms) for v, terms in made.items() if v in needed or v in behind}
-    return Ends(before, behind, tuple(products))
+    terms = {v: _merged(part.term for part in found) for v, found in behind.items()}
+    return Ends(before, terms, _joined(behind), tuple(products))
 
 
 def _active(equation: Any, active: set[Any]) -> list[Any]:
@@ -125,16 +131,41 @@ def _made(equation: Any, active: set[Any], made: dict[Any, Terms]) -> Terms | No
     return _merged(terms)
 
 
-def _part(term: Term, move: _Move, result: Any) -> Term:
-    """What an operand is a part of, from what the result is one of."""
-    axes: list[int | None] = [None] * len(move.operand.aval.shape)
-    factor = term.factor * move.factor
-    for of_end, axis, n in zip(term.axes, move.axes, result.aval.shape, strict=True):
-        if axis is not None:
-            axes[axis] = of_end
-        elif of_end is None:
-            factor *= n  # repeated, and summed again
-    return Term(term.end, tuple(axes), factor)
+class _Part(NamedTuple):
+    """What a variable is a part of, and the places of the additions, before sums along axes, that it goes through."""
+
+    term: Term
+    added: frozenset[int]
+
+    def moved(self, move: _Move, result: Any, place: int, *, several: bool) -> _Part:
+        """The part that an operand of the equation at `place` is, which makes `result`."""
+        axes: list[int | None] = [None] * len(move.operand.aval.shape)
+        factor = self.term.factor * move.factor
+        for of_end, axis, n in zip(self.term.axes, move.axes, result.aval.shape, strict=True):
+            if axis is not None:
+                axes[axis] = of_end
+            elif of_end is None:
+                factor *= n  # repeated, and summed again
+        summed = any(axis is None and n > 1 for axis, n in zip(self.term.axes, result.aval.shape, strict=True))
+        added = self.added | {place} if several and summed else self.added
+        return _Part(Term(self.term.end, tuple(axes), factor), added)
+
+
+def up_to_sign(terms: Iterable[Term]) -> tuple[float, frozenset[Term]]:
+    """1 or -1, and the terms times that: the same for terms of the opposite sign, but for the first."""
+    found = list(terms)
+    sign = math.copysign(1.0, min(found, key=repr).factor)
+    return sign, frozenset(term._replace(factor=sign * term.factor) for term in found)
+
+
+def _joined(behind: dict[Any, list[_Part]]) -> bool:
+    """Whether different variables are added to each other, and then summed along different axes."""
+    meeting: dict[int, dict[Any, list[Term]]] = defaultdict(lambda: defaultdict(list))
+    for v, found in behind.items():
+        for part in found:
+            for place in part.added:
+                meeting[place][v].append(part.term)
+    return any(len({up_to_sign(terms)[1] for terms in met.values()}) > 1 for met in meeting.values())
 
 
 # Equations ------------------------------------------------------------------------------------------------------
@@ -178,6 +209,8 @@ def _product(equation: Any, ours: list[Any]) -> list[_Move] | None:
     if equation.primitive.name == "div" and other is first:
         return None
     factor = float(value) if equation.primitive.name == "mul" else 1 / float(value)
+    if not _SMALLEST < abs(factor) < 1 / _SMALLEST:
+        return None  # the order of multiplications decides what overflows
     return [_Move(ours[0], _alike(equation, ours[0]), factor)]
 
 

@@ -9,8 +9,8 @@
 dv/du takes as many passes as its elements have axes of their own, however many pairs there are. Its elements are put
 into J where both ends have them: on the diagonal along axes that they share, and everywhere along the others.
 
-Where two terms of B are of the same input they are of the same element of it where the axes that they differ in have
-the same index: a particle's difference with itself. That is told apart, so that what cancels does so exactly.
+Where two terms are of the same number of an input, as in a particle's difference with itself, or of an output, they are
+added before anything is summed, so that what cancels in f cancels here (`_assembly`).
 
 Source: Griewank and Toint, On the unconstrained optimization of partially separable functions (1982): the Jacobian of
 a sum of element functions is assembled from those of the elements.
@@ -18,23 +18,25 @@ a sum of element functions is assembled from those of the elements.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from .._cost import Work
-from .._graph import Ends, Term, Terms, ends
+from .._graph import Ends, Term, Terms, ends, up_to_sign
 from .._layout import block_dtype, is_complex, varying_axes
 from .._linear import Linear, program_of
 from .._rewrite import has_all_axes, product_and_sum, rewritten, written
 from .._seeds import Seeds
-from ._assembly import Element, labelled, told_apart
+from ._assembly import Derivative, Element, Labels, input_labels, labels_of_u, order, output_labels, told_apart, weights
 from ._matrix import Blocks
 from ._nodes import Answer, Part
 from ._order import single
@@ -75,8 +77,8 @@ class Assembled(Answer):
         counts = [1]
         for seeds in self.part.candidate.groups:
             for v, u, s, r in _pairs(self.part, seeds):
-                shape, tied = self.part.right.avals[u].shape, _tied(self.part, seeds, v, u, s, r) or {}
-                counts.append(math.prod(shape[axis] for axis in tied.values()))
+                shape, shared = self.part.right.avals[u].shape, _shared(self.part, seeds, v, u, s, r) or {}
+                counts.append(math.prod(shape[axis] for axis in shared.values()))
         return max(counts)
 
     @property
@@ -96,34 +98,50 @@ class Assembled(Answer):
     def blocks(self, residuals: Sequence[Any]) -> Blocks:
         """The blocks of J; None where there is no dependence."""
         blocks: Blocks = [[None] * len(self.right.avals) for _ in self.left.avals]
-        for v, u, element in self._elements(residuals):
-            for i in {term.end: None for term in self.before[u]}:
-                pieces = told_apart(element, [term for term in self.before[u] if term.end == i])
-                for out, (piece, inp) in itertools.product(self.behind[v], pieces):
-                    placed, before = self._placed(piece, out, inp), blocks[out.end][i]
-                    blocks[out.end][i] = placed if before is None else before + placed
+        for (v, i), elements in self._elements(residuals).items():
+            shape = self.part.left.avals[v].shape
+            for element in told_apart(elements, len(shape)):
+                for o, y, weight in self._weights(v, element.value.dtype):
+                    placed, before = self._placed(element, o, y, i, weight), blocks[o][i]
+                    blocks[o][i] = placed if before is None else before + placed
         return blocks
 
-    def _placed(self, element: Element, out: Term, inp: Term) -> Any:
-        """A term of a block: (batch, output, input)."""
-        left, right = self.left.avals[out.end].shape, self.right.avals[inp.end].shape
-        axes = [*labelled(left, out, element.v), *labelled(right, inp, element.u)]
-        tied_out, tied_in = self.left.tied[out.end], self.right.tied[inp.end]
-        if tied_out is not None and tied_in is not None:
-            del axes[len(left) + tied_in]
-            axes.insert(0, axes.pop(tied_out))
-        value = element.placed(axes)
-        return value * jnp.asarray(out.factor * inp.factor, value.dtype)
-
-    def _elements(self, residuals: Sequence[Any]) -> Iterator[tuple[int, int, Element]]:
-        """dv/du for each v and u that depend on each other."""
+    def _elements(self, residuals: Sequence[Any]) -> dict[tuple[int, int], list[Element]]:
+        """For each v and input, what each term brings of dv/dx."""
         part = self.part
+        found: dict[tuple[int, int], list[Element]] = defaultdict(list)
         for seeds, results in zip(part.candidate.groups, part.swept(residuals), strict=True):
             compressed = seeds.compressed(results)
             for v, u, s, r in _pairs(part, seeds):
-                tied = _tied(part, seeds, v, u, s, r) or {}
-                shapes, batch = (part.left.avals[v].shape, part.right.avals[u].shape), part.left.tied[v]
-                yield v, u, Element.of(compressed[s][r], shapes, tied, batch, forward=seeds.forward)
+                shapes = part.left.avals[v].shape, part.right.avals[u].shape
+                shared = _shared(part, seeds, v, u, s, r) or {}
+                derivative = Derivative.of(compressed[s][r], *shapes, shared, part.left.tied[v], seeds.forward)
+                for term in self.before[u]:
+                    rank = len(self.right.avals[term.end].shape)
+                    found[v, term.end].append(Element.of(derivative, term, rank))
+        return found
+
+    def _weights(self, v: int, dtype: Any) -> Iterator[tuple[int, Labels, Any]]:
+        """The outputs that v is a part of, each with the labels along its axes and the weight of v's numbers."""
+        shape = self.part.left.avals[v].shape
+        for o in {term.end: None for term in self.behind[v]}:
+            terms = [term for term in self.behind[v] if term.end == o]
+            maps = [output_labels(term, len(self.left.avals[o].shape)) for term in terms]
+            for y, weight in zip(maps, weights(terms, maps, shape, dtype), strict=True):
+                yield o, y, weight
+
+    def _placed(self, element: Element, o: int, y: Labels, i: int, weight: Any) -> Any:
+        """A part of a block: (batch, output, input)."""
+        left, right = self.left.avals[o].shape, self.right.avals[i].shape
+        axes = [*zip(left, y, strict=True), *zip(right, element.x, strict=True)]
+        tied_out, tied_in = self.left.tied[o], self.right.tied[i]
+        if tied_out is not None and tied_in is not None:
+            del axes[len(left) + tied_in]
+            axes.insert(0, axes.pop(tied_out))
+        if not weight.ndim:
+            return element.placed(axes) * weight
+        own = range(weight.ndim, element.value.ndim)
+        return replace(element, value=element.value * lax.expand_dims(weight, own)).placed(axes)
 
 
 # Whether a program is such -----------------------------------------------------------------------------------------
@@ -144,7 +162,7 @@ def assembled(problem: Problem, bound: int) -> Assembled | None:
         return None
     problem, found = _summed(problem, found)
     before, behind = tuple(found.before), tuple(found.behind)
-    if not all(map(_can_be_told_apart, found.before.values())):
+    if found.joined or not _same_axes(found):
         return None
     try:
         right, left = side_at(problem, before), side_at(problem, behind)
@@ -155,10 +173,8 @@ def assembled(problem: Problem, bound: int) -> Assembled | None:
         part = single(compressed, (before, behind))
     except (NoCutError, NotImplementedError):
         return None
-    if any(_tied(part, seeds, *pair) is None for seeds in part.candidate.groups for pair in _pairs(part, seeds)):
-        return None
     made = Assembled(problem, part, tuple(found.before.values()), tuple(found.behind.values()))
-    return made if made.terms <= _MOST_TERMS else None
+    return made if part.candidate.passes <= bound and made.terms <= _MOST_TERMS and _can_be_told_apart(made) else None
 
 
 def _repeats(found: Ends, inputs: int) -> bool:
@@ -173,9 +189,34 @@ def _repeats(found: Ends, inputs: int) -> bool:
     return len(arrays) > inputs or any(repeated)
 
 
-def _can_be_told_apart(terms: Terms) -> bool:
-    ends = [term.end for term in terms]
-    return all(ends.count(end) <= 2 for end in ends)
+def _same_axes(found: Ends) -> bool:
+    """Whether the terms of a variable and an output are along the same axes of that."""
+
+    def along(term: Term) -> frozenset[int | None]:
+        return frozenset(term.axes) - {None}
+
+    pairs = (pair for terms in found.behind.values() for pair in itertools.combinations(terms, 2))
+    return all(along(one) == along(other) for one, other in pairs if one.end == other.end)
+
+
+def _can_be_told_apart(made: Assembled) -> bool:
+    """Whether what passes seed alike are whole axes, and terms of the same number of an input can be added first."""
+    part = made.part
+    maps: dict[tuple[int, int], list[Labels]] = defaultdict(list)
+    for seeds in part.candidate.groups:
+        for v, u, s, r in _pairs(part, seeds):
+            shared = _shared(part, seeds, v, u, s, r)
+            if shared is None:
+                return False
+            rank_v = len(part.left.avals[v].shape)
+            labels = labels_of_u(shared, rank_v, len(part.right.avals[u].shape))
+            for term in made.before[u]:
+                x = input_labels(labels, term, len(made.right.avals[term.end].shape), rank_v)
+                tied = made.right.tied[term.end]
+                if tied is not None and x[tied] != part.left.tied[v]:
+                    return False
+                maps[v, term.end].append(x)
+    return all(order(found, len(part.left.avals[v].shape)) is not None for (v, _), found in maps.items())
 
 
 def _summed(problem: Problem, found: Ends) -> tuple[Problem, Ends]:
@@ -190,24 +231,30 @@ def _summed(problem: Problem, found: Ends) -> tuple[Problem, Ends]:
     if offers:
         program = Linear(rewritten(program.linear, offers), len(program.tangents))
         found = ends(program)
-    alike: dict[Any, list[Any]] = defaultdict(list)
+    alike: dict[Any, list[tuple[float, Any]]] = defaultdict(list)
     for v, terms in found.behind.items():
-        alike[terms, v.aval.shape, v.aval.dtype, v in found.before].append(v)
+        sign, same = up_to_sign(terms)
+        alike[same, v.aval.shape, v.aval.dtype, v in found.before].append((sign, v))
     behind, equations = {}, []
     for (terms, *_, given), several in alike.items():
         if given or len(several) == 1:
-            behind.update((v, terms) for v in several)
+            behind.update((v, found.behind[v]) for _, v in several)
             continue
-        total = program_of(lambda *vs: sum(vs[1:], vs[0]), *(v.aval for v in several))[0]
-        made, (result,) = written(total, None, several)
+        signs = [sign for sign, _ in several]
+        total, _, _ = program_of(lambda *vs, signs=signs: _sum(signs, vs), *(v.aval for _, v in several))
+        made, (result,) = written(total, None, [v for _, v in several])
         equations += made
-        behind[result] = terms
+        behind[result] = tuple(sorted(terms, key=repr))
     if equations:
         linear = replace(program.linear, equations=(*program.linear.equations, *equations))
         program = Linear(linear, len(program.tangents))
     if program is not problem.program:
         problem = problem.part(program, problem.inputs, problem.outputs)
     return problem, replace(found, behind=behind)
+
+
+def _sum(signs: Sequence[float], values: Sequence[Any]) -> Any:
+    return functools.reduce(operator.add, (v if sign > 0 else -v for sign, v in zip(signs, values, strict=True)))
 
 
 def _pairs(part: Part, seeds: Seeds) -> Iterator[tuple[int, int, int, int]]:
@@ -220,10 +267,10 @@ def _pairs(part: Part, seeds: Seeds) -> Iterator[tuple[int, int, int, int]]:
                 yield v, u, s, r
 
 
-def _tied(part: Part, seeds: Seeds, v: int, u: int, s: int, r: int) -> dict[int, int] | None:
+def _shared(part: Part, seeds: Seeds, v: int, u: int, s: int, r: int) -> dict[int, int] | None:
     """The axes of v that run along those of u; None where what passes seed alike are other than whole axes."""
     batch = part.left.tied[v], part.right.tied[u]
-    tied = {} if batch[0] is None or batch[1] is None else {batch[0]: batch[1]}
+    shared = {} if batch[0] is None or batch[1] is None else {batch[0]: batch[1]}
     shapes = part.left.avals[v].shape, part.right.avals[u].shape
     cells = (seeds.group.cells[s], seeds.group.landings[s][r]) if seeds.group else ((), ())
     for cell, landing in zip(*cells, strict=True):
@@ -231,5 +278,7 @@ def _tied(part: Part, seeds: Seeds, v: int, u: int, s: int, r: int) -> dict[int,
         n = shapes[1][inp]
         if cell.base != n or shapes[0][out] != n or np.any(landing.digits(n) != np.arange(n)):
             return None
-        tied[out] = inp
-    return tied
+        if out in shared or inp in shared.values():
+            return None  # a diagonal
+        shared[out] = inp
+    return shared
