@@ -178,6 +178,21 @@ def test_what_is_not_a_number_is_not_hidden(mode: str) -> None:
     assert np.isnan(jax.jacfwd(f)(X)).all()
 
 
+def test_what_is_taken_away_again_is_zero() -> None:
+    between = lambda x: jnp.sin(x[:, None] - x[None])
+    taken_away = lambda v: v.sum(1) - v.sum(1)
+    for f in (
+        lambda x: between(x).sum(1) - between(x).sum(1),
+        lambda x: taken_away(between(x)),
+        lambda x: (taken_away(between(x)), between(x).sum(0)),
+    ):
+        for mode in ("auto", "mixed"):
+            try:
+                assert_same(jb.jacobian(f, mode=mode)(T), jax.jacfwd(f)(T))
+            except jb.ModeError:
+                assert mode == "mixed"
+
+
 ON_DIAGONALS: dict[str, tuple[Callable[[Array], Any], tuple[int, ...]]] = {
     "a chain of axes": (lambda x: jnp.sin(2 * x[:, :, None] - x[None]).sum(1), (6, 6)),
     "with the transpose": (lambda x: jnp.tanh((x + x.T)[:, :, None] + jnp.arange(5.0)).sum(-1), (6, 6)),

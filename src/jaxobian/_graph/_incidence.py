@@ -97,7 +97,8 @@ def ends(program: Linear) -> Ends:
     behind.update((v, found) for v, found in parts.items() if v in made)
     before = {v: _merged(terms) for v, terms in made.items() if v in needed or v in behind}
     terms = {v: _merged(part.term for part in found) for v, found in behind.items()}
-    return Ends(before, terms, _joined(behind), tuple(products))
+    # What cancels altogether is a part of nothing.
+    return Ends(before, {v: found for v, found in terms.items() if found}, _joined(behind), tuple(products))
 
 
 def _active(equation: Any, active: set[Any]) -> list[Any]:

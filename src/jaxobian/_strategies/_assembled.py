@@ -161,6 +161,8 @@ def assembled(problem: Problem, bound: int) -> Assembled | None:
     if any(is_complex(aval) or varying_axes(aval) for aval in avals) or not _repeats(found, len(problem.inputs.avals)):
         return None
     problem, found = _summed(problem, found)
+    if not found.before or not found.behind:
+        return None
     before, behind = tuple(found.before), tuple(found.behind)
     if found.joined or not _same_axes(found):
         return None
@@ -216,6 +218,11 @@ def _can_be_told_apart(made: Assembled) -> bool:
                 if tied is not None and x[tied] != part.left.tied[v]:
                     return False
                 maps[v, term.end].append(x)
+    for v, terms in enumerate(made.behind):
+        for term in terms:
+            tied, rank = made.left.tied[term.end], len(made.left.avals[term.end].shape)
+            if tied is not None and output_labels(term, rank)[tied] != part.left.tied[v]:
+                return False
     return all(order(found, len(part.left.avals[v].shape)) is not None for (v, _), found in maps.items())
 
 

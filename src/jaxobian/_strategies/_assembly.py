@@ -177,7 +177,9 @@ def order(maps: Sequence[Labels], n_shared: int) -> list[Labels] | None:
 def told_apart(elements: Sequence[Element], n_shared: int) -> list[Element]:
     """Elements of one v and one input, such that no two are of the same number of it."""
     found: list[Element] = []
-    for labels in order([element.x for element in elements], n_shared) or ():
+    ordered = order([element.x for element in elements], n_shared)
+    assert ordered is not None, "a plan is made only where terms can be told apart"
+    for labels in ordered:
         alike = [element for element in elements if element.x == labels]
         new = replace(alike[0], value=functools.reduce(operator.add, (element.value for element in alike)))
         for k, old in enumerate(found):
