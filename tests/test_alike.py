@@ -96,7 +96,7 @@ def test_batches(mode: Any, chunk_size: int | None) -> None:
     J = jb.batch_jacobian(attention, mode=mode, chunk_size=chunk_size)
     plan = J.plan(x)
     assert "hoisted out of the batch" in str(plan)
-    assert all(seeds.once for seeds in plan.choice.chosen.groups)
+    assert all(seeds.once for seeds in plan.choice.chosen.seeds)
     expected = jax.vmap(jax.jacrev(attention))(x)
     np.testing.assert_allclose(jax.jit(J)(x), expected, rtol=1e-4, atol=1e-5)
     plain = jb.batch_jacobian(attention, mode=mode, chunk_size=chunk_size, rewrite=False)

@@ -64,9 +64,9 @@ def network(x: Array) -> Array:
 def test_batches(mode: Any, chunk_size: int | None, jitted: bool) -> None:
     x = normal(4, 5, seed=3)
     J = jb.batch_jacobian(network, mode=mode, chunk_size=chunk_size)
-    assert all(seeds.beside for seeds in J.plan(x).choice.chosen.groups)
+    assert all(seeds.beside for seeds in J.plan(x).choice.chosen.seeds)
     assert not any(
-        seeds.beside for seeds in jb.batch_jacobian(network, mode=mode, rewrite=False).plan(x).choice.chosen.groups
+        seeds.beside for seeds in jb.batch_jacobian(network, mode=mode, rewrite=False).plan(x).choice.chosen.seeds
     )
     expected = jax.vmap(jax.jacrev(network))(x)
     np.testing.assert_allclose((jax.jit(J) if jitted else J)(x), expected, rtol=1e-4, atol=1e-5)
@@ -77,7 +77,7 @@ def test_trees_and_numbers(mode: Any) -> None:
     f = lambda tree: {"sum": network(tree["x"]).sum(1) * tree["s"], "x": tree["x"] @ normal(5, 2), "free": jnp.ones(4)}
     tree = {"x": normal(4, 5, seed=3), "s": normal(4, seed=4)}
     J = jb.batch_jacobian(f, mode=mode)
-    assert all(seeds.beside for seeds in J.plan(tree).choice.chosen.groups)
+    assert all(seeds.beside for seeds in J.plan(tree).choice.chosen.seeds)
     alone = lambda one: jax.tree.map(lambda y: y[0], f(jax.tree.map(lambda x: x[None], one)))
     expected = jax.vmap(jax.jacrev(alone))(tree)
     actual = J(tree)
@@ -89,7 +89,7 @@ def test_trees_and_numbers(mode: Any) -> None:
 def test_other_axes_are_left_in_front() -> None:
     x = normal(5, 4, seed=3)
     J = jb.batch_jacobian(lambda x: network(x.T), in_axes=1)
-    assert not any(seeds.beside for seeds in J.plan(x).choice.chosen.groups)
+    assert not any(seeds.beside for seeds in J.plan(x).choice.chosen.seeds)
     np.testing.assert_allclose(J(x), jax.vmap(jax.jacrev(network))(x.T), rtol=1e-4, atol=1e-5)
 
 

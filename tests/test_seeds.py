@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
+from jaxobian._execute import _scatter, swept
 from jaxobian._seeds import Seeds, Side, _seeds
-from jaxobian._strategies import _fill, _sweeps
+from jaxobian._strategies import _sweeps
 from jaxobian.testing import Scenario, scenarios
 
 
@@ -93,7 +94,7 @@ def test_every_width_gives_the_matrix(name: str, vmapped: bool, looped: bool, fo
         seeds = Seeds(seeded, landed, forward, width, vmapped, looped)
         assert seeds.passes == seeded.size
         with jax.disable_jit(not looped):  # nothing to compile where nothing loops
-            blocks = seeds.blocks(seeds.sweep(linear, like))
+            blocks = seeds.blocks(swept(seeds, linear, like))
         for row, expected_row in zip(blocks, expected, strict=True):
             for block, expected_block in zip(row, expected_row, strict=True):
                 assert block.shape == expected_block.shape
@@ -137,7 +138,7 @@ def test_seeds_have_the_dtype_of_what_they_seed(dtype: Any) -> None:
         return [x]
 
     seeds = Seeds(seeded, seeded, True, 2)
-    ((block,),) = seeds.blocks(seeds.sweep(linear, [jnp.ones(3, dtype)]))
+    ((block,),) = seeds.blocks(swept(seeds, linear, [jnp.ones(3, dtype)]))
     assert set(seen) == {jnp.dtype(dtype)}
     np.testing.assert_array_equal(block, np.eye(3))
 
@@ -147,7 +148,7 @@ def test_what_is_seeded_may_be_infinite() -> None:
     seeded = side((3,))
     like = [jnp.array([jnp.inf, jnp.nan, 0.0])]
     seeds = Seeds(seeded, seeded, True, 3)
-    ((block,),) = seeds.blocks(seeds.sweep(lambda x: [x], like))
+    ((block,),) = seeds.blocks(swept(seeds, lambda x: [x], like))
     np.testing.assert_array_equal(block, np.eye(3))
 
 
@@ -197,7 +198,7 @@ def test_expensive_results_are_written_down_before_they_are_spread() -> None:
     # XLA would make the elementwise end of a pass anew for each of J's elements.
     spot, sigma = jnp.linspace(0.5, 2, 200), jnp.linspace(0.1, 0.5, 200)
     J = jb.jacobian(call_price, (0, 1), mode="rev")
-    assert [seeds.scattered for seeds in J.plan(spot, sigma).choice.groups] == [True]
+    assert [seeds.scattered for seeds in J.plan(spot, sigma).choice.chosen.seeds] == [True]
     actual, expected = J(spot, sigma), jax.jacrev(call_price, (0, 1))(spot, sigma)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), actual, expected)
 
@@ -205,7 +206,7 @@ def test_expensive_results_are_written_down_before_they_are_spread() -> None:
 def test_zeros_stay_zeros_beside_results_that_are_not_finite() -> None:
     spot, sigma = jnp.ones(40).at[:3].set(jnp.array([jnp.nan, jnp.inf, 0.0])), jnp.full(40, 0.2)
     J = jb.jacobian(call_price, 0, mode="rev")
-    assert J.plan(spot, sigma).choice.groups[0].scattered
+    assert J.plan(spot, sigma).choice.chosen.seeds[0].scattered
     block = np.asarray(J(spot, sigma))
     assert np.isnan(block[0, 0])
     np.testing.assert_array_equal(block[~np.eye(40, dtype=bool)], 0)
@@ -238,7 +239,7 @@ def test_results_put_in_place_one_by_one(
     jb.clear_cache()
     monkeypatch.setattr(_sweeps, "_placed", lambda problem, seeds, sweep: replace(sweep, scattered=True))
     one_by_one = J(f, scenario.argnums, mode=mode)
-    assert all(seeds.scattered for seeds in one_by_one.plan(*args).choice.groups)
+    assert all(seeds.scattered for seeds in one_by_one.plan(*args).choice.chosen.seeds)
     actual = transform(one_by_one)(*args)
     jb.clear_cache()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), actual, expected)
@@ -247,7 +248,7 @@ def test_results_put_in_place_one_by_one(
 def test_entries_of_sparse_blocks_are_not_spread() -> None:
     spot, sigma = jnp.linspace(0.5, 2, 200), jnp.linspace(0.1, 0.5, 200)
     plans = [jb.jacobian(call_price, mode="rev", format=format).plan(spot, sigma) for format in ("dense", "bcoo")]
-    assert [plan.choice.groups[0].scattered for plan in plans] == [True, False]
+    assert [plan.choice.chosen.seeds[0].scattered for plan in plans] == [True, False]
 
 
 LARGE = [
@@ -264,7 +265,7 @@ def test_blocks_of_more_elements_than_an_index_can_count(name: str, mode: str, m
     f, args = scenario.make()
     expected = jax.jacrev(f, scenario.argnums)(*args)
     jb.clear_cache()
-    monkeypatch.setattr(_fill, "MOST_INDEXED", 10)
+    monkeypatch.setattr(_scatter, "MOST_INDEXED", 10)
     monkeypatch.setattr(_seeds, "MOST_INDEXED", 10)
     actual = jb.jacobian(f, scenario.argnums, mode=mode)(*args)
     jb.clear_cache()

@@ -17,13 +17,13 @@ from ._cache import kept
 from ._call import Format, Mode, Options, Traced
 from ._compiler import warn_of
 from ._copies import surroundings
+from ._execute import traceable, values_alone
 from ._explain import describe_structure, title_of
 from ._layout import Argnums, flax_advice, in_words, is_concrete, is_flax_module
 from ._linear import our_settings, walk
 from ._plain import plain
 from ._planned import PlannedRun
 from ._report import Plan, Source, make_plan
-from ._run import executable, values_alone
 from ._shared import Examples, MappedRun, shares
 from ._strategies import pattern
 from ._structure import Pattern, structure
@@ -280,7 +280,7 @@ def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: 
     _check_callable(f)
     traced = Traced.of(f, Options(argnums, allow_int=True), args, kwargs, as_plan=True)
     with our_settings():
-        return pattern(structure(traced.program), traced.inputs, traced.outputs)
+        return pattern(structure(traced.program), traced.ends)
 
 
 # The callable object ----------------------------------------------------------------------------------------------
@@ -364,7 +364,8 @@ class JacobianFunction:
         if not xs:  # nothing to differentiate: empty trees, or integers alone
             run = values_alone(traced.program)
         elif around.traced and not mapped:
-            run = executable(traced.choose(options, traced.device), value, options.format)
+            choice = traced.choose(options, traced.device)
+            run = traceable(choice.execution, options.output, value)
         else:
             # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
             mapped = mapped or not all(map(is_concrete, (*operands, *xs)))

@@ -10,8 +10,8 @@ from typing import Any
 
 from ._call import Options, Traced
 from ._coupling import check_examples
+from ._execute import Executable, compiled
 from ._linear import identity, our_settings, values_key
-from ._run import Executable, compiled
 from ._structure import structure
 
 # Programs whose compiled functions are kept; the one unused for longest goes first.
@@ -71,9 +71,9 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
         known = len(found.runs) < _CHANGING
         closed = replace(traced, program=traced.program.without_values(numbers=known))
         choice = closed.choose(options, traced.device, traced.values)
-        run = compiled(choice, value, options.format, traced.device.platform, mapped=mapped)
+        run = compiled(choice.execution, options.output, value, traced.device.platform, mapped=mapped)
         with _lock:
-            found.numbers |= choice.numbers
+            found.numbers |= choice.known
             found.runs[values() if known else None] = run
     return run
 
@@ -86,7 +86,7 @@ def check_apart(traced: Traced) -> None:
     """
 
     def check() -> bool:
-        check_examples(structure(traced.program), traced.inputs, traced.outputs, traced.names, traced.values)
+        check_examples(structure(traced.program), traced.ends, traced.names, traced.values)
         return True
 
     with our_settings():
@@ -99,7 +99,8 @@ def asked(options: Options) -> Hashable:
 
 
 def _key(traced: Traced) -> Hashable:
-    return identity(traced.program), traced.inputs.tied, traced.outputs.tied, traced.device
+    ends = traced.ends
+    return identity(traced.program), ends.inputs.tied, ends.outputs.tied, traced.device
 
 
 def remembered(key: Hashable, make: Callable[[], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +27,16 @@ from ._layout import (
     take_apart,
 )
 from ._linear import LinearProgram, cast_varying, our_settings, relaxed, relaxed_program, trace
+from ._outputs import OUTPUTS, Output
 from ._placement import Placement
 from ._plan import MODES, Choice, choose
-from ._seeds import Side
+from ._seeds import Ends, Side
 from ._structure import structure
 from ._tracebacks import Call
 from ._words import SYNONYMS
 
 Mode = Literal["auto", "fwd", "forward", "rev", "reverse", "mixed", "colored", "coloured"]
 Format = Literal["dense", "bcoo"]
-FORMATS = get_args(Format)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Options:
                 'mode must be "auto", "fwd" ("forward"), "rev" ("reverse"), "mixed" or "colored"; '
                 f"got {self.mode!r}."
             )
-        if self.format not in FORMATS:
+        if self.format not in OUTPUTS:
             raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
         size = self.chunk_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer)):
@@ -78,6 +78,11 @@ class Options:
             raise ValueError(f"chunk_size must be positive, the number of passes run at once; got {size}.")
         if self.memory_budget is not None:
             parse_bytes(self.memory_budget)
+
+    @property
+    def output(self) -> Output:
+        """What is wanted of J."""
+        return OUTPUTS[self.format]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +93,7 @@ class Traced:
     layout: Layout
     program: LinearProgram
     xs: tuple[Any, ...]
-    inputs: Side
-    outputs: Side
+    ends: Ends
     inert_axes: dict[int, int]
     aux: Any
     names: Names
@@ -133,12 +137,12 @@ class Traced:
             program = program.with_own_values()
         result = returned[-1]
         typed, program = program, relaxed_program(program)
-        inputs, outputs, inert_axes = _sides(arguments, program, result, options)
-        placement = Placement.of(typed, outputs.tied, inputs.tied)
+        ends, inert_axes = _ends(arguments, program, result, options)
+        placement = Placement.of(typed, ends.outputs.tied, ends.inputs.tied)
         names = Names(arguments.paths, result.paths)
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
         aux = result.rebuild_aux
-        return cls(arguments, layout, program, tuple(xs), inputs, outputs, inert_axes, aux, names, placement)
+        return cls(arguments, layout, program, tuple(xs), ends, inert_axes, aux, names, placement)
 
     def choose(
         self, options: Options, device: Any, values: tuple[Sequence[Any], Sequence[Any]] | None = None
@@ -147,18 +151,17 @@ class Traced:
         with our_settings():
             ties = structure(self.program)
             if options.batch is not None and not options.independent:
-                check_examples(ties, self.inputs, self.outputs, self.names, values)
+                check_examples(ties, self.ends, self.names, values)
             return choose(
                 ties,
-                self.inputs,
-                self.outputs,
+                self.ends,
+                options.output,
                 mode=options.mode,
                 prefer_reverse=options.prefer_reverse,
                 holomorphic=options.holomorphic,
                 chunk_size=options.chunk_size,
                 budget=budget(options.memory_budget, device).shared(options.copies),
                 platform=device.platform,
-                format=options.format,
                 rewrite=options.rewrite,
                 symmetric=options.symmetric,
             )
@@ -182,31 +185,31 @@ class Traced:
 
     def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
         """y, aux and J in the user's trees."""
-        y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.outputs.avals) else None
+        y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.ends.outputs.avals) else None
         return y, self.aux(aux), self.layout.assemble(blocks, self._inert_block)
 
     def _inert_block(self, out: int, slot: int) -> Any:
         """The block of an integer leaf, as `jax.jacrev` gives it: zeros of its own dtype."""
         array = as_array(self.arguments.inert[slot])
-        batched, tied = self.inert_axes.get(slot), self.outputs.tied[out]
-        batch = () if tied is None else (self.outputs.avals[out].shape[tied],)
+        batched, tied = self.inert_axes.get(slot), self.ends.outputs.tied[out]
+        batch = () if tied is None else (self.ends.outputs.avals[out].shape[tied],)
         own = tuple(n for axis, n in enumerate(array.shape) if axis != batched)
-        shape = (*batch, *self.outputs.shapes[out], *own)
+        shape = (*batch, *self.ends.outputs.shapes[out], *own)
         if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # a random key
             return np.zeros(shape, jax.dtypes.float0)
         return jnp.zeros(shape, array.dtype)
 
 
-def _sides(
+def _ends(
     arguments: Arguments, program: LinearProgram, result: Returned, options: Options
-) -> tuple[Side, Side, dict[int, int]]:
+) -> tuple[Ends, dict[int, int]]:
     """Both sides of J with their batch axes, and the batch axes of integer leaves by their slots."""
     ins, outs = program.in_avals, program.out_avals
     if options.batch is None:
-        return Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs)), {}
+        return Ends(Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs))), {}
     in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
     out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size, sharing_hint(arguments))
-    return Side(ins, in_axes), Side(outs, out_axes), inert_axes
+    return Ends(Side(ins, in_axes), Side(outs, out_axes)), inert_axes
 
 
 @dataclass(frozen=True)

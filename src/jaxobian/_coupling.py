@@ -14,7 +14,7 @@ import numpy as np
 
 from ._errors import BatchCouplingError
 from ._linear import Linear, LinearProgram, pullback, source_line
-from ._seeds import Side
+from ._seeds import Ends
 from ._structure import Line, Relation, Structure
 
 # Examples at either end of a batch that are given another's value in search of a witness.
@@ -31,14 +31,13 @@ class Names:
 
 
 def check_examples(
-    structure: Structure, inputs: Side, outputs: Side, names: Names, values: tuple[Sequence[Any], Sequence[Any]] | None
+    structure: Structure, ends: Ends, names: Names, values: tuple[Sequence[Any], Sequence[Any]] | None
 ) -> None:
     """Raise unless every output's example b depends on no other example of the inputs.
 
     Args:
         structure: the ties of the linear program, or those of the values of a function.
-        inputs: the differentiated arrays, or the function's, with their batch axes.
-        outputs: the outputs with theirs.
+        ends: the differentiated arrays, or the function's, and the outputs, with their batch axes.
         names: what to call them.
         values: of the program's operands and inputs, where there are any: then a witness is looked for.
 
@@ -47,25 +46,25 @@ def check_examples(
     """
     for o, dependence in enumerate(structure.relations):
         for j, relation in sorted(dependence.items()):
-            apart = _kept_apart(relation, outputs.avals[o].shape, outputs.tied[o], inputs.tied[j])
-            if inputs.tied[j] is not None and not apart:
-                equation = _culprit(structure, o, j, inputs, outputs)
-                witness = _witness(structure.program, values, inputs, outputs, o, j) if values else None
+            apart = _kept_apart(relation, ends.outputs.avals[o].shape, ends.outputs.tied[o], ends.inputs.tied[j])
+            if ends.inputs.tied[j] is not None and not apart:
+                equation = _culprit(structure, o, j, ends)
+                witness = _witness(structure.program, values, ends, o, j) if values else None
                 raise BatchCouplingError(_message(names, o, j, _told(equation), witness))
 
 
-def check_positions(structure: Structure, inputs: Side, outputs: Side, names: Names) -> None:
+def check_positions(structure: Structure, ends: Ends, names: Names) -> None:
     """Raise where example b of an output reads entry b of an array that is not said to have a batch axis.
 
     Raises:
         ValueError: naming the array.
     """
     for o, dependence in enumerate(structure.relations):
-        axis = outputs.tied[o]
+        axis = ends.outputs.tied[o]
         for j, relation in sorted(dependence.items()):
-            shape, size = inputs.avals[j].shape, outputs.avals[o].shape[axis or 0]
+            shape, size = ends.inputs.avals[j].shape, ends.outputs.avals[o].shape[axis or 0]
             own = any(Line(axis or 0, a, 1, 0) in relation for a, n in enumerate(shape) if n == size)
-            if inputs.tied[j] is None and own:
+            if ends.inputs.tied[j] is None and own:
                 raise ValueError(
                     f"each example of the batch has its own entry of {names.inputs[j]}, and f is differentiated one "
                     "example at a time, by an argument whose in_axes is None: it would be given all entries. Pass "
@@ -77,13 +76,13 @@ def _kept_apart(relation: Relation, shape: tuple[int, ...], out_axis: int | None
     return out_axis is None or shape[out_axis] <= 1 or Line(out_axis, in_axis or 0, 1, 0) in relation
 
 
-def _culprit(structure: Structure, o: int, j: int, inputs: Side, outputs: Side) -> Any:
+def _culprit(structure: Structure, o: int, j: int, ends: Ends) -> Any:
     """The equation on the way to output o whose operands keep the examples apart and whose result does not.
 
     None where the output is the input itself.
     """
     makers = {v: e for e in structure.program.linear.equations for v in e.outvars}
-    axis, size = inputs.tied[j], inputs.avals[j].shape[inputs.tied[j] or 0]
+    axis, size = ends.inputs.tied[j], ends.inputs.avals[j].shape[ends.inputs.tied[j] or 0]
     variable = structure.program.linear.outputs[o]
     while True:
         equation = makers.get(variable)
@@ -97,7 +96,7 @@ def _culprit(structure: Structure, o: int, j: int, inputs: Side, outputs: Side) 
             moved = [
                 v
                 for v in equation.invars
-                if j in structure.of(v) and all(tie.out != outputs.tied[o] for tie in structure.of(v)[j])
+                if j in structure.of(v) and all(tie.out != ends.outputs.tied[o] for tie in structure.of(v)[j])
             ]
             several = sum(j in structure.of(v) for v in equation.invars) > 1
             return makers.get(moved[0], equation) if several and moved else equation
@@ -141,28 +140,27 @@ def _message(names: Names, o: int, j: int, where: str, witness: tuple[int, int] 
 def _witness(
     program: Linear,
     values: tuple[Sequence[Any], Sequence[Any]],
-    inputs: Side,
-    outputs: Side,
+    ends: Ends,
     o: int,
     j: int,
 ) -> tuple[int, int] | None:
     """An example of output o, and another of input j on which it depends."""
-    in_axis, out_axis = inputs.tied[j] or 0, outputs.tied[o] or 0
-    size = inputs.avals[j].shape[in_axis]
+    in_axis, out_axis = ends.inputs.tied[j] or 0, ends.outputs.tied[o] or 0
+    size = ends.inputs.avals[j].shape[in_axis]
     if isinstance(program, LinearProgram):
         _, _, residuals = program.evaluate(*values)
-        pairs = (_by_a_pass(program, residuals, inputs, outputs, o, j, b) for b in range(min(2, size)))
+        pairs = (_by_a_pass(program, residuals, ends, o, j, b) for b in range(min(2, size)))
     else:
         pairs = _by_another_value(program, values, (j, in_axis), (o, out_axis))
     return next((pair for pair in pairs if pair), None)
 
 
 def _by_a_pass(
-    program: LinearProgram, residuals: Sequence[Any], inputs: Side, outputs: Side, o: int, j: int, b: int
+    program: LinearProgram, residuals: Sequence[Any], ends: Ends, o: int, j: int, b: int
 ) -> tuple[int, int] | None:
     """A witness by a pass of example b, from either end."""
     rng = np.random.default_rng(0)
-    in_axis, out_axis = inputs.tied[j] or 0, outputs.tied[o] or 0
+    in_axis, out_axis = ends.inputs.tied[j] or 0, ends.outputs.tied[o] or 0
 
     def only(aval: Any, axis: int) -> Any:
         noise = np.zeros(aval.shape, aval.dtype)
@@ -174,14 +172,14 @@ def _by_a_pass(
         return _another(np.nan_to_num(np.asarray(array), nan=0.0) != 0, axis, b)
 
     try:
-        tangents = [jnp.zeros(a.shape, a.dtype) for a in inputs.avals]
-        tangents[j] = only(inputs.avals[j], in_axis)
+        tangents = [jnp.zeros(a.shape, a.dtype) for a in ends.inputs.avals]
+        tangents[j] = only(ends.inputs.avals[j], in_axis)
         hit = touched(program.push(residuals, tangents)[o], out_axis)
         return None if hit is None else (hit, b)
     except Exception:
-        cotangents = [jnp.zeros(a.shape, a.dtype) for a in outputs.avals]
-        cotangents[o] = only(outputs.avals[o], out_axis)
-        pull = pullback(lambda *t: program.push(residuals, t), inputs.avals)
+        cotangents = [jnp.zeros(a.shape, a.dtype) for a in ends.outputs.avals]
+        cotangents[o] = only(ends.outputs.avals[o], out_axis)
+        pull = pullback(lambda *t: program.push(residuals, t), ends.inputs.avals)
         hit = touched(pull(*cotangents)[j], in_axis)
         return None if hit is None else (b, hit)
 

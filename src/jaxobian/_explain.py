@@ -8,7 +8,7 @@ from typing import Any
 from ._cost import not_understood
 from ._layout import describe
 from ._linear import UNKNOWN_LINE, walk
-from ._strategies import Candidate, Colored, Impossible, Problem
+from ._strategies import Candidate, Impossible, Problem
 from ._structure import Line
 from ._words import WORDS, counted, human_bytes, human_flops, human_seconds, listed, pass_count
 
@@ -109,10 +109,10 @@ def describe_structure(
         within = f"; blocks {_zeros(density)}" if density is not None and density < 1 else ""
         return f"{batch} independent examples along axis {axis}{word}: {shown}{size} (dense {whole}){within}"
     diagonal = _diagonal_axes(problem)
-    if not diagonal or problem.format != "dense":
+    if not diagonal or not problem.output.has_zeros:
         shared = [g for c in (True, False) for g in problem.groups(forward=c) if any(g.cells)]
         known = "some blocks are diagonal" if shared and density in (None, 1.0) else _zeros(density)
-        return known if problem.format != "dense" else f"{known}, {size}"
+        return f"{known}, {size}" if problem.output.has_zeros else known
     rank = max(len(aval.shape) for aval in problem.inputs.avals)
     axes = sorted({axis for axis, _ in diagonal})
     if len(axes) == rank and all(a.shape == problem.inputs.avals[0].shape for a in problem.outputs.avals):
@@ -125,11 +125,8 @@ def describe_structure(
 def _density(problem: Problem, candidates: Sequence[Candidate | Impossible]) -> float | None:
     """The fraction of J's elements, or of an example's, that can be nonzero; None where nobody looked."""
     for candidate in candidates:
-        found = candidate.nnz if isinstance(candidate, Impossible) else None
-        if isinstance(candidate, Candidate) and isinstance(candidate.variant, Colored):
-            found = candidate.variant.nnz
-        if found is not None:
-            return found / max(1, problem.inputs.size * problem.outputs.size)
+        if candidate.nnz is not None:
+            return candidate.nnz / max(1, problem.inputs.size * problem.outputs.size)
     return None
 
 
@@ -188,7 +185,7 @@ def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
 
 def _passes(candidate: Candidate, examples: int | None) -> str:
     many = f" of {counted(examples, 'example')}" if examples else ""
-    most = max((seeds.passes for seeds in candidate.groups or candidate.seeds), default=0)
+    most = max((seeds.passes for seeds in candidate.seeds), default=0)
     chunked = f", chunk_size={candidate.chunk_size}" if candidate.chunk_size < most else ""
     return f"{WORDS[candidate.mode]}, {pass_count(candidate.passes)}{many}{chunked}"
 

@@ -5,33 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ._budget import Budget
 from ._cost import Machine, is_elementwise, machine
 from ._errors import MemoryBudgetError, ModeError
-from ._linear import LinearProgram, subprograms, walk
-from ._seeds import LinearMap, Seeds, Side
+from ._execute import Execution
+from ._linear import subprograms, walk
+from ._outputs import Output
+from ._seeds import Ends
 from ._strategies import (
     CLEAR_WIN,
     Candidate,
     Impossible,
-    Part,
     Problem,
-    Values,
     colored,
-    filled,
     forward,
     mixed,
-    nodes,
+    per_example_gradients,
     reverse,
 )
-from ._strategies._free import Free
-from ._strategies._per_example import PerExample, per_example_gradients
 from ._structure import Structure
 from ._words import WORDS, counted, human_bytes
 
-_SWEEPS = {"fwd": forward, "rev": reverse}
+_SINGLE = ("fwd", "rev")
 # Passes are fewer where they are so many times fewer.
 _FEWER = 1.2
 # Of modes that take as many passes, and times that differ by no more, the favourite is taken.
@@ -49,63 +45,21 @@ class Choice:
     candidates: tuple[Candidate | Impossible, ...]
 
     @property
-    def groups(self) -> tuple[Seeds, ...]:
-        """The passes that fill J."""
-        return self.chosen.groups
+    def execution(self) -> Execution:
+        """What runs."""
+        return self.chosen.execution
 
     @property
-    def sweeps(self) -> bool:
-        """Whether passes fill J directly, rather than matrices that are multiplied."""
-        return self.chosen.mode in _SWEEPS
-
-    @property
-    def numbers(self) -> frozenset[int]:
-        """The operands whose numbers are a part of what runs, as those of NumPy's arrays are where colours are."""
-        parts = nodes(self.chosen.variant.root) if self.chosen.mode == "mixed" else ()
-        candidates = (self.chosen, *(node.candidate for node in parts if isinstance(node, Part)))
-        coloured = any(candidate.mode == "colored" for candidate in candidates)
-        return frozenset(self.problem.structure.read) if coloured else frozenset()
-
-    def prepare(self, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], Any]:
-        """y, aux, and what the passes read."""
-        program = self.chosen.program or self.problem.program
-        assert isinstance(program, LinearProgram), "only a whole program can be evaluated"
-        ys, aux, residuals = program.evaluate(operands, xs)
-        if not self.sweeps:
-            return ys, aux, residuals
-        strategy = _SWEEPS[self.chosen.mode]
-        return ys, aux, strategy.prepare(self.problem, self.chosen, Values(operands, xs, residuals))
-
-    def blocks(self, held: Any, xs: Sequence[Any], ys: Sequence[Any], format: str) -> list[list[Any]]:
-        """blocks[out][in] of J."""
-        if not self.sweeps:
-            strategy = colored if self.chosen.mode == "colored" else mixed
-            return strategy.blocks(self.problem, self.chosen, held, format)
-        linear, like = self.linear(held), self.like(held, xs, ys)
-        return self.filled([seeds.sweep(linear, like) for seeds in self.groups], format)
-
-    def filled(self, results: Sequence[Sequence[Any]], format: str) -> list[list[Any]]:
-        """blocks[out][in] of J from what the passes brought back."""
-        variant = self.chosen.variant
-        if isinstance(variant, PerExample):
-            return variant.blocks(filled(variant.problem, self.groups, results))
-        return filled(self.problem, self.groups, results, format)
-
-    def like(self, held: Any, xs: Sequence[Any], ys: Sequence[Any]) -> Sequence[Any]:
-        """What the seeds are made like; the rows that they are, where passes begin with some."""
-        if isinstance(self.chosen.variant, Free):
-            return [held[1]]
-        return xs if self.groups[0].forward else ys
-
-    def linear(self, held: Any) -> LinearMap:
-        """One pass."""
-        return _SWEEPS[self.chosen.mode].linear(self.problem, self.chosen, held)
+    def known(self) -> frozenset[int]:
+        """The operands whose values are a part of what runs, as those of NumPy's arrays are where colors are."""
+        used = self.execution.uses_known_values
+        return frozenset(self.problem.structure.read) if used else frozenset()
 
 
 def choose(
     ties: Structure,
-    inputs: Side,
-    outputs: Side,
+    ends: Ends,
+    output: Output,
     *,
     mode: str,
     prefer_reverse: bool,
@@ -113,7 +67,6 @@ def choose(
     chunk_size: int | None,
     budget: Budget,
     platform: str,
-    format: str = "dense",
     rewrite: bool = True,
     symmetric: bool = False,
 ) -> Choice:
@@ -121,15 +74,14 @@ def choose(
 
     Args:
         ties: the traced and linearised function, with its ties.
-        inputs: the side of x, with its batch axes.
-        outputs: the side of y.
+        ends: both sides of J, with their batch axes.
+        output: what is wanted of J.
         mode: "auto" or a forced mode.
         prefer_reverse: take reverse where it is possible, whatever it costs.
         holomorphic: complex to complex, C-linear.
         chunk_size: passes at once, where the user says so.
         budget: bytes that may be allocated, by each of the computations that run side by side.
         platform: of the device: "cpu", "gpu" or "tpu".
-        format: of J: "dense" or "bcoo".
         rewrite: whether equations may be replaced by faster equals.
         symmetric: whether J is known to be symmetric.
 
@@ -140,17 +92,16 @@ def choose(
     problem = Problem(
         ties.program,
         ties,
-        inputs,
-        outputs,
+        ends,
         holomorphic,
         chunk_size,
         budget.limit,
         budget.explicit,
         machine(platform).shared(budget.copies),
-        format,
+        output,
         rewrite,
     )
-    if problem.format == "dense" and problem.jacobian_bytes > budget.hard:
+    if output.has_zeros and problem.jacobian_bytes > budget.hard:
         raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
     singles = (forward.propose(problem), reverse.propose(problem))
     pulled = per_example_gradients(problem, *singles, reverse.propose)
@@ -167,7 +118,7 @@ def choose(
         reasons = "\n".join(f"  {WORDS[p.mode]:8} {p.reason}" for p in proposals if isinstance(p, Impossible))
         raise ModeError(f"no mode can compute this Jacobian.\n{reasons}")
     chosen = _fastest(possible, problem, prefer_reverse=prefer_reverse)
-    limit = budget.limit if budget.explicit else budget.hard if problem.format != "dense" else math.inf
+    limit = budget.limit if budget.explicit else math.inf if output.has_zeros else budget.hard
     if chosen.cost.peak_bytes > limit:
         raise MemoryBudgetError(_too_large(problem, budget, chosen.cost.peak_bytes))
     return Choice(problem, chosen, tuple(proposals))
@@ -178,13 +129,13 @@ def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse:
     within = [c for c in possible if c.cost.peak_bytes <= problem.budget] or [
         min(possible, key=lambda c: c.cost.peak_bytes)
     ]
-    singles = {c.mode: c for c in within if c.mode in _SWEEPS}
+    singles = {c.mode: c for c in within if c.mode in _SINGLE}
     if prefer_reverse and "rev" in singles:
         return singles["rev"]
 
     def handicapped(candidate: Candidate) -> float:
         # Only colours know all zeros, which is what bcoo is for.
-        colours = CLEAR_WIN if problem.format == "dense" else 1 / CLEAR_WIN
+        colours = CLEAR_WIN if problem.output.has_zeros else 1 / CLEAR_WIN
         factor = {"mixed": CLEAR_WIN, "colored": colours}.get(candidate.mode, 1.0)
         return factor * candidate.cost.seconds
 

@@ -10,10 +10,10 @@ import jax
 
 from ._call import Options, Traced
 from ._errors import PlanMismatchError
+from ._execute import Executable, compiled
 from ._layout import Arguments, Rest, abstract, as_array, describe, is_arraylike, is_python_number, take_apart
 from ._linear import cast_varying
 from ._plan import Choice
-from ._run import Executable, compiled
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,8 @@ class PlannedRun:
         xs = cast_varying(xs, program.out_avals) or xs
         constants = program.operands[: len(program.operands) - len(open_arrays)]
         if not self._jitted:
-            self._jitted.append(compiled(self.choice, False, self.options.format, self.traced.device.platform))
+            platform = self.traced.device.platform
+            self._jitted.append(compiled(self.choice.execution, self.options.output, False, platform))
         results = self.traced.placement.run(self._jitted[0], (*constants, *open_arrays), xs)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)

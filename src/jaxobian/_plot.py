@@ -8,7 +8,7 @@ from typing import Any
 
 from ._layout import is_inexact
 from ._linear import UNKNOWN_LINE, active_variables, is_variable, source_line
-from ._strategies import Candidate, Mixed, Part, Problem, Sum, Through, nodes
+from ._strategies import Candidate, Factored, Part, Problem, Sum, Through, nodes
 from ._words import WORDS, pass_count
 
 _COLOURS = {"fwd": "tab:blue", "rev": "tab:orange"}
@@ -20,7 +20,7 @@ def draw(problem: Problem, candidate: Candidate, title: str, ax: Any = None) -> 
 
     if ax is None:
         _, ax = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    mixed = candidate.variant if isinstance(candidate.variant, Mixed) else None
+    mixed = candidate.execution if isinstance(candidate.execution, Factored) else None
     problem = mixed.example if mixed else problem
     places, widths = _profile(problem)
     heights = [math.log2(1 + width) for width in widths]
@@ -73,7 +73,7 @@ def _makers(problem: Problem, variable: Any) -> Iterator[Any]:
 
 
 def _arrows(
-    candidate: Candidate, mixed: Mixed | None, places: dict[Any, int], last: int, top: float
+    candidate: Candidate, mixed: Factored | None, places: dict[Any, int], last: int, top: float
 ) -> Iterator[tuple[int, int, str, str, float]]:
     """From, to, mode, text and height of an arrow for every sweep; those that begin with rows at hand stand higher."""
     level, step = 1.15 * top, 0.3 * top
@@ -89,11 +89,12 @@ def _arrows(
                 level += step
                 yield 0, last, mode, f"around: {text}", level
         elif isinstance(node, Part | Through) and not _is_direct(node, mixed):
-            begin, end = node.ends
-            mode = "fwd" if node.seeds[0].forward else "rev"
+            begin, end = node.span
+            seeds = node.candidate.seeds if isinstance(node, Part) else (node.passes,)
+            mode = "fwd" if seeds[0].forward else "rev"
             to = last if end is outputs or tuple(end) == tuple(outputs) else _place(end, places)
             height = level + step * isinstance(node, Through)
-            yield _place(begin, places), to, mode, _text(mode, sum(s.passes for s in node.seeds)), height
+            yield _place(begin, places), to, mode, _text(mode, sum(s.passes for s in seeds)), height
 
 
 def _sweeps(candidate: Candidate) -> Iterator[tuple[str, str]]:
@@ -106,7 +107,7 @@ def _sweeps(candidate: Candidate) -> Iterator[tuple[str, str]]:
         yield mode, f"{WORDS['colored']}, {_text(mode, seeds.passes)}"
 
 
-def _is_direct(node: Any, mixed: Mixed) -> bool:
+def _is_direct(node: Any, mixed: Factored) -> bool:
     return any(isinstance(n, Sum) and n.direct is node for n in nodes(mixed.root))
 
 

@@ -19,7 +19,7 @@ from ._call import Returned
 from ._coupling import Names, check_examples, check_positions
 from ._layout import abstract, describe, is_concrete
 from ._linear import Program, index_arrays, program_key, program_of, values_key
-from ._seeds import Side
+from ._seeds import Ends, Side
 from ._structure import influence
 
 
@@ -49,8 +49,7 @@ class Values:
     program: Program
     arrays: list[Any]
     indices: tuple[np.ndarray | None, ...]
-    inputs: Side
-    outputs: Side
+    ends: Ends
     names: Names
 
     @classmethod
@@ -82,8 +81,7 @@ class Values:
             program,
             [g.array for g in every],
             index_arrays([g.array if g.axis is None else None for g in every]),
-            Side(program.in_avals[first:], tuple(g.axis for g in looked_at)),
-            outputs,
+            Ends(Side(program.in_avals[first:], tuple(g.axis for g in looked_at)), outputs),
             Names([g.name for g in looked_at], paths),
         )
 
@@ -94,17 +92,17 @@ class Values:
             BatchCouplingError: naming what couples them.
             ValueError: an array that has no batch axis has an entry for each example.
         """
-        axes = self.inputs.tied, self.outputs.tied
+        axes = self.ends.inputs.tied, self.ends.outputs.tied
         # The program is that of f, on the types that it is called with: nothing of ours is set around it.
         remembered((program_key(self.program), values_key(self.indices), axes), self._proved)
 
     def _proved(self) -> bool:
-        count = len(self.inputs.avals)
+        count = len(self.ends.inputs.avals)
         ties, first = influence(self.program, count, self.indices), len(self.arrays) - count
-        check_positions(ties, self.inputs, self.outputs, self.names)
+        check_positions(ties, self.ends, self.names)
         known = all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in self.arrays)
         values = (self.arrays[:first], self.arrays[first:]) if known else None
-        check_examples(ties, self.inputs, self.outputs, self.names, values)
+        check_examples(ties, self.ends, self.names, values)
         return True
 
 

@@ -15,6 +15,6 @@ from ._runs import even as even
 from ._seeds import MOST_INDEXED as MOST_INDEXED
 from ._seeds import UNROLLED_CHUNKS as UNROLLED_CHUNKS
 from ._seeds import Classes as Classes
-from ._seeds import LinearMap as LinearMap
 from ._seeds import Seeds as Seeds
+from ._side import Ends as Ends
 from ._side import Side as Side

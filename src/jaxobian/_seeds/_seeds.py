@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -13,14 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import abstract, zeros_like
-from .._rewrite import arranged, beside, compact, place_of_passes, shrunk
+from .._layout import zeros_like
+from .._rewrite import shrunk
 from ._groups import Cell, Group, plain
 from ._runs import Run, even
 from ._side import Side
 from ._split import Split
-
-LinearMap = Callable[..., Sequence[Any]]
 
 # JAX counts elements in 32 bits.
 MOST_INDEXED = 2**31 - 1
@@ -78,6 +76,11 @@ class Seeds:
     @cached_property
     def _group(self) -> Group:
         return self.group or plain(len(self.seeded.avals), len(self.landed.avals))
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Those of the landed arrays of the group."""
+        return self._group.landed
 
     @cached_property
     def _landed(self) -> Side:
@@ -139,21 +142,6 @@ class Seeds:
             for pack, total in zip(packs, totals, strict=True)
         ]
 
-    def sweep(self, linear: LinearMap, like: Sequence[Any]) -> list[list[Any]]:
-        """Make every pass.
-
-        Args:
-            linear: the linear map, from one seed on the seeded side to one result on the landed side.
-            like: arrays like the seeded ones; where rows are at hand, those.
-
-        Returns:
-            For each run, the landed arrays of the group, passes on an axis of their own.
-        """
-        return [
-            self._loop(run, linear, like) if self.looped and run.chunks > 1 else self._unrolled(run, linear, like)
-            for run in self.runs()
-        ]
-
     def blocks(self, results: Sequence[Sequence[Any]]) -> list[list[Any]]:
         """The blocks of J from what each run returned.
 
@@ -170,13 +158,13 @@ class Seeds:
         rows: dict[int, list[Any]] = {}
         for run, landed in zip(self.runs(), results, strict=True):
             ends = list(accumulate(self.colours[k] for k in run.leaves))[:-1]
-            parts = [jnp.split(x, ends, axis) if ends else [x] for x, axis in zip(landed, self._axes, strict=True)]
+            parts = [jnp.split(x, ends, axis) if ends else [x] for x, axis in zip(landed, self.axes, strict=True)]
             rows.update((leaf, [part[k] for part in parts]) for k, leaf in enumerate(run.leaves))
         return [rows[k] if k in rows else self._empty() for k in range(len(self.seeded.avals))]
 
     def spread(self, s: int, r: int, block: Any) -> Any:
         """A compressed block with every element of the seeded array: each in its place, zeros elsewhere."""
-        split, axis = self._splits[s], self._axes[r] % block.ndim
+        split, axis = self._splits[s], self.axes[r] % block.ndim
         before, after = block.shape[:axis], block.shape[axis + 1 :]
         if block.shape[axis] == 0:
             return zeros_like(self._landed.avals[r], (*before, split.size, *after)).astype(block.dtype)
@@ -232,76 +220,16 @@ class Seeds:
         order = at[np.argsort(flat[at], kind="stable")]
         return order, flat[order]
 
-    def _piece(self, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-        """Passes start, ..., start + width - 1 of a run: an array for each landed one, in the order of a block."""
+    def made(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
+        """Seeds start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array.
+
+        Args:
+            start: number of the first pass.
+            width: how many.
+            like: arrays like the seeded ones; where passes begin with rows at hand, those.
+        """
         make = self._coloured if self.classes else self._basis if self.given is None else self._rows
-        seeds = make(run.first + start, width, like)
-        if width == 1:
-            results = [result[None] for result in linear(*(seed[0] for seed in seeds))]
-        elif self.vmapped:
-            results = self._together(linear, seeds)
-        else:
-            results = jax.lax.map(lambda seed: tuple(linear(*seed)), tuple(seeds))
-        return [self._turned(result, tied) for result, tied in zip(results, self._landed.tied, strict=True)]
-
-    def _together(self, linear: LinearMap, seeds: Sequence[Any]) -> Sequence[Any]:
-        """Several passes as one: seeds and results have them in front."""
-        passes = jax.vmap(linear)
-        if self.beside:
-            avals = [aval.update(shape=aval.shape[1:]) for aval in map(abstract, seeds)]
-            places = [place_of_passes(aval) for aval in avals]
-            seeds = [jnp.moveaxis(seed, 0, place) for seed, place in zip(seeds, places, strict=True)]
-            passes = beside(linear, avals)
-        results = (arranged(passes) if self.arranged else passes)(*seeds)
-        return [jnp.moveaxis(x, min(1, x.ndim - 1), 0) for x in results] if self.beside else results
-
-    def _own(self, linear: LinearMap) -> LinearMap:
-        """The map to the landed arrays of the group alone, from seeds as they are made here."""
-
-        def selected(*seeds: Any) -> list[Any]:
-            results = linear(*seeds)
-            return [results[k] for k in self._group.landed]
-
-        return compact(selected, self.seeded.avals, self.alike) if self.once else selected
-
-    def step(self, run: Run, k: Any, buffers: Sequence[Any], linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-        """Chunk k of a run written into `buffers`; the last one overlaps its neighbour where widths do not divide."""
-        start = jnp.minimum(k * run.width, run.total - run.width)
-        return [
-            jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis % buffer.ndim)
-            for buffer, part, axis in zip(
-                buffers, self._piece(run, start, run.width, self._own(linear), like), self._axes, strict=True
-            )
-        ]
-
-    def buffers(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-        """Zeros for what a run returns."""
-        made = []
-        for part, axis in zip(
-            jax.eval_shape(lambda: self._piece(run, 0, run.width, self._own(linear), like)), self._axes, strict=True
-        ):
-            shape = list(part.shape)
-            shape[axis] = run.total
-            made.append(zeros_like(part, tuple(shape)))  # under shard_map a loop's carry must vary as its result does
-        return made
-
-    def _loop(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-        def body(k: Any, buffers: list[Any]) -> list[Any]:
-            return self.step(run, k, buffers, linear, like)
-
-        return jax.lax.fori_loop(0, run.chunks, body, self.buffers(run, linear, like))
-
-    def _unrolled(self, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-        linear = self._own(linear)
-        if run.chunks > 1:
-            linear = jax.jit(linear)  # traced, and transposed, for the first chunk alone
-        pieces = [
-            self._piece(run, start, min(run.width, run.total - start), linear, like)
-            for start in range(0, run.total, run.width)
-        ]
-        if len(pieces) == 1:
-            return pieces[0]
-        return [jnp.concatenate(parts, axis) for *parts, axis in zip(*pieces, self._axes, strict=True)]
+        return make(start, width, like)
 
     def _rows(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Rows start, ..., start + width - 1 of those at hand, the same along axes that a pass seeds as a whole."""
@@ -356,7 +284,7 @@ class Seeds:
         return jax.lax.slice(seeds, (0,) * seeds.ndim, (len(seeds), *shrunk(seeds.shape[1:], axes)))
 
     @property
-    def _axes(self) -> list[int]:
+    def axes(self) -> list[int]:
         """Where the axis of passes stands in the block of each landed array."""
         return [-1 if self._last else int(tied is not None) for tied in self._landed.tied]
 
@@ -364,6 +292,10 @@ class Seeds:
     def _last(self) -> bool:
         """Whether passes are J's columns. Those by colour are gathered one by one, and stay as they come."""
         return self.forward and self.classes is None
+
+    def turned(self, results: Sequence[Any]) -> list[Any]:
+        """Results (passes, ...) with their axes in the order of a block: tied, out, in."""
+        return [self._turned(result, tied) for result, tied in zip(results, self._landed.tied, strict=True)]
 
     def _turned(self, result: Any, tied: int | None) -> Any:
         """A result (passes, ...) with its axes in the order of a block: tied, out, in."""

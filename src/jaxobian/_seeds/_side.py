@@ -1,4 +1,4 @@
-"""One side of J: the arrays that its rows or columns belong to."""
+"""Both sides of J: the arrays that its rows and columns belong to."""
 
 from __future__ import annotations
 
@@ -35,3 +35,30 @@ class Side:
     def only(self, numbers: Sequence[int]) -> Side:
         """Some of the arrays."""
         return Side(tuple(self.avals[k] for k in numbers), tuple(self.tied[k] for k in numbers))
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Both sides of J, with their batch axes."""
+
+    inputs: Side
+    outputs: Side
+
+    @property
+    def batch(self) -> int | None:
+        """Examples along the tied axis."""
+        pairs = zip(self.inputs.avals, self.inputs.tied, strict=True)
+        return next((aval.shape[tied] for aval, tied in pairs if tied is not None), None)
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The axis of examples that a block has first, if it has one."""
+        return () if self.batch is None else (self.batch,)
+
+    def sides(self, *, forward: bool) -> tuple[Side, Side]:
+        """The side on which seeds are put, and the one on which results land."""
+        return (self.inputs, self.outputs) if forward else (self.outputs, self.inputs)
+
+    def shape(self, out: int, inp: int) -> tuple[int, ...]:
+        """The shape of a block."""
+        return (*self.lead, *self.outputs.shapes[out], *self.inputs.shapes[inp])

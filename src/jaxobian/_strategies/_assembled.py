@@ -31,14 +31,15 @@ import numpy as np
 from jax import lax
 
 from .._cost import Work
+from .._execute import Blocks
 from .._graph import Ends, Term, Terms, ends, up_to_sign
 from .._layout import block_dtype, is_complex, varying_axes
 from .._linear import Linear, program_of
+from .._outputs import Compressed
 from .._rewrite import has_all_axes, product_and_sum, rewritten, written
 from .._seeds import Seeds
 from ._assembly import Derivative, Element, Labels, input_labels, labels_of_u, order, output_labels, told_apart, weights
-from ._matrix import Blocks
-from ._nodes import Answer, Part
+from ._nodes import Answer, Made, NoPasses, Part
 from ._order import single
 from ._problem import Problem
 from ._segments import NoCutError, restricted, side_at
@@ -48,7 +49,7 @@ _MOST_TERMS = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Assembled(Answer):
+class Assembled(NoPasses, Answer):
     """A Jacobian put together from those of its elements.
 
     Attributes:
@@ -63,8 +64,6 @@ class Assembled(Answer):
     before: tuple[Terms, ...]
     behind: tuple[Terms, ...]
 
-    seeds: tuple[Seeds, ...] = ()
-    passing_bytes: int = 0
     flops: float = 0.0
 
     @property
@@ -75,7 +74,7 @@ class Assembled(Answer):
     def elements(self) -> int:
         """How many there are of what is kept apart the most."""
         counts = [1]
-        for seeds in self.part.candidate.groups:
+        for seeds in self.part.candidate.seeds:
             for v, u, s, r in _pairs(self.part, seeds):
                 shape, shared = self.part.right.avals[u].shape, _shared(self.part, seeds, v, u, s, r) or {}
                 counts.append(math.prod(shape[axis] for axis in shared.values()))
@@ -95,10 +94,10 @@ class Assembled(Answer):
         relations = self.part.problem.structure.relations
         return sum(len(self.behind[v]) * len(self.before[u]) for v, row in enumerate(relations) for u in row)
 
-    def blocks(self, residuals: Sequence[Any]) -> Blocks:
+    def blocks(self, made: Made) -> Blocks:
         """The blocks of J; None where there is no dependence."""
         blocks: Blocks = [[None] * len(self.right.avals) for _ in self.left.avals]
-        for (v, i), elements in self._elements(residuals).items():
+        for (v, i), elements in self._elements(made).items():
             shape = self.part.left.avals[v].shape
             for element in told_apart(elements, len(shape)):
                 for o, y, weight in self._weights(v, element.value.dtype):
@@ -106,11 +105,11 @@ class Assembled(Answer):
                     blocks[o][i] = placed if before is None else before + placed
         return blocks
 
-    def _elements(self, residuals: Sequence[Any]) -> dict[tuple[int, int], list[Element]]:
+    def _elements(self, made: Made) -> dict[tuple[int, int], list[Element]]:
         """For each v and input, what each term brings of dv/dx."""
         part = self.part
         found: dict[tuple[int, int], list[Element]] = defaultdict(list)
-        for seeds, results in zip(part.candidate.groups, part.swept(residuals), strict=True):
+        for seeds, results in zip(part.candidate.seeds, made[part], strict=True):
             compressed = seeds.compressed(results)
             for v, u, s, r in _pairs(part, seeds):
                 shapes = part.left.avals[v].shape, part.right.avals[u].shape
@@ -169,7 +168,7 @@ def assembled(problem: Problem, bound: int) -> Assembled | None:
     try:
         right, left = side_at(problem, before), side_at(problem, behind)
         segment = restricted(problem, problem.program.segment(before, behind), right, left)
-        compressed = replace(segment, format="compressed")
+        compressed = replace(segment, output=Compressed())
         if min(compressed.passes(forward=True), compressed.passes(forward=False)) > bound:
             return None
         part = single(compressed, (before, behind))
@@ -205,7 +204,7 @@ def _can_be_told_apart(made: Assembled) -> bool:
     """Whether what passes seed alike are whole axes, and terms of the same number of an input can be added first."""
     part = made.part
     maps: dict[tuple[int, int], list[Labels]] = defaultdict(list)
-    for seeds in part.candidate.groups:
+    for seeds in part.candidate.seeds:
         for v, u, s, r in _pairs(part, seeds):
             shared = _shared(part, seeds, v, u, s, r)
             if shared is None:
@@ -256,7 +255,7 @@ def _summed(problem: Problem, found: Ends) -> tuple[Problem, Ends]:
         linear = replace(program.linear, equations=(*program.linear.equations, *equations))
         program = Linear(linear, len(program.tangents))
     if program is not problem.program:
-        problem = problem.part(program, problem.inputs, problem.outputs)
+        problem = problem.part(program, problem.ends)
     return problem, replace(found, behind=behind)
 
 
@@ -266,9 +265,8 @@ def _sum(signs: Sequence[float], values: Sequence[Any]) -> Any:
 
 def _pairs(part: Part, seeds: Seeds) -> Iterator[tuple[int, int, int, int]]:
     """The arrays v and u that depend on each other, with what their numbers are among those of a group."""
-    numbers = seeds.group.landed if seeds.group else range(len(seeds.landed.avals))
     for s in range(len(seeds.seeded.avals)):
-        for r, number in enumerate(numbers):
+        for r, number in enumerate(seeds.numbers):
             v, u = (number, s) if seeds.forward else (s, number)
             if u in part.problem.structure.relations[v]:
                 yield v, u, s, r

@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._seeds import Side
+from .._outputs import OUTPUTS
+from .._seeds import Ends, Side
 from .._structure import Line
 from ._problem import Problem
 
@@ -27,7 +28,7 @@ def per_example(problem: Problem) -> Problem:
             tied_out.append(_shared_axis(aval.shape, dependence, shapes, tied_in, size))
         if size > 1 and None not in tied_in and None not in tied_out:
             inputs, outputs = Side(problem.inputs.avals, tuple(tied_in)), Side(problem.outputs.avals, tuple(tied_out))
-            offers.append((size, replace(problem, inputs=inputs, outputs=outputs, format="dense")))
+            offers.append((size, replace(problem, ends=Ends(inputs, outputs), output=OUTPUTS["dense"])))
     return max(offers, key=lambda offer: offer[0])[1] if offers else problem
 
 

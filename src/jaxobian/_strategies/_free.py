@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._cost import Work, nbytes
+from .._execute import LinearMap, Swept
 from .._layout import varying_axes
 from .._linear import UNKNOWN_LINE, Program, active_variables, is_variable, pullback, source_line
-from .._seeds import Group, LinearMap
+from .._seeds import Group
 from ._problem import Candidate, Problem
 from ._sweeps import candidate, count_passes
 
@@ -33,6 +34,7 @@ class Free:
         shape: of the rows: colours, then z with 1 in place of axes that all colours share.
         z: what the rows are seeds of, as an abstract value.
         where: the user's line.
+        in_avals: of x.
     """
 
     rest: Program
@@ -41,24 +43,26 @@ class Free:
     shape: tuple[int, ...]
     z: Any
     where: str
+    in_avals: tuple[Any, ...]
+    recomputes: bool = False
 
     @property
     def whole(self) -> bool:
         """Whether the rows are seeds as they are, and need not be repeated for all that a pass seeds alike."""
         return self.shape[1:] == tuple(self.z.shape)
 
-    def rows(self, residuals: Sequence[Any]) -> Any:
-        """What one pass for each colour begins with."""
-        (constant,) = self.constant(*residuals)
+    def rows(self, read: Sequence[Any]) -> Any:
+        """What one pass for each color begins with."""
+        (constant,) = self.constant(*read)
         return constant.transpose(self.order).reshape(self.shape).astype(self.z.dtype)
 
-    def linear(self, residuals: Sequence[Any], in_avals: Sequence[Any], *, forward: bool) -> LinearMap:
+    def linear(self, read: Sequence[Any], *, forward: bool) -> LinearMap:
         """One pass from z on: to the tangents of y, or back to the cotangents of x."""
 
         def push(*tangents: Any) -> list[Any]:
-            return self.rest(*residuals, *tangents)
+            return self.rest(*read, *tangents)
 
-        return push if forward else pullback(push, in_avals)
+        return push if forward else pullback(push, self.in_avals)
 
 
 def better(problem: Problem, *candidates: Candidate | None) -> Candidate:
@@ -76,7 +80,7 @@ def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
     (group,) = problem.groups(forward=forward)
 
     def run(residuals: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
-        results = found.linear(residuals, problem.program.in_avals, forward=forward)(*rows)
+        results = found.linear(residuals, forward=forward)(*rows)
         return [results[k] for k in group.landed]
 
     passes = problem.passes(forward=forward)
@@ -90,17 +94,17 @@ def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
         mode,
         [(group, counted)],
         held=held + size,
-        variant=found,
+        build=found,
         note=note,
         given=(tuple(found.z.shape),),
         before=Work(bytes=2.0 * (size + repeated)),
     )
 
 
-def prepared(candidate: Candidate, residuals: Sequence[Any]) -> Any:
-    """The residuals, with the rows of a candidate that begins with some."""
-    found = candidate.variant
-    return (residuals, found.rows(residuals)) if isinstance(found, Free) else residuals
+def begins_whole(candidate: Candidate) -> bool:
+    """Whether a candidate begins with rows that are seeds as they are."""
+    execution = candidate.execution
+    return isinstance(execution, Swept) and isinstance(execution.build, Free) and execution.build.whole
 
 
 def free(problem: Problem, *, forward: bool) -> Free | None:
@@ -136,7 +140,9 @@ def free(problem: Problem, *, forward: bool) -> Free | None:
         rest = replace(linear, outputs=(z,)).pruned()
     constant = Program(problem.program.residuals, (equation.invars[1 - ours[0]],), linear.equations)
     inert = tuple(e for e in linear.equations if not any(v in active for v in e.outvars))
-    return Free(rest.pruned(), replace(constant, equations=inert).pruned(), order, shape, z.aval, source_line(equation))
+    constant = replace(constant, equations=inert).pruned()
+    avals = tuple(problem.program.in_avals)
+    return Free(rest.pruned(), constant, order, shape, z.aval, source_line(equation), avals)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from .._execute import Blocks
 from .._layout import block_dtype
 from .._seeds import Side
 
 ONE = "one"  # a block that is the identity
-Blocks = list[list[Any]]
 
 
 def multiplied(outer: Blocks, inner: Blocks, left: Side, middle: Side, right: Side, batch: tuple[int, ...]) -> Blocks:

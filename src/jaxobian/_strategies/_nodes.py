@@ -1,41 +1,42 @@
 """A mixed plan as a tree: local Jacobians by passes of one mode, products of them, sums over paths.
 
-Each node knows the two sides of the Jacobian that it makes, what making it takes, and how to make it of the residuals.
+Each node knows the two sides of the Jacobian that it makes, the passes that it takes, and how to make it of what they
+bring back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import jax.numpy as jnp
 from jax import lax
 
 from .._cost import Work
-from .._layout import block_dtype, zeros_like
-from .._linear import pullback
+from .._execute import LinearMap, Results, Stage, Stored, filled
+from .._layout import block_dtype
+from .._outputs import OUTPUTS
 from .._seeds import Seeds, Side
-from . import colored, forward, reverse
-from ._fill import added, filled
-from ._free import Free
 from ._matrix import ONE, Blocks, as_rows, dense, elements, multiplied
-from ._problem import Candidate, Problem, Values
+from ._problem import Candidate, Problem
 from ._sweeps import Chunking, Sweep
 
-_SWEEPS = {"fwd": forward, "rev": reverse}
-
-Ends = tuple[tuple[Any, ...], tuple[Any, ...]]
+# The variables of the whole program that a node begins and ends at.
+Span = tuple[tuple[Any, ...], tuple[Any, ...]]
+# What the stages of each node brought back.
+Made = Mapping["Node", Sequence[Results]]
 
 
 class Node(Protocol):
-    """What makes a Jacobian of the residuals.
+    """What makes a Jacobian of what passes bring back.
 
     Attributes:
         problem: that it is a part of.
         left, right: the sides of the Jacobian.
         children: the nodes whose Jacobians it is made of.
-        seeds: the passes that it makes.
+        uses_known_values: whether what NumPy arrays hold is a part of what runs.
         work, flops: what making it takes, its children apart.
         passing_bytes: alive only while its passes run.
     """
@@ -49,7 +50,7 @@ class Node(Protocol):
     @property
     def children(self) -> tuple[Node, ...]: ...
     @property
-    def seeds(self) -> tuple[Seeds, ...]: ...
+    def uses_known_values(self) -> bool: ...
     @property
     def work(self) -> Work: ...
     @property
@@ -57,15 +58,42 @@ class Node(Protocol):
     @property
     def passing_bytes(self) -> int: ...
 
-    def blocks(self, residuals: Sequence[Any]) -> Blocks:
+    def stages(self, made: Callable[[Sequence[Results]], Made]) -> tuple[Stage, ...]:
+        """The passes that it makes, its children's apart.
+
+        Args:
+            made: what each node brought back, from what all stages so far did.
+        """
+        ...
+
+    def blocks(self, made: Made) -> Blocks:
         """The blocks of the Jacobian."""
         ...
+
+
+class NoPasses:
+    """A node of which nothing but its children makes passes."""
+
+    passing_bytes: int = 0
+
+    @property
+    def uses_known_values(self) -> bool:
+        """There are none."""
+        return False
+
+    def stages(self, made: Callable[[Sequence[Results]], Made]) -> tuple[Stage, ...]:
+        """None."""
+        return ()
 
 
 class Answer:
     """What solves a problem makes the Jacobian between its sides."""
 
     problem: Problem
+
+    @property
+    def uses_known_values(self) -> bool:
+        return False
 
     @property
     def left(self) -> Side:
@@ -83,20 +111,20 @@ class Part(Answer):
     Attributes:
         problem: of the segment.
         candidate: how it is solved.
-        ends: the variables of the whole program that it begins and ends at.
+        span: the variables of the whole program that it begins and ends at.
     """
 
     problem: Problem
     candidate: Candidate
-    ends: Ends
+    span: Span
 
     @property
     def children(self) -> tuple[Node, ...]:
         return ()
 
     @property
-    def seeds(self) -> tuple[Seeds, ...]:
-        return self.candidate.seeds
+    def uses_known_values(self) -> bool:
+        return self.candidate.execution.uses_known_values
 
     @property
     def work(self) -> Work:
@@ -110,32 +138,22 @@ class Part(Answer):
     def passing_bytes(self) -> int:
         return self.candidate.cost.peak_bytes - self.problem.jacobian_bytes
 
-    def blocks(self, residuals: Sequence[Any]) -> Blocks:
-        if self.candidate.mode == "colored":
-            return colored.blocks(self.problem, self.candidate, residuals, "dense")
-        results = self.swept(residuals)
-        return _with_shortcuts(self.problem, filled(self.problem, self.candidate.groups, results))
+    def stages(self, made: Callable[[Sequence[Results]], Made]) -> tuple[Stage, ...]:
+        return tuple(replace(s, linear=_in_order(s.linear)) for s in self.candidate.execution.stages)
 
-    def added_to(self, blocks: Blocks, residuals: Sequence[Any]) -> Blocks:
-        """Other blocks of the same sides, with these added."""
-        if self.candidate.mode == "colored":
-            return colored.added(self.problem, self.candidate, residuals, blocks)
-        return added(self.problem, self.candidate.groups, self.swept(residuals), blocks)
+    def blocks(self, made: Made) -> Blocks:
+        blocks = self.candidate.execution.blocks(made[self], self.problem.output)
+        return _with_shortcuts(self.problem, blocks)
 
-    def swept(self, residuals: Sequence[Any]) -> list[Any]:
-        """What the passes of each group bring back."""
-        problem, candidate = self.problem, self.candidate
-        strategy = _SWEEPS[candidate.mode]
-        held = strategy.prepare(problem, candidate, Values((), (), residuals))
-        one = strategy.linear(problem, candidate, held)
 
-        def linear(*seeds: Any) -> Any:
-            # Else XLA turns the last product of the passes about, into an order that it multiplies slowly in.
-            return lax.optimization_barrier(list(one(*seeds)))
+def _in_order(make: Callable[[Sequence[Any]], LinearMap]) -> Callable[[Sequence[Any]], LinearMap]:
+    """The same linear map; else XLA turns its last product about, into an order that it multiplies slowly in."""
 
-        seeded, _ = problem.sides(forward=candidate.mode == "fwd")
-        like = [held[1]] if isinstance(candidate.variant, Free) else [zeros_like(aval) for aval in seeded.avals]
-        return [seeds.sweep(linear, like) for seeds in candidate.groups]
+    def made(read: Sequence[Any]) -> LinearMap:
+        linear = make(read)
+        return lambda *seeds: lax.optimization_barrier(list(linear(*seeds)))
+
+    return made
 
 
 def _with_shortcuts(problem: Problem, blocks: Blocks) -> Blocks:
@@ -151,7 +169,7 @@ def _with_shortcuts(problem: Problem, blocks: Blocks) -> Blocks:
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
+class Product(NoPasses):
     """The Jacobian of what comes later, times that of what comes before."""
 
     problem: Problem
@@ -170,9 +188,6 @@ class Product:
     def children(self) -> tuple[Node, ...]:
         return self.outer, self.inner
 
-    seeds: tuple[Seeds, ...] = ()
-    passing_bytes: int = 0
-
     @property
     def work(self) -> Work:
         n, k, m = self.left.size, self.inner.left.size, self.right.size
@@ -183,9 +198,9 @@ class Product:
     def flops(self) -> float:
         return self.work.flops
 
-    def blocks(self, residuals: Sequence[Any]) -> Blocks:
-        outer, inner = self.outer.blocks(residuals), self.inner.blocks(residuals)
-        return multiplied(outer, inner, self.left, self.inner.left, self.right, _batch(self.problem))
+    def blocks(self, made: Made) -> Blocks:
+        outer, inner = self.outer.blocks(made), self.inner.blocks(made)
+        return multiplied(outer, inner, self.left, self.inner.left, self.right, self.problem.ends.lead)
 
 
 def product_work(n: int, k: int, m: int, batch: int) -> Work:
@@ -208,7 +223,7 @@ class Through(Answer):
         given: the Jacobian at hand.
         passes: one for each column or row.
         sweep, chunking: what they take.
-        ends: the variables that the further segment begins and ends at.
+        span: the variables that the further segment begins and ends at.
     """
 
     problem: Problem
@@ -217,15 +232,11 @@ class Through(Answer):
     passes: Seeds
     sweep: Sweep
     chunking: Chunking
-    ends: Ends
+    span: Span
 
     @property
     def children(self) -> tuple[Node, ...]:
         return (self.given,)
-
-    @property
-    def seeds(self) -> tuple[Seeds, ...]:
-        return (self.passes,)
 
     @property
     def work(self) -> Work:
@@ -239,19 +250,21 @@ class Through(Answer):
     def passing_bytes(self) -> int:
         return self.sweep.peak(self.chunking)
 
-    def blocks(self, residuals: Sequence[Any]) -> Blocks:
-        forward, batch = self.passes.forward, _batch(self.problem)
-        rows = as_rows(self.given.blocks(residuals), self.given.left, self.given.right, batch, forward=forward)
+    def stages(self, made: Callable[[Sequence[Results]], Made]) -> tuple[Stage, ...]:
+        forward, stored = self.passes.forward, Stored(self.segment.program)
 
-        def push(*tangents: Any) -> list[Any]:
-            return self.segment.program.push(residuals, tangents)
+        def rows(read: Sequence[Any], results: Sequence[Results]) -> list[Any]:
+            given = self.given.blocks(made(results))
+            return as_rows(given, self.given.left, self.given.right, self.problem.ends.lead, forward=forward)
 
-        linear = push if forward else pullback(push, self.segment.program.in_avals)
-        return filled(self.problem, (self.passes,), [self.passes.sweep(linear, rows)])
+        return (Stage(self.passes, partial(stored.linear, forward=forward), rows),)
+
+    def blocks(self, made: Made) -> Blocks:
+        return filled(self.problem.ends, (self.passes,), made[self], OUTPUTS["dense"])
 
 
 @dataclass(frozen=True, eq=False)
-class Sum:
+class Sum(NoPasses):
     """Paths that avoid the cut, and paths through it."""
 
     problem: Problem
@@ -270,8 +283,6 @@ class Sum:
     def children(self) -> tuple[Node, ...]:
         return self.direct, self.product
 
-    seeds: tuple[Seeds, ...] = ()
-    passing_bytes: int = 0
     flops: float = 0.0
 
     @property
@@ -279,8 +290,8 @@ class Sum:
         # The few elements of the first term are added to the product: its zeros are not written down.
         return self.problem.machine.result(float(self.direct.problem.jacobian_bytes)) * -1.0
 
-    def blocks(self, residuals: Sequence[Any]) -> Blocks:
-        return self.direct.added_to(dense_blocks(self.product, residuals), residuals)
+    def blocks(self, made: Made) -> Blocks:
+        return self.direct.candidate.execution.added(made[self.direct], dense_blocks(self.product, made))
 
 
 def walk(node: Node) -> Iterator[Node]:
@@ -290,21 +301,21 @@ def walk(node: Node) -> Iterator[Node]:
     yield node
 
 
-def dense_blocks(node: Node, residuals: Sequence[Any]) -> Blocks:
+def dense_blocks(node: Node, made: Made) -> Blocks:
     """The blocks of a node's Jacobian with all their elements."""
-    batch = _batch(node.problem)
+    batch = node.problem.ends.lead
     return [
         [
             dense(block, node.left, o, node.right, i, batch).astype(block_dtype(out, inp))
             for (i, inp), block in zip(enumerate(node.right.avals), row, strict=True)
         ]
-        for (o, out), row in zip(enumerate(node.left.avals), node.blocks(residuals), strict=True)
+        for (o, out), row in zip(enumerate(node.left.avals), node.blocks(made), strict=True)
     ]
 
 
 def matrix_bytes(node: Node) -> int:
     """Size of the Jacobian that a node makes."""
-    if node.problem.format == "compressed":
+    if not node.problem.output.has_zeros:
         return node.problem.jacobian_bytes
     return elements(node.left, node.right) * (node.problem.batch or 1) * _itemsize(node.left, node.right)
 
@@ -312,7 +323,3 @@ def matrix_bytes(node: Node) -> int:
 def _itemsize(left: Side, right: Side) -> int:
     sizes = [block_dtype(a, b).itemsize for a in left.avals for b in right.avals]
     return max(sizes, default=jnp.dtype(jnp.float32).itemsize)
-
-
-def _batch(problem: Problem) -> tuple[int, ...]:
-    return () if problem.batch is None else (problem.batch,)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from .._execute import Stored
 from .._graph import Cut
-from .._linear import pullback
 from .._seeds import Seeds, plain
 from . import colored, forward, reverse
 from ._brackets import Chain, Leaf, Multiply, Pull, Push, Tree
 from ._estimate import Estimate
-from ._nodes import Ends, Node, Part, Product, Sum, Through, matrix_work, product_work
+from ._nodes import Node, Part, Product, Span, Sum, Through, matrix_work, product_work
 from ._problem import Candidate, Impossible, Problem
 from ._segments import Links, NoCutError, in_parts, restricted, side_at
 from ._sweeps import Sweep, choose_chunks, count_passes
@@ -129,7 +129,7 @@ def _built(links: Links, tree: Tree, budget: int) -> Node:
     return Through(whole, segment, given, seeds, counted, chunking, ends)
 
 
-def single(problem: Problem, ends: Ends, modes: Sequence[str] = ("fwd", "rev")) -> Part:
+def single(problem: Problem, span: Span, modes: Sequence[str] = ("fwd", "rev")) -> Part:
     """A problem solved in a single mode."""
     passes = {mode: problem.passes(forward=mode == "fwd") for mode in modes}
     offers: list[Candidate | Impossible] = []
@@ -140,10 +140,10 @@ def single(problem: Problem, ends: Ends, modes: Sequence[str] = ("fwd", "rev")) 
     possible = [offer for offer in offers if isinstance(offer, Candidate)]
     if not possible:
         raise NoCutError("; ".join(offer.reason for offer in offers if isinstance(offer, Impossible)))
-    return Part(problem, min(possible, key=lambda offer: offer.cost.seconds), ends)
+    return Part(problem, min(possible, key=lambda offer: offer.cost.seconds), span)
 
 
-def _coloured(problem: Problem, ends: Ends) -> Part:
+def _coloured(problem: Problem, span: Span) -> Part:
     """A problem solved by colours."""
     if colored.hopeless(problem):
         raise NoCutError("colors save no passes")
@@ -151,17 +151,15 @@ def _coloured(problem: Problem, ends: Ends) -> Part:
     offer = colored.propose(problem, singles, forced=False)
     if isinstance(offer, Impossible):
         raise NoCutError(offer.reason)
-    return Part(problem, offer, ends)
+    return Part(problem, offer, span)
 
 
 def _given_passes(problem: Problem, passes: int, mode: str) -> Sweep:
     """Passes through a segment that begin with rows at hand, counted."""
-    program, forward = problem.program, mode == "fwd"
+    program, forward, stored = problem.program, mode == "fwd", Stored(problem.program)
 
-    def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
-        if forward:
-            return program.push(residuals, seeds)
-        return pullback(lambda *t: program.push(residuals, t), program.in_avals)(*seeds)
+    def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> Sequence[Any]:
+        return stored.linear(residuals, forward=forward)(*seeds)
 
     avals = problem.sides(forward=forward)[0].avals
     return count_passes(run, program.residual_avals, avals, passes, forward=forward, one_hot=False)

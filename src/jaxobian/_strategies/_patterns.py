@@ -12,15 +12,16 @@ from scipy import sparse
 
 from .._layout import is_complex
 from .._linear import Linear
-from .._seeds import Side
+from .._seeds import Ends, Side
 from .._structure import Full, Pattern, Structure, csr, elements, fixed, merged, taken
 
 
 def example_pattern(
-    structure: Structure, inputs: Side, outputs: Side, effort: int | None = None
+    structure: Structure, ends: Ends, effort: int | None = None
 ) -> tuple[sparse.csr_matrix | None, list[Any]]:
     """The pattern of J, of one example where there is a batch; None where no zeros are known, and what is to blame."""
-    columns, total = _columns(inputs)
+    outputs = ends.outputs
+    columns, total = _columns(ends.inputs)
     found, dense = elements(structure, columns, total, effort)
     parts = []
     for rows, aval, tied, size in zip(found, outputs.avals, outputs.tied, outputs.sizes, strict=True):
@@ -38,11 +39,11 @@ def example_pattern(
     return matrix, dense
 
 
-def pattern(structure: Structure, inputs: Side, outputs: Side) -> Pattern:
+def pattern(structure: Structure, ends: Ends) -> Pattern:
     """The pattern of J, dense where no zeros are known."""
-    matrix, _ = example_pattern(structure, inputs, outputs)
+    matrix, _ = example_pattern(structure, ends)
     if matrix is None:
-        matrix = sparse.csr_matrix(np.ones((sum(outputs.sizes), sum(inputs.sizes)), bool))
+        matrix = sparse.csr_matrix(np.ones((ends.outputs.size, ends.inputs.size), bool))
     return Pattern(matrix)
 
 
@@ -60,18 +61,18 @@ def _within_example(shape: Sequence[int], tied: int | None) -> np.ndarray:
     return numbers if tied is None else np.broadcast_to(np.expand_dims(numbers, tied), tuple(shape))
 
 
-def fixed_part(structure: Structure, inputs: Side, outputs: Side, most: int) -> tuple[sparse.csr_matrix, Linear] | None:
+def fixed_part(structure: Structure, ends: Ends, most: int) -> tuple[sparse.csr_matrix, Linear] | None:
     """The numbers in J that are the same for every x, and the program of the rest; None where there are none.
 
     Args:
         structure: the linear program.
-        inputs: the side of x.
-        outputs: the side of y.
+        ends: both sides of J.
         most: how many numbers are worth it.
     """
-    if any(map(is_complex, (*inputs.avals, *outputs.avals))):
+    outputs = ends.outputs
+    if any(map(is_complex, (*ends.inputs.avals, *outputs.avals))):
         return None
-    columns, total = _columns(inputs)
+    columns, total = _columns(ends.inputs)
     found = fixed(structure, columns, total, most)
     if found is None:
         return None

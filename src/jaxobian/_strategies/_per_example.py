@@ -13,16 +13,17 @@ Source: as in Goodfellow, Efficient per-example gradient computations (arXiv:151
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._cost import is_elementwise
+from .._execute import Copied, Stored, Swept
 from .._layout import varying_axes
 from .._linear import Linear, closed, is_variable, program_of
-from .._seeds import Side
+from .._seeds import Ends, Side
 from .._structure import Structure
 from ._examples import has_line
 from ._problem import Candidate, Impossible, Problem
@@ -39,22 +40,6 @@ _ELEMENTWISE = frozenset("add add_any sub mul div select_n".split())
 _Axes = dict[Any, int]
 
 
-@dataclass(frozen=True, eq=False)
-class PerExample:
-    """What runs in place of a problem.
-
-    Attributes:
-        problem: the same question of a function of copies: a batch, whose examples come first.
-    """
-
-    problem: Problem
-
-    def blocks(self, batched: list[list[Any]]) -> list[list[Any]]:
-        """blocks[out][in] of J, from those of a batch."""
-        outputs = self.problem.outputs
-        return [[jnp.moveaxis(b, 0, axis or 0) for b in row] for axis, row in zip(outputs.tied, batched, strict=True)]
-
-
 def per_example_gradients(
     problem: Problem,
     forward: Candidate | Impossible,
@@ -69,14 +54,17 @@ def per_example_gradients(
         plain: what reverse mode proposes for it.
         propose: what reverse mode proposes for a problem.
     """
-    wanted = problem.batch is None and problem.format == "dense" and problem.rewrite
+    wanted = problem.batch is None and problem.output.has_zeros and problem.rewrite
     if not wanted or isinstance(plain, Impossible) or plain.passes < _FEWEST or problem.chunk_size is not None:
         return plain
     copied = _copied(problem)
     if copied is None:
         return plain
     offer = propose(copied)
-    if isinstance(offer, Impossible) or offer.variant is not None or offer.passes >= plain.passes:
+    if isinstance(offer, Impossible) or offer.passes >= plain.passes:
+        return plain
+    swept = offer.execution
+    if not isinstance(swept, Swept) or not isinstance(swept.build, Stored):
         return plain
     # The primal program is the same, but unknown to the one of copies.
     held = problem.residual_bytes
@@ -86,9 +74,8 @@ def per_example_gradients(
     rivals = [c.seconds for c in (forward, plain) if isinstance(c, Candidate)]
     if CLEAR_WIN * cost.seconds > min(rivals) or cost.peak_bytes > max(problem.budget, plain.peak_bytes):
         return plain
-    variant = PerExample(replace(copied, program=offer.program or copied.program))
     note = f"{copied.batch:,} examples share x: each gets a copy of it, and one pass brings back a row for each"
-    return replace(offer, cost=cost, variant=variant, note=note, program=None)
+    return replace(offer, execution=Copied(problem.program, swept), cost=cost, note=note)
 
 
 def _copied(problem: Problem) -> Problem | None:
@@ -228,11 +215,11 @@ def _with_copies(problem: Problem, tied: tuple[int, ...], axes: _Axes, size: int
         return None
     linear = Linear(closed(traced, constants), program.n_in)
     found = problem.structure.part(linear)
-    inputs, outputs = Side(tuple(avals), (0,) * len(avals)), Side(problem.outputs.avals, tied)
+    ends = Ends(Side(tuple(avals), (0,) * len(avals)), Side(problem.outputs.avals, tied))
     for axis, dependence in zip(tied, found.relations, strict=True):
         if not all(has_line(relation, axis, 0) for relation in dependence.values()):
             return None
-    return replace(problem, program=linear, structure=found, inputs=inputs, outputs=outputs)
+    return replace(problem, program=linear, structure=found, ends=ends)
 
 
 def _zeros(atom: Any) -> Any:

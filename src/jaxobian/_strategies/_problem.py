@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from .._cost import Cost, Machine, Work, count, nbytes, repeated
-from .._layout import block_dtype, is_complex
+from .._execute import Execution
+from .._layout import is_complex
 from .._linear import Linear, LinearProgram, active_variables, is_variable, obstructions
+from .._outputs import OUTPUTS, Output
 from .._rewrite import goes_beside
-from .._seeds import Group, Seeds, Side, groups
+from .._seeds import Ends, Group, Seeds, Side, groups
 from .._structure import Structure
 from .._words import WORDS, human_bytes, human_flops, human_seconds, pass_count
 
@@ -26,33 +26,41 @@ class Problem:
     Attributes:
         program: the traced and linearised function, or a segment of one.
         structure: its ties.
-        inputs, outputs: the two sides of J, with their tied axes.
+        ends: both sides of J, with their batch axes.
         holomorphic: complex to complex, C-linear.
         chunk_size: passes at once, where the user says so.
         budget: bytes that may be allocated.
         bounded: whether the budget is the user's word, which even their chunk_size must obey.
         machine: constants of the device.
-        format: "dense", "bcoo", or "compressed" for what passes bring back, as it is.
+        output: what is wanted of J.
         rewrite: whether equations may be replaced by faster equals.
     """
 
     program: Linear
     structure: Structure
-    inputs: Side
-    outputs: Side
+    ends: Ends
     holomorphic: bool
     chunk_size: int | None
     budget: int
     bounded: bool
     machine: Machine
-    format: str = "dense"
+    output: Output = OUTPUTS["dense"]
     rewrite: bool = True
+
+    @property
+    def inputs(self) -> Side:
+        """The side of x."""
+        return self.ends.inputs
+
+    @property
+    def outputs(self) -> Side:
+        """The side of y."""
+        return self.ends.outputs
 
     @property
     def batch(self) -> int | None:
         """Examples along the tied axis."""
-        pairs = zip(self.inputs.avals, self.inputs.tied, strict=True)
-        return next((aval.shape[tied] for aval, tied in pairs if tied is not None), None)
+        return self.ends.batch
 
     @cached_property
     def beside(self) -> bool:
@@ -62,7 +70,7 @@ class Problem:
 
     def sides(self, *, forward: bool) -> tuple[Side, Side]:
         """The side on which seeds are put, and the one on which results land."""
-        return (self.inputs, self.outputs) if forward else (self.outputs, self.inputs)
+        return self.ends.sides(forward=forward)
 
     def groups(self, *, forward: bool) -> list[Group]:
         """Which landed arrays share passes, and which elements share one."""
@@ -74,34 +82,15 @@ class Problem:
         seeded, landed = self.sides(forward=forward)
         return sum(Seeds(seeded, landed, forward, 1, group=g).passes for g in self.groups(forward=forward))
 
-    def part(self, program: Linear, inputs: Side, outputs: Side) -> Problem:
-        """The same question about a segment of the program."""
+    def part(self, program: Linear, ends: Ends) -> Problem:
+        """The same question about a segment of the program, whose Jacobian is to be dense."""
         structure = self.structure.part(program)
-        return replace(self, program=program, structure=structure, inputs=inputs, outputs=outputs, format="dense")
+        return replace(self, program=program, structure=structure, ends=ends, output=OUTPUTS["dense"])
 
     @cached_property
     def jacobian_bytes(self) -> int:
-        """Size of J in its format, in bytes."""
-        if self.format != "dense":
-            return min(self._entries_bytes(forward=True), self._entries_bytes(forward=False))
-        total = 0
-        for out, out_size in zip(self.outputs.avals, self.outputs.sizes, strict=True):
-            for inp, in_size in zip(self.inputs.avals, self.inputs.sizes, strict=True):
-                total += out_size * in_size * block_dtype(out, inp).itemsize
-        return total * (self.batch or 1)
-
-    def _entries_bytes(self, *, forward: bool) -> int:
-        """Size of the entries that passes in one direction bring back, those of BCOO with their index."""
-        seeded, landed = self.sides(forward=forward)
-        total = 0
-        for group in self.groups(forward=forward):
-            colours = Seeds(seeded, landed, forward, 1, group=group).colours
-            for passes, a in zip(colours, seeded.avals, strict=True):
-                for number in group.landed:
-                    b = landed.avals[number]
-                    rank = len(a.shape) + len(b.shape) if self.format == "bcoo" else 0
-                    total += passes * math.prod(b.shape) * (block_dtype(a, b).itemsize + 4 * rank)
-        return total
+        """Size of what is wanted of J, in bytes."""
+        return self.output.size(self.ends, self.structure.relations)
 
     @cached_property
     def primal_work(self) -> Work:
@@ -152,15 +141,13 @@ class Candidate:
         note: what there is to know about it, in words.
     """
 
-    # What runs, for the library itself: the passes, an entry for each segment, then one for each group that fills J.
+    # What runs, for the library itself.
     mode: str
-    seeds: tuple[Seeds, ...]
+    execution: Execution
     cost: Cost
-    variant: Any = None  # which of a strategy's builds it is
     note: str = ""
-    n_groups: int = 1  # of the seeds fill J
-    program: Linear | None = None  # where that is not the problem's own, but one with faster equations
     rewrites: tuple[tuple[str, str, str], ...] = ()  # what was replaced: in words, by what, and the user's lines
+    nnz: int | None = None  # how many elements of J, or of an example's, can be nonzero, where zeros were looked for
 
     def __repr__(self) -> str:
         costs = f"{human_flops(self.flops)}, peak {human_bytes(self.peak_bytes)}, {human_seconds(self.seconds)}"
@@ -181,10 +168,10 @@ class Candidate:
         """Predicted time."""
         return self.cost.seconds
 
-    @property
-    def groups(self) -> tuple[Seeds, ...]:
-        """The passes that fill J."""
-        return self.seeds[len(self.seeds) - self.n_groups :]
+    @cached_property
+    def seeds(self) -> tuple[Seeds, ...]:
+        """The passes of each stage."""
+        return tuple(stage.seeds for stage in self.execution.stages)
 
     @property
     def passes(self) -> int:
@@ -193,8 +180,8 @@ class Candidate:
 
     @property
     def chunk_size(self) -> int:
-        """Passes run at once, of those that fill J; of all where none do."""
-        return max((seeds.width for seeds in self.groups or self.seeds), default=1)
+        """Passes run at once."""
+        return max((seeds.width for seeds in self.seeds), default=1)
 
     def times(self, copies: int) -> Candidate:
         """So many of it side by side, each with its own J."""
@@ -227,15 +214,6 @@ class Impossible:
     def times(self, copies: int) -> Impossible:
         """The same, of so many side by side."""
         return self
-
-
-@dataclass(frozen=True)
-class Values:
-    """What evaluating the primal program leaves for the passes."""
-
-    operands: Sequence[Any]
-    xs: Sequence[Any]
-    residuals: Sequence[Any]
 
 
 def complex_reason(problem: Problem, mode: str) -> str | None:

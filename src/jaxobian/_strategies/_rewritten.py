@@ -42,7 +42,7 @@ def with_rewrites(problem: Problem, mode: str, propose: _Propose) -> Candidate |
     if isinstance(problem.program, LinearProgram):
         taken += [(problem.program.primal.equations[k], offer) for k, offer in primal.items()]
     words = tuple((offer.what, offer.by, source_line(equation)) for equation, offer in taken)
-    return replace(faster, program=program, rewrites=(*words, *faster.rewrites))
+    return replace(faster, rewrites=(*words, *faster.rewrites))
 
 
 def _hopeless(problem: Problem, mode: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._graph import Cut
 from .._linear import Linear, is_variable, real_avals
-from .._seeds import Side
+from .._seeds import Ends, Side
 from ._examples import example_axis, has_line
 from ._problem import Problem
 
@@ -64,7 +64,7 @@ def in_parts(problem: Problem, side: Side) -> Side:
 
 def restricted(problem: Problem, program: Linear, inputs: Side, outputs: Side) -> Problem:
     """The problem of a segment."""
-    part = problem.part(program if problem.holomorphic else program.with_real_ends(), inputs, outputs)
+    part = problem.part(program if problem.holomorphic else program.with_real_ends(), Ends(inputs, outputs))
     for tied, dependence in zip(outputs.tied, part.structure.relations, strict=True):
         if problem.batch and not all(
             has_line(relation, tied, inputs.tied[j]) for j, relation in dependence.items()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, repeated
+from .._execute import Build, Stored, Swept
 from .._layout import varying_axes
 from .._linear import Program, batched, inlined, program_of, source_line
 from .._rewrite import few_rows, made_once, shrunk
@@ -220,7 +221,7 @@ def _placed(problem: Problem, seeds: Seeds, sweep: Sweep) -> Sweep:
     element of J, if its last axis tells results apart. One by one they are first written down.
     """
     shared = seeds.elements_per_pass
-    if shared == 1 or seeds.last_axis_is_shared or problem.format != "dense":
+    if shared == 1 or seeds.last_axis_is_shared or not problem.output.has_zeros:
         return sweep
     anew = (sweep.last + problem.repeated_work(forward=seeds.forward)) * (sweep.passes * (shared - 1))
     results = sweep.passes * sweep.elements
@@ -262,12 +263,23 @@ def candidate(
     counted: Sequence[tuple[Group, Sweep]],
     *,
     held: int,
-    variant: Any = None,
+    build: Build | None = None,
     note: str = "",
     given: tuple[tuple[int, ...], ...] | None = None,
     before: Work | None = None,
 ) -> Candidate:
-    """A candidate of one segment, forward or reverse; its groups run one after the other."""
+    """A candidate of one segment, forward or reverse; its groups run one after the other.
+
+    Args:
+        problem: what is asked for.
+        mode: "fwd" or "rev".
+        counted: the groups, with their passes.
+        held: bytes that are allocated whatever the chunking.
+        build: how a pass is made; by default through the linear program.
+        note: what there is to know about it.
+        given: the shapes of what rows at hand seed, where passes begin with some.
+        before: work beside the passes.
+    """
     forward = mode == "fwd"
     seeded, landed = problem.sides(forward=forward)
     held += math.ceil(sum(sweep.compressed_bytes for group, sweep in counted if any(group.cells)))
@@ -286,7 +298,8 @@ def candidate(
         sweeps.append((sweep, chunking))
         peak = max(peak, held + sweep.peak(chunking))
     cost = cost_of(problem, sweeps, peak, before or NO_WORK)
-    return Candidate(mode, tuple(made), cost, variant, note, len(made), rewrites=tuple(dict.fromkeys(words)))
+    execution = Swept(problem.program, problem.ends, tuple(made), build or Stored(problem.program))
+    return Candidate(mode, execution, cost, note, tuple(dict.fromkeys(words)))
 
 
 def cost_of(

@@ -15,7 +15,7 @@ Source: Curtis, Powell and Reid, On the estimation of sparse Jacobian matrices (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,13 +24,13 @@ from scipy import sparse
 
 from .._coloring import Coloring, by_both, by_columns, by_rows, fewest, star
 from .._cost import Cost, Work
-from .._layout import block_dtype, varying_axes, zeros_like
-from .._linear import Linear, LinearProgram, pullback, source_line
-from .._seeds import Classes, Seeds, Side
+from .._execute import Colored, Stored
+from .._layout import varying_axes
+from .._linear import Linear, LinearProgram, source_line
+from .._seeds import Classes, Seeds
 from .._structure import shape_of, structure
 from .._words import counted, pass_count
 from . import forward, reverse
-from ._nonzeros import Colored, entries, placed
 from ._patterns import example_pattern, fixed_part
 from ._problem import NO_WORK, Candidate, Impossible, Problem
 from ._sweeps import CLEAR_WIN, Sweep, choose_chunks, count_passes
@@ -59,7 +59,7 @@ def propose(
     possible = {s.mode: s for s in singles if isinstance(s, Candidate)}
     if not possible:
         return Impossible("colored", "it runs the whole program forward or in reverse, and neither is possible")
-    wanted = forced or problem.format == "bcoo"
+    wanted = forced or not problem.output.has_zeros
     least = min(c.passes for c in possible.values())
     if least < _WORTHWHILE and not wanted:
         few = f"{pass_count(least)} {'is' if least == 1 else 'are'} few enough"
@@ -67,7 +67,7 @@ def propose(
     sides = (*problem.inputs.avals, *problem.outputs.avals)
     if not wanted and sum(math.prod(aval.shape) for aval in sides) > _EFFORT:
         return Impossible("colored", 'skipped: its arrays are large (mode="colored" forces it)')
-    matrix, dense = example_pattern(problem.structure, problem.inputs, problem.outputs, None if wanted else _EFFORT)
+    matrix, dense = example_pattern(problem.structure, problem.ends, None if wanted else _EFFORT)
     if matrix is None:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
         return Impossible("colored", f"no zeros are known in J{where}", nnz=problem.outputs.size * problem.inputs.size)
@@ -91,13 +91,13 @@ def hopeless(problem: Problem) -> bool:
     sides = (*problem.inputs.avals, *problem.outputs.avals)
     if least < _WORTHWHILE or sum(math.prod(aval.shape) for aval in sides) > _EFFORT:
         return True
-    matrix, _ = example_pattern(problem.structure, problem.inputs, problem.outputs, _EFFORT)
+    matrix, _ = example_pattern(problem.structure, problem.ends, _EFFORT)
     if matrix is None:
         return True
     # What does not depend on x takes no colors.
     most = _MOST + 2 * int(matrix.nnz)
     few = _least_colors(matrix, symmetric=False) < least
-    return not few and fixed_part(problem.structure, problem.inputs, problem.outputs, most) is None
+    return not few and fixed_part(problem.structure, problem.ends, most) is None
 
 
 def _least_colors(matrix: sparse.csr_matrix, *, symmetric: bool) -> int:
@@ -107,51 +107,6 @@ def _least_colors(matrix: sparse.csr_matrix, *, symmetric: bool) -> int:
     """
     count = -(-int(matrix.nnz) // max(1, *shape_of(matrix)))
     return min(*fewest(matrix), -(-count // 2) if symmetric else count)
-
-
-def blocks(problem: Problem, candidate: Candidate, residuals: Sequence[Any], format: str) -> list[list[Any]]:
-    """blocks[out][in] of J: what the passes bring back, each nonzero put in its place."""
-    found, (pushed, pulled) = candidate.variant, _passed(problem, candidate, residuals)
-    return [
-        [placed(entries(problem, found, o, i, pushed, pulled), format) for i in range(len(problem.inputs.avals))]
-        for o in range(len(problem.outputs.avals))
-    ]
-
-
-def added(problem: Problem, candidate: Candidate, residuals: Sequence[Any], others: list[list[Any]]) -> list[list[Any]]:
-    """Other dense blocks of the same sides, with these added."""
-    found, (pushed, pulled) = candidate.variant, _passed(problem, candidate, residuals)
-    total = []
-    for o, row in enumerate(others):
-        total.append([])
-        for i, block in enumerate(row):
-            ours = entries(problem, found, o, i, pushed, pulled)
-            total[-1].append(placed(ours, "dense") if block is None else ours.added_to(block))
-    return total
-
-
-def _passed(
-    problem: Problem, candidate: Candidate, residuals: Sequence[Any]
-) -> tuple[list[Any] | None, list[Any] | None]:
-    """What the pushed and the pulled passes bring back, an array for each landed one."""
-    found: Colored = candidate.variant
-    program = candidate.program or problem.program
-
-    def push(*tangents: Any) -> list[Any]:
-        return program.push(residuals, tangents)
-
-    return (
-        _swept(found.pushed, push, problem.inputs),
-        _swept(found.pulled, pullback(push, program.in_avals), problem.outputs),
-    )
-
-
-def _swept(seeds: Seeds | None, linear: Callable[..., Any], side: Side) -> list[Any] | None:
-    """What passes bring back, an array for each landed one."""
-    runs = seeds.runs() if seeds is not None else []
-    if seeds is None or not runs:
-        return None
-    return seeds.sweep(linear, [zeros_like(aval) for aval in side.avals])[0]
 
 
 # The choice ---------------------------------------------------------------------------------------------------------
@@ -199,7 +154,7 @@ def _without_fixed(sought: _Sought) -> _Sought | None:
     problem, matrix = sought.problem, sought.matrix
     if any(varying_axes(aval) for aval in (*problem.inputs.avals, *problem.outputs.avals)):
         return None
-    found = fixed_part(problem.structure, problem.inputs, problem.outputs, _MOST + 2 * int(matrix.nnz))
+    found = fixed_part(problem.structure, problem.ends, _MOST + 2 * int(matrix.nnz))
     if found is None:
         return None
     numbers, program = found
@@ -207,7 +162,7 @@ def _without_fixed(sought: _Sought) -> _Sought | None:
     if _fewest(matrix - matrix.multiply(numbers != 0), sought.possible) > few:
         return None  # not even if nothing else were where they are
     rest = _of_program(problem, program)
-    left, _ = example_pattern(rest.structure, rest.inputs, rest.outputs)
+    left, _ = example_pattern(rest.structure, rest.ends)
     if left is None or _fewest(left, sought.possible) > few:
         return None
     possible = {s.mode: s for s in (forward.propose(rest), reverse.propose(rest)) if isinstance(s, Candidate)}
@@ -233,21 +188,15 @@ def _of_program(problem: Problem, linear: Linear) -> Problem:
 
 def _sweep(problem: Problem, candidate: Candidate) -> Sweep:
     """One pass in a mode, counted."""
-    forward, program = candidate.mode == "fwd", _program(problem, candidate)
+    forward, program = candidate.mode == "fwd", candidate.execution.program
     seeded, _ = problem.sides(forward=forward)
+    stored = Stored(program)
 
-    def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> list[Any]:
-        def push(*tangents: Any) -> list[Any]:
-            return program.push(residuals, tangents)
-
-        return (push if forward else pullback(push, program.in_avals))(*seeds)
+    def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> Sequence[Any]:
+        return stored.linear(residuals, forward=forward)(*seeds)
 
     passes = max(1, min(candidate.passes, 64))
     return count_passes(run, program.residual_avals, seeded.avals, passes, forward=forward, one_hot=False)
-
-
-def _program(problem: Problem, candidate: Candidate) -> Linear:
-    return candidate.program or problem.program
 
 
 def _cheapest(sought: _Sought, sweeps: dict[str, Sweep], least: float) -> Coloring | None:
@@ -287,7 +236,7 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, Sweep]) ->
     """The candidate that a colouring is, with its cost."""
     problem, possible = sought.problem, sought.possible
     batch, nnz = problem.batch or 1, sought.nnz
-    size = problem.jacobian_bytes if problem.format == "dense" else batch * nnz * _entry_bytes(problem)
+    size = problem.output.entries_size(problem.ends, batch * nnz)
     held, peak, work, flops = size + problem.residual_bytes, 0, NO_WORK, 0.0
     made: dict[str, Seeds | None] = {"fwd": None, "rev": None}
     for mode, count in (("fwd", coloring.n_columns), ("rev", coloring.n_rows)):
@@ -305,26 +254,21 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, Sweep]) ->
             arranged=arranged,
         )  # fmt: skip
         work, flops, peak = work + sweep.total(chunking, problem), flops + sweep.flops, max(peak, sweep.peak(chunking))
-    placed = Work(gather=float(batch * nnz)) + Work(scatter=float(batch * nnz) * (problem.format == "dense"))
+    placed = Work(gather=float(batch * nnz)) + Work(scatter=float(batch * nnz) * problem.output.has_zeros)
     work += placed + problem.primal_work + problem.machine.result(float(size))
     cost = Cost(work, flops, held + peak, problem.machine.call_time(work))
     # Which program runs is all the same to the values: that of the mode with more passes.
     main = possible.get("fwd" if coloring.n_columns >= coloring.n_rows else "rev") or next(iter(possible.values()))
-    seeds = tuple(s for s in made.values() if s is not None)
-    variant = Colored(sought.matrix, coloring, made["fwd"], made["rev"], sought.fixed)
+    execution = Colored(
+        main.execution.program, problem.ends, sought.matrix, coloring, made["fwd"], made["rev"], sought.fixed
+    )
     cells, always = problem.outputs.size * problem.inputs.size, nnz - int(sought.matrix.nnz)
     same = f" ({always:,} do not depend on x)" if always else ""
     note = f"{nnz:,} of {cells:,} elements can be nonzero{same}: {_told(coloring)}"
-    return Candidate("colored", seeds, cost, variant, note, 0, main.program or problem.program, main.rewrites)
+    return Candidate("colored", execution, cost, note, main.rewrites, nnz)
 
 
 def _told(coloring: Coloring) -> str:
     each = ((coloring.n_columns, "columns"), (coloring.n_rows, "rows"))
     parts = [f"{what} in {counted(n, 'color')}" for n, what in each if n]
     return " and ".join(parts) or "no pass is needed"
-
-
-def _entry_bytes(problem: Problem) -> int:
-    """Size of an element and its index."""
-    pairs = [(a, b) for a in problem.outputs.avals for b in problem.inputs.avals]
-    return max(block_dtype(a, b).itemsize + 4 * (len(a.shape) + len(b.shape)) for a, b in pairs)

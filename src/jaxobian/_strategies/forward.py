@@ -6,15 +6,10 @@ everything else; `jvp` then computes them anew beside the tangents, and stores n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import jax
-
+from .._execute import Recomputed
 from .._linear import LinearProgram
-from .._seeds import LinearMap
-from ._free import Free, begun, better, prepared
-from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
+from ._free import begun, better
+from ._problem import Candidate, Impossible, Problem, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
 
@@ -54,8 +49,9 @@ def _recomputing(problem: Problem) -> Candidate | None:
     program = problem.program
     if not isinstance(program, LinearProgram):
         return None  # a segment has no function of its own
+    build = Recomputed(program)
     try:
-        counted = count_groups(problem, _jvp(program), program.function.in_avals, forward=True)
+        counted = count_groups(problem, build.push, program.function.in_avals, forward=True)
     except Exception:
         return None
     note = "recomputes residuals instead of storing them"
@@ -64,38 +60,7 @@ def _recomputing(problem: Problem) -> Candidate | None:
         "fwd",
         counted,
         held=problem.jacobian_bytes,
-        variant="jvp",
+        build=build,
         note=note,
         before=problem.primal_work * -1.0,  # it is a part of what was counted
     )
-
-
-def _jvp(program: LinearProgram) -> Callable[[Sequence[Any], Sequence[Any]], list[Any]]:
-    n_operands = len(program.operands)
-
-    def push(primals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
-        def f(*xs: Any) -> list[Any]:
-            return program.function(*primals[:n_operands], *xs)[: program.n_out]
-
-        return jax.jvp(f, tuple(primals[n_operands:]), tuple(tangents))[1]
-
-    return push
-
-
-def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
-    """What the passes read: the residuals, with rows to begin with; or where those are computed anew the arguments."""
-    if candidate.variant == "jvp":
-        return [*values.operands, *values.xs]
-    return prepared(candidate, values.residuals)
-
-
-def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
-    """One pass: a tangent of x to the tangents of y."""
-    if isinstance(candidate.variant, Free):
-        residuals, _ = held
-        return candidate.variant.linear(residuals, problem.program.in_avals, forward=True)
-    program = candidate.program or problem.program
-    push = program.push
-    if isinstance(program, LinearProgram) and candidate.variant == "jvp":
-        push = _jvp(program)
-    return lambda *tangents: push(held, tangents)

@@ -15,21 +15,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import jax
 import numpy as np
 
+from .._execute import Blocks, Held, Results, Stage
 from .._graph import Cut, chain, narrow_places, narrowest, path_splits, stages
 from .._layout import describe, is_complex, is_inexact
-from .._linear import UNKNOWN_LINE, active_variables, obstructions, source_line
+from .._linear import UNKNOWN_LINE, Linear, active_variables, obstructions, source_line
+from .._outputs import Output
 from .._seeds import Side
 from .._words import WORDS, counted, listed, pass_count
 from ._assembled import Assembled, assembled
 from ._examples import example_axis, per_example, spread
-from ._fill import bcoo
-from ._matrix import Blocks
 from ._nodes import Node, Part, Product, Sum, Through, dense_blocks, matrix_bytes, walk
 from ._order import apart, chained, split
 from ._problem import Candidate, Impossible, Problem
@@ -42,19 +42,107 @@ _NARROW = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Mixed:
-    """What a mixed candidate does: the tree, and where the program was cut.
+class Factored:
+    """J as a tree of local Jacobians, and where the program was cut.
 
     Attributes:
+        problem: the question.
         root: of the tree.
         example: the problem that the tree solves: the question itself, with other equations perhaps, or where it is
             asked for the dense Jacobian of a function that keeps examples apart, that of an example.
         cuts: the variables that Jacobians meet at.
     """
 
+    problem: Problem
     root: Node
     example: Problem
     cuts: tuple[Cut, ...]
+
+    @property
+    def program(self) -> Linear:
+        """The question's."""
+        return self.problem.program
+
+    @property
+    def uses_known_values(self) -> bool:
+        """Where a part of it does."""
+        return any(node.uses_known_values for node in walk(self.root))
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Those of all nodes, children first."""
+        return tuple(stage for _, stages in self._nodes for stage in stages)
+
+    @cached_property
+    def _nodes(self) -> tuple[tuple[Node, tuple[Stage, ...]], ...]:
+        return tuple((node, node.stages(self._made)) for node in walk(self.root))
+
+    def _made(self, results: Sequence[Results]) -> dict[Node, Sequence[Results]]:
+        """What each node brought back so far."""
+        found, first = {}, 0
+        for node, own in self._nodes:
+            found[node] = results[first : first + len(own)]
+            first += len(own)
+        return found
+
+    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+        """Residuals."""
+        return Held(residuals)
+
+    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
+        """The tree multiplied out."""
+        dense, one = _joined(self.problem, dense_blocks(self.root, self._made(results))), self.example
+        alone = one.batch == self.problem.batch
+        return [
+            [output.block(_Whole(block) if alone else _Diagonal(one, o, i, block)) for i, block in enumerate(row)]
+            for o, row in enumerate(dense)
+        ]
+
+    def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
+        """A tree is no part of another."""
+        raise NotImplementedError("a product is not added to anything")
+
+    def in_place(self, output: Output) -> bool:
+        """Results are multiplied."""
+        return False
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A block without zeros that are known."""
+
+    block: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.block.shape
+
+    def dense(self) -> Any:
+        return self.block
+
+    def entries(self) -> tuple[Any, np.ndarray]:
+        return self.block.reshape(-1), np.arange(self.block.size)
+
+
+@dataclass(frozen=True)
+class _Diagonal:
+    """The blocks of all examples, on the diagonal of one that is asked for as a whole."""
+
+    example: Problem
+    out: int
+    inp: int
+    block: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return jax.eval_shape(self.dense).shape
+
+    def dense(self) -> Any:
+        return spread(self.example, self.out, self.inp, self.block)
+
+    def entries(self) -> tuple[Any, np.ndarray]:
+        index = np.flatnonzero(spread(self.example, self.out, self.inp, np.ones(self.block.shape, bool)))
+        return self.dense().reshape(-1)[index], index
 
 
 def propose(
@@ -73,30 +161,14 @@ def propose(
     try:
         if all(isinstance(single, Impossible) for single in singles):
             return _alternating(problem)
-        if problem.format == "bcoo" and not forced:
-            return Impossible("mixed", 'skipped for format="bcoo": its product is dense (mode="mixed" forces it)')
+        if not problem.output.has_zeros and not forced:
+            why = f'skipped for format="{problem.output.name}": its product is dense (mode="mixed" forces it)'
+            return Impossible("mixed", why)
         return _narrowed(problem, 1.0 if forced else CLEAR_WIN)
     except NoBottleneckError as error:
         return Impossible("mixed", str(error), told=False)
     except (NoCutError, NotImplementedError) as error:
         return Impossible("mixed", str(error))
-
-
-def blocks(problem: Problem, candidate: Candidate, residuals: Sequence[Any], format: str) -> Blocks:
-    """The blocks of J in their format."""
-    mixed = candidate.variant
-    made, one = _joined(problem, dense_blocks(mixed.root, residuals)), mixed.example
-    alone = one.batch == problem.batch
-
-    def placed(o: int, i: int, block: Any) -> Any:
-        whole = block if alone else spread(one, o, i, block)
-        if format == "dense":
-            return whole
-        every = np.ones(block.shape, bool)
-        index = np.flatnonzero(every if alone else spread(one, o, i, every))
-        return bcoo(whole.reshape(-1)[index], index, whole.shape)
-
-    return [[placed(o, i, block) for i, block in enumerate(row)] for o, row in enumerate(made)]
 
 
 def _joined(problem: Problem, blocks: Blocks) -> Blocks:
@@ -130,7 +202,7 @@ def _narrowed(problem: Problem, gain: float) -> Candidate:
     offers = [_offer(problem, example, *chained(example, apart(example, cuts)))] if cuts else []
     fewest = min(example.passes(forward=True), example.passes(forward=False))
     together = assembled(example, int(fewest / gain))
-    offers += [] if together is None else [_offer(problem, together.problem, together, together.part.ends)]
+    offers += [] if together is None else [_offer(problem, together.problem, together, together.part.span)]
     _, splits = path_splits(example.structure, weigh, example.inputs.tied, width)
     offers += [_offer(problem, example, node, (z,)) for z in splits[:1] for node in split(example, z)]
     if not offers:
@@ -211,11 +283,10 @@ def _offer(problem: Problem, example: Problem, root: Node, cuts: tuple[Cut, ...]
     if example.batch != problem.batch:
         held += matrix_bytes(root)
     peak = held + max(node.passing_bytes for node in nodes)
-    seeds = tuple(seeds for node in nodes for seeds in node.seeds)
     cost = cost_with(problem, [node.work for node in nodes], sum(node.flops for node in nodes), peak)
-    variant = Mixed(root, example, cuts)
+    execution = Factored(problem, root, example, cuts)
     rewrites = tuple(r for node in nodes if isinstance(node, Part) for r in node.candidate.rewrites)
-    return Candidate("mixed", seeds, cost, variant, _note(example, root, cuts), n_groups=0, rewrites=rewrites)
+    return Candidate("mixed", execution, cost, _note(example, root, cuts), rewrites)
 
 
 def _note(problem: Problem, root: Node, cuts: Sequence[Cut]) -> str:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._linear import pullback
-from .._seeds import LinearMap
-from ._free import Free, begun, better, prepared
-from ._per_example import PerExample
-from ._problem import Candidate, Impossible, Problem, Values, complex_reason, forbidden_reason
+from ._free import begins_whole, begun, better
+from ._problem import Candidate, Impossible, Problem, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
 
@@ -31,25 +29,9 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     held = problem.jacobian_bytes + problem.residual_bytes
     try:
         free = begun(problem, "rev", held=held)
-        if free is not None and free.variant.whole and not problem.bounded and free.cost.peak_bytes <= problem.budget:
+        if free is not None and begins_whole(free) and not problem.bounded and free.cost.peak_bytes <= problem.budget:
             return free  # it does what other passes do, but for a product
         counted = count_groups(problem, pull, program.residual_avals, forward=False)
     except Exception as error:
         return Impossible("rev", forbidden_reason(problem, "rev", error) or "")
     return better(problem, free, candidate(problem, "rev", counted, held=held))
-
-
-def prepare(problem: Problem, candidate: Candidate, values: Values) -> Any:
-    """What the passes read: the residuals, with rows to begin with."""
-    return prepared(candidate, values.residuals)
-
-
-def linear(problem: Problem, candidate: Candidate, held: Any) -> LinearMap:
-    """One pass: a cotangent of y to the cotangents of x."""
-    if isinstance(candidate.variant, Free):
-        residuals, _ = held
-        return candidate.variant.linear(residuals, problem.program.in_avals, forward=False)
-    program = candidate.program or problem.program
-    if isinstance(candidate.variant, PerExample):
-        program = candidate.variant.problem.program
-    return pullback(lambda *t: program.push(held, t), program.in_avals)

@@ -1,9 +1,11 @@
-"""The elements of J that can be nonzero: read off what coloured passes brought back, and put in their places."""
+"""J by colors: nonzeros are read off what passes of several rows or columns bring back, and put in their places."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,10 +14,14 @@ from scipy import sparse
 
 from .._coloring import Coloring
 from .._layout import block_dtype
-from .._seeds import Seeds
+from .._linear import Linear
+from .._outputs import Output
+from .._seeds import Ends, Seeds
 from .._structure import rows_of
-from ._fill import bcoo, indexed, scattered
-from ._problem import Problem
+from ._execution import Blocks, Held, Stage
+from ._passes import Results
+from ._scatter import indexed, scattered
+from ._swept import Stored
 
 # Of numbers that are known, so many are added to one by one; more are all gathered anew.
 _FEW = 1 / 4
@@ -23,25 +29,67 @@ _FEW = 1 / 4
 
 @dataclass(frozen=True, eq=False)
 class Colored:
-    """What a coloured candidate does.
+    """Passes that each stand for all rows or columns of a color.
 
     Attributes:
+        program: what passes go through, and whose primal program is evaluated.
+        ends: both sides of J.
         matrix: the pattern of what passes bring back, of one example where there is a batch.
-        coloring: its colours.
+        coloring: its colors.
         pushed, pulled: the passes; None where there are none.
         fixed: numbers that are the same for every x, and are added.
     """
 
+    program: Linear
+    ends: Ends
     matrix: sparse.csr_matrix
     coloring: Coloring
     pushed: Seeds | None
     pulled: Seeds | None
     fixed: sparse.csr_matrix
+    uses_known_values: bool = True
 
     @property
     def nnz(self) -> int:
         """How many elements can be nonzero."""
         return int((self.matrix + (self.fixed != 0)).nnz)
+
+    @property
+    def _made(self) -> tuple[Seeds, ...]:
+        return tuple(seeds for seeds in (self.pushed, self.pulled) if seeds is not None and seeds.runs())
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Those pushed, then those pulled."""
+        stored = Stored(self.program)
+        return tuple(
+            Stage(seeds, partial(stored.linear, forward=seeds.forward)) for seeds in self._made
+        )
+
+    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+        """Residuals."""
+        return Held(residuals)
+
+    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
+        """Each nonzero in its place."""
+        return [[output.block(entries) for entries in row] for row in self._entries(results)]
+
+    def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
+        """Other blocks, with each nonzero added."""
+        pairs = zip(self._entries(results), others, strict=True)
+        return [[e.added_to(other) for e, other in zip(*rows, strict=True)] for rows in pairs]
+
+    def in_place(self, output: Output) -> bool:
+        """Nonzeros are gathered."""
+        return False
+
+    def _entries(self, results: Sequence[Results]) -> list[list[Entries]]:
+        landed: dict[bool, Any] = {}
+        for seeds, (run,) in zip(self._made, results, strict=True):
+            landed[seeds.forward] = run
+        pushed, pulled = landed.get(True), landed.get(False)
+        rows, columns = range(len(self.ends.outputs.avals)), range(len(self.ends.inputs.avals))
+        return [[_entries(self, o, i, pushed, pulled) for i in columns] for o in rows]
 
 
 @dataclass(frozen=True)
@@ -60,8 +108,20 @@ class Entries:
     size: int
     shape: tuple[int, ...]
 
+    def dense(self) -> Any:
+        """All elements."""
+        return scattered(self.data, self.index, self.shape[self.data.ndim - 1 :])
+
+    def entries(self) -> tuple[Any, np.ndarray]:
+        """These, of all examples."""
+        examples = math.prod(self.data.shape[:-1])
+        every = np.arange(examples)[:, None] * self.size + self.index
+        return self.data.reshape(-1), every.reshape(-1)
+
     def added_to(self, block: Any) -> Any:
-        """A dense block, with these added."""
+        """A dense block, with these added; None stands for zeros."""
+        if block is None:
+            return self.dense()
         batch = self.data.shape[:-1]
         sizes, places = indexed(self.index, self.shape[len(batch) :])
         added = block.reshape(*batch, *sizes).at[..., *places].add(
@@ -70,15 +130,13 @@ class Entries:
         return added.reshape(self.shape)
 
 
-def entries(
-    problem: Problem, found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: list[Any] | None
-) -> Entries:
+def _entries(found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: list[Any] | None) -> Entries:
     """The elements of the block of an output and an input, read off what the passes brought back."""
-    outputs, inputs, coloring = problem.outputs, problem.inputs, found.coloring
+    outputs, inputs, coloring = found.ends.outputs, found.ends.inputs, found.coloring
     row, column = sum(outputs.sizes[:o]), sum(inputs.sizes[:i])
     m, n = outputs.sizes[o], inputs.sizes[i]
     ours, index = _in_block(found.matrix, (row, m), (column, n))
-    batch = () if problem.batch is None else (problem.batch,)
+    batch = found.ends.lead
     dtype = block_dtype(outputs.avals[o], inputs.avals[i])
     values, places, offset = [], np.zeros(len(ours), np.int64), 0
     if pushed is not None:
@@ -91,7 +149,7 @@ def entries(
         places = np.where(coloring.pulled[ours], there, places)
         values.append(flat.astype(dtype))
     joined = jnp.concatenate(values, -1) if values else jnp.zeros((*batch, 1), dtype)
-    shape = (*batch, *outputs.shapes[o], *inputs.shapes[i])
+    shape = found.ends.shape(o, i)
 
     kept, known = _in_block(found.fixed, (row, m), (column, n))
     if not len(kept):
@@ -118,13 +176,3 @@ def _in_block(matrix: sparse.csr_matrix, rows: tuple[int, int], columns: tuple[i
     i, j = rows_of(matrix) - rows[0], matrix.indices - columns[0]
     ours = np.flatnonzero((i >= 0) & (i < rows[1]) & (j >= 0) & (j < columns[1]))
     return ours, i[ours] * columns[1] + j[ours]
-
-
-def placed(entries: Entries, format: str) -> Any:
-    """A block of its nonzeros."""
-    data, index, size = entries.data, entries.index, entries.size
-    if format == "bcoo":
-        examples = math.prod(data.shape[:-1])
-        every = np.arange(examples)[:, None] * size + index
-        return bcoo(data.reshape(-1), every.reshape(-1), entries.shape)
-    return scattered(data, index, entries.shape[data.ndim - 1 :])

@@ -1,0 +1,88 @@
+"""How a candidate computes J: the passes that it makes, stage by stage, and the blocks that it makes of them.
+
+Every mode is a list of stages. A stage makes the passes of some seeds through one linear map; what it brings back may
+be what later stages begin with. `_schedules` runs the stages of any execution, in a trace or on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from .._layout import zeros_like
+from .._linear import Linear
+from .._outputs import Output
+from .._seeds import Seeds
+from ._passes import LinearMap, Results
+
+Blocks = list[list[Any]]
+
+
+class Held(NamedTuple):
+    """What the primal program leaves for the passes.
+
+    Attributes:
+        read: what passes read: residuals, or what they are computed from.
+        xs, ys: what seeds are made like, where they are; else they are made like abstract values.
+    """
+
+    read: Sequence[Any]
+    xs: Sequence[Any] | None = None
+    ys: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Passes through one linear map.
+
+    Attributes:
+        seeds: which passes, and how they are chunked.
+        linear: what passes read -> the linear map.
+        rows: what passes read, results of earlier stages -> the rows that passes begin with; None where they begin with
+            the standard basis, or with colors.
+    """
+
+    seeds: Seeds
+    linear: Callable[[Sequence[Any]], LinearMap]
+    rows: Callable[[Sequence[Any], Sequence[Results]], Sequence[Any]] | None = None
+
+    def like(self, held: Held, results: Sequence[Results]) -> Sequence[Any]:
+        """What seeds are made like; the rows that they are, where passes begin with some."""
+        if self.rows is not None:
+            return self.rows(held.read, results)
+        given = held.xs if self.seeds.forward else held.ys
+        return given if given is not None else [zeros_like(aval) for aval in self.seeds.seeded.avals]
+
+
+class Execution(Protocol):
+    """How J is computed.
+
+    Attributes:
+        program: whose primal program is evaluated first.
+        stages: the passes, in the order in which they are made.
+        uses_known_values: whether what NumPy arrays hold, that f closes over, is a part of what runs.
+    """
+
+    @property
+    def program(self) -> Linear: ...
+    @property
+    def stages(self) -> tuple[Stage, ...]: ...
+    @property
+    def uses_known_values(self) -> bool: ...
+
+    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+        """What the passes read."""
+        ...
+
+    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
+        """blocks[out][in] of J, from what each stage brought back."""
+        ...
+
+    def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
+        """Other dense blocks of the same ends (None where one is zero), with these added."""
+        ...
+
+    def in_place(self, output: Output) -> bool:
+        """Whether results may be given up for J, which has their shape."""
+        ...

@@ -1,0 +1,130 @@
+"""Running an execution: inside a trace as one function, outside it compiled, long loops over chunks on the host."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._compiler import compiler_options
+from .._linear import LinearProgram
+from .._outputs import Output
+from .._seeds import UNROLLED_CHUNKS, Run
+from ._execution import Blocks, Execution, Held
+from ._passes import Results, empty_buffers, step, swept
+
+Computed = tuple[Blocks, list[Any], list[Any]]
+Executable = Callable[[Sequence[Any], Sequence[Any]], Computed]
+
+
+def traceable(execution: Execution, output: Output, value: bool) -> Executable:
+    """One traceable function: operands, x -> blocks of J as the user gets them, y where asked for, aux."""
+
+    def run(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
+        ys, aux, held = _held(execution, operands, xs)
+        results: list[Results] = []
+        for stage in execution.stages:
+            results.append(swept(stage.seeds, stage.linear(held.read), stage.like(held, results)))
+        return execution.blocks(results, output), ys if value else [], aux
+
+    return run
+
+
+def values_alone(program: LinearProgram) -> Executable:
+    """The same where there is nothing to differentiate: no blocks, y, aux."""
+
+    def run(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
+        ys, aux, _ = program.evaluate(operands, xs)
+        return [[] for _ in ys], ys, aux
+
+    return run
+
+
+def compiled(execution: Execution, output: Output, value: bool, platform: str, *, mapped: bool = False) -> Executable:
+    """The same, compiled for a platform; long loops over chunks run on the host, but where vmap makes many of the call.
+
+    XLA runs the body of a loop on one core of a CPU. A host loop over one compiled step, into which J is donated, keeps
+    them all busy and needs no second J.
+    """
+    jit = partial(jax.jit, compiler_options=compiler_options(platform))
+    runs = [run for stage in execution.stages if stage.seeds.looped for run in stage.seeds.runs()]
+    if max((run.chunks for run in runs), default=0) > UNROLLED_CHUNKS and not mapped:
+        return _on_host(execution, output, value, jit)
+    return jit(traceable(execution, output, value))
+
+
+def _held(execution: Execution, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], Held]:
+    """y, aux, and what the passes read."""
+    program = execution.program
+    assert isinstance(program, LinearProgram), "only a whole program can be evaluated"
+    ys, aux, residuals = program.evaluate(operands, xs)
+    return ys, aux, execution.held(operands, xs, ys, residuals)
+
+
+def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..., Any]) -> Executable:
+    """Stage after stage, chunk after chunk, each compiled once."""
+    stages = execution.stages
+    prepare = _forwarding(partial(_held, execution), jit)
+    # A run of one array becomes its block as it is; one of several is split, which needs new memory.
+    donated = [[execution.in_place(output) and len(run.leaves) == 1 for run in s.seeds.runs()] for s in stages]
+
+    def finish(given_up: Sequence[Any], others: Sequence[Any]) -> Blocks:
+        first, second = iter(given_up), iter(others)
+        results = [[next(first) if one else next(second) for one in ones] for ones in donated]
+        return execution.blocks(results, output)
+
+    def like(number: int, held: Held, results: Sequence[Results]) -> Sequence[Any]:
+        return stages[number].like(held, results)
+
+    def start(number: int, run: Run, read: Any, like: Sequence[Any]) -> list[Any]:
+        return empty_buffers(stages[number].seeds, run, stages[number].linear(read), like)
+
+    def chunk(number: int, run: Run, k: Any, buffers: list[Any], read: Any, like: Sequence[Any]) -> list[Any]:
+        return step(stages[number].seeds, run, k, buffers, stages[number].linear(read), like)
+
+    finish = jit(finish, donate_argnums=0)
+    rows, start = jit(like, static_argnums=0), jit(start, static_argnums=(0, 1))
+    chunk = jit(chunk, static_argnums=(0, 1), donate_argnums=3)
+
+    def run_all(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
+        ys, aux, held = prepare(operands, xs)
+        results: list[Results] = []
+        for number, stage in enumerate(stages):
+            # What seeds are made like is there; rows are computed, once.
+            begin = stage.like(held, results) if stage.rows is None else rows(number, held, results)
+            landed = []
+            for run in stage.seeds.runs():
+                buffers = start(number, run, held.read, begin)
+                for k in range(run.chunks):
+                    buffers = chunk(number, run, jnp.asarray(k), buffers, held.read, begin)
+                landed.append(buffers)
+            results.append(landed)
+        pairs = list(zip(itertools.chain(*donated), itertools.chain(*results), strict=True))
+        blocks = finish([x for one, x in pairs if one], [x for one, x in pairs if not one])
+        return blocks, ys if value else [], aux
+
+    return run_all
+
+
+def _forwarding(prepare: Callable[..., Any], jit: Callable[..., Any]) -> Callable[..., Any]:
+    """`prepare` compiled, without a copy of the arguments that it hands on (weights are residuals as they stand)."""
+    known: list[tuple[Any, list[int | None]]] = []
+
+    @jit
+    def computed(*args: Any) -> list[Any]:
+        given = jax.tree.leaves(args)
+        leaves, tree = jax.tree.flatten(prepare(*args))
+        sources = [next((k for k, x in enumerate(given) if x is leaf), None) for leaf in leaves]
+        known.append((tree, sources))
+        return [leaf for leaf, source in zip(leaves, sources, strict=True) if source is None]
+
+    def run(*args: Any) -> Any:
+        new, given = iter(computed(*args)), jax.tree.leaves(args)
+        tree, sources = known[-1]
+        return jax.tree.unflatten(tree, [next(new) if source is None else given[source] for source in sources])
+
+    return run

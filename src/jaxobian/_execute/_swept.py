@@ -1,0 +1,161 @@
+"""J by passes of one mode, each of which brings back a row or a column of it, or several that do not overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from .._linear import Linear, LinearProgram, pullback
+from .._outputs import OUTPUTS, Output
+from .._seeds import Ends, Seeds
+from ._execution import Blocks, Held, Stage
+from ._passes import LinearMap, Results
+from ._placed import filled, placed
+
+
+class Build(Protocol):
+    """How a pass is made.
+
+    Attributes:
+        recomputes: whether passes read the arguments, and compute residuals anew.
+        rows: what passes read -> the rows that they begin with; None where they begin with the standard basis.
+    """
+
+    @property
+    def recomputes(self) -> bool: ...
+    @property
+    def rows(self) -> Callable[[Sequence[Any]], Any] | None: ...
+
+    def linear(self, read: Sequence[Any], *, forward: bool) -> LinearMap:
+        """One pass: a tangent of x to the tangents of y, or a cotangent of y to the cotangents of x."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Passes through the linear program, which read residuals that the primal program stored."""
+
+    program: Linear
+    recomputes: bool = False
+    rows: None = None
+
+    def linear(self, read: Sequence[Any], *, forward: bool) -> LinearMap:
+        """Pushed through, or pulled back."""
+
+        def push(*tangents: Any) -> list[Any]:
+            return self.program.push(read, tangents)
+
+        return push if forward else pullback(push, self.program.in_avals)
+
+
+@dataclass(frozen=True, eq=False)
+class Recomputed:
+    """Forward passes through `jax.jvp` of f itself, which store no residuals."""
+
+    program: LinearProgram
+    recomputes: bool = True
+    rows: None = None
+
+    def linear(self, read: Sequence[Any], *, forward: bool) -> LinearMap:
+        """Pushed through."""
+        assert forward, "residuals are computed anew in forward mode alone"
+        return lambda *tangents: self.push(read, tangents)
+
+    def push(self, primals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
+        """The tangents of y, for operands and x."""
+        program, n_operands = self.program, len(self.program.operands)
+
+        def f(*xs: Any) -> list[Any]:
+            return program.function(*primals[:n_operands], *xs)[: program.n_out]
+
+        return jax.jvp(f, tuple(primals[n_operands:]), tuple(tangents))[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """Passes in one mode.
+
+    Attributes:
+        program: what passes go through, and whose primal program is evaluated.
+        ends: both sides of J.
+        seeds: the passes, a group after the other.
+        build: how one of them is made.
+    """
+
+    program: Linear
+    ends: Ends
+    seeds: tuple[Seeds, ...]
+    build: Build
+    uses_known_values: bool = False
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """A stage for each group."""
+        linear, first = self.build.linear, self._first()
+        return tuple(Stage(seeds, partial(linear, forward=seeds.forward), first) for seeds in self.seeds)
+
+    def _first(self) -> Callable[..., Sequence[Any]] | None:
+        rows = self.build.rows
+        return None if rows is None else lambda read, _: [rows(read)]
+
+    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+        """Residuals, or operands and x."""
+        return Held([*operands, *xs] if self.build.recomputes else residuals, xs, ys)
+
+    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
+        """Each result in its place."""
+        return filled(self.ends, self.seeds, results, output)
+
+    def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
+        """Other blocks, with each result added where it belongs."""
+        total = [list(row) for row in others]
+        for seeds, landed in zip(self.seeds, results, strict=True):
+            for out, inp, place in placed(self.ends, seeds, landed):
+                total[out][inp] = place.added_to(total[out][inp])
+        return total
+
+    def in_place(self, output: Output) -> bool:
+        """What is spread out, or collected into an index, has another shape than what it is made of."""
+        return output.has_zeros and not any(any(seeds.group.cells) for seeds in self.seeds if seeds.group)
+
+
+@dataclass(frozen=True, eq=False)
+class Copied:
+    """Reverse passes for copies of x, one for each example: what they bring back are the rows of all examples.
+
+    Attributes:
+        program: whose primal program is evaluated.
+        swept: the passes of the function of copies, a batch.
+    """
+
+    program: Linear
+    swept: Swept
+    uses_known_values: bool = False
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Those of the function of copies."""
+        return self.swept.stages
+
+    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+        """Residuals; the copies read the same."""
+        return self.swept.held(operands, xs, ys, residuals)
+
+    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
+        """The blocks of the batch, examples where y has them."""
+        batched = filled(self.swept.ends, self.swept.seeds, results, OUTPUTS["dense"])
+        tied = self.swept.ends.outputs.tied
+        return [[jnp.moveaxis(b, 0, axis or 0) for b in row] for axis, row in zip(tied, batched, strict=True)]
+
+    def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
+        """Rows are full: nothing is to be won by adding them in their places."""
+        raise NotImplementedError("copies of x are made for the whole of J alone")
+
+    def in_place(self, output: Output) -> bool:
+        """The axis of examples moves."""
+        return False
