@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import jax
@@ -16,8 +16,9 @@ import pytest
 
 import jaxobian as jb
 from jaxobian._batch import Batch
-from jaxobian._cache import KEPT, NOT_ASKED, _kept, asked
+from jaxobian._cache import KEPT, _kept
 from jaxobian._call import Options
+from jaxobian._request import Request
 from jaxobian.testing._scenario import normal, weights
 
 W = weights(6, 5, seed=1)
@@ -134,7 +135,7 @@ def test_a_jacobian_inside_a_trace_leaves_one_equation_however_many_arrays_there
     assert "custom_vmap_call" not in {e.primitive.name for e in jaxpr.eqns}
 
 
-# For each option two values that ask for different things.
+# For each field of a request two values that ask for different things.
 OTHERS: dict[str, tuple[Any, Any]] = {
     "mode": ("fwd", "rev"),
     "holomorphic": (False, True),
@@ -147,13 +148,16 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "symmetric": (False, True),
     "copies": (1, 2),
 }
+# How f is called is in the program; how results are handed back comes after what is kept.
+NOT_ASKED = {"argnums", "has_aux", "allow_int", "batch"}
 
 
-def test_every_option_is_in_the_key_or_in_the_program() -> None:
-    names = {f.name for f in fields(Options)}
-    assert names == OTHERS.keys() | NOT_ASKED
+def test_every_field_of_a_request_tells_it_from_another() -> None:
+    assert {f.name for f in fields(Request)} == OTHERS.keys()
     for name, (one, other) in OTHERS.items():
-        assert asked(replace(Options(), **{name: one})) != asked(replace(Options(), **{name: other})), name
+        assert Request(**{name: one}) != Request(**{name: other}), name
+        assert hash(Request(**{name: one})) == hash(Request(**{name: one}))
+    assert {f.name for f in fields(Options)} == NOT_ASKED | {"request"}
 
 
 def test_what_is_not_in_the_key_changes_the_program_or_what_is_done_after() -> None:

@@ -11,7 +11,7 @@ import pytest
 from jax import Array
 
 import jaxobian as jb
-from jaxobian._strategies import _per_example
+from jaxobian._strategies import per_example
 
 RNG = np.random.default_rng(0)
 
@@ -28,7 +28,7 @@ KERNEL, TABLE = normal(3, 3, 4, 8), normal(9, 5)
 @pytest.fixture
 def wherever_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies are taken whatever they are predicted to cost: what is never taken cannot be wrong."""
-    monkeypatch.setattr(_per_example, "CLEAR_WIN", 0.0)
+    monkeypatch.setattr(per_example, "CLEAR_WIN", 0.0)
 
 
 def network(p: Any) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ._call import Options, Traced
@@ -18,8 +18,6 @@ from ._structure import structure
 KEPT = 128
 # Numbers that f closes over are known, until they have been so many different ones.
 _CHANGING = 4
-# What decides how f is called and how results are handed back, and so is in the program and its sides or after it.
-NOT_ASKED = frozenset({"argnums", "has_aux", "allow_int", "batch"})
 
 _kept: OrderedDict[Hashable, Any] = OrderedDict()
 _lock = threading.Lock()
@@ -61,7 +59,8 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
         value: whether y is to be returned, too.
         mapped: whether the call is one of many under `jax.vmap`, where no loop can run on the host.
     """
-    found: _Runs = remembered((_key(traced), asked(options), value, mapped), _Runs)
+    # How f is called is in the program, and how results are handed back comes after it.
+    found: _Runs = remembered((_key(traced), options.request, value, mapped), _Runs)
 
     def values() -> Hashable:
         return values_key(traced.program.numbers[k] for k in sorted(found.numbers))
@@ -71,7 +70,7 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
         known = len(found.runs) < _CHANGING
         closed = replace(traced, program=traced.program.without_values(numbers=known))
         choice = closed.choose(options, traced.device, traced.values)
-        run = compiled(choice.execution, options.output, value, traced.device.platform, mapped=mapped)
+        run = compiled(choice.execution, options.request.output, value, traced.device.platform, mapped=mapped)
         with _lock:
             found.numbers |= choice.known
             found.runs[values() if known else None] = run
@@ -91,11 +90,6 @@ def check_apart(traced: Traced) -> None:
 
     with our_settings():
         remembered((_key(traced), "apart"), check)
-
-
-def asked(options: Options) -> Hashable:
-    """All that was asked for beside how f is called."""
-    return tuple(getattr(options, f.name) for f in fields(options) if f.name not in NOT_ASKED)
 
 
 def _key(traced: Traced) -> Hashable:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ._batch import Batch, batch_of, output_axes, sharing_hint
-from ._budget import budget, parse_bytes
 from ._coupling import Names, check_examples
 from ._layout import (
     Argnums,
@@ -27,62 +26,30 @@ from ._layout import (
     take_apart,
 )
 from ._linear import LinearProgram, cast_varying, our_settings, relaxed, relaxed_program, trace
-from ._outputs import OUTPUTS, Output
 from ._placement import Placement
-from ._plan import MODES, Choice, choose
+from ._plan import Choice, choose
+from ._request import DEFAULT, Request
 from ._seeds import Ends, Side
 from ._structure import structure
 from ._tracebacks import Call
-from ._words import SYNONYMS
-
-Mode = Literal["auto", "fwd", "forward", "rev", "reverse", "mixed", "colored", "coloured"]
-Format = Literal["dense", "bcoo"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for beside f."""
+    """How f is called and how results are handed back; and what is asked of J."""
 
     argnums: Argnums = 0
-    mode: str = "auto"
     has_aux: bool = False
-    holomorphic: bool = False
     allow_int: bool = False
-    format: str = "dense"
-    chunk_size: int | None = None
-    memory_budget: int | float | str | None = None
-    rewrite: bool = True
     batch: Batch | None = None
-    independent: bool = False
-    prefer_reverse: bool = False
-    symmetric: bool = False
-    copies: int = 1  # computations that run side by side, as examples do under vmap
+    request: Request = DEFAULT
 
     def __post_init__(self) -> None:
         check_argnums(self.argnums)
-        if not isinstance(self.rewrite, bool):
-            raise ValueError(f"rewrite must be True or False; got {self.rewrite!r}.")
-        if isinstance(self.mode, str):
-            object.__setattr__(self, "mode", SYNONYMS.get(self.mode, self.mode))
-        if self.mode not in MODES:
-            raise ValueError(
-                'mode must be "auto", "fwd" ("forward"), "rev" ("reverse"), "mixed" or "colored"; '
-                f"got {self.mode!r}."
-            )
-        if self.format not in OUTPUTS:
-            raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
-        size = self.chunk_size
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer)):
-            raise ValueError(f"chunk_size must be a positive int or None; got {size!r}.")
-        if size is not None and size <= 0:
-            raise ValueError(f"chunk_size must be positive, the number of passes run at once; got {size}.")
-        if self.memory_budget is not None:
-            parse_bytes(self.memory_budget)
 
-    @property
-    def output(self) -> Output:
-        """What is wanted of J."""
-        return OUTPUTS[self.format]
+    def asking(self, **changes: Any) -> Options:
+        """The same with something else asked of J."""
+        return replace(self, request=replace(self.request, **changes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +76,8 @@ class Traced:
         as_plan: bool = False,
     ) -> Traced:
         """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
-        arguments = take_apart(args, options.argnums, holomorphic=options.holomorphic, allow_int=options.allow_int)
+        holomorphic = options.request.holomorphic
+        arguments = take_apart(args, options.argnums, holomorphic=holomorphic, allow_int=options.allow_int)
         # A plan leaves every array open; a call closes over all that is not differentiated, just as it came.
         others = Rest.of(arguments, kwargs)
         open_arrays, close = others.opened() if as_plan else ((), None)
@@ -123,7 +91,7 @@ class Traced:
             return ys, aux
 
         def check(avals: Sequence[Any]) -> None:
-            check_outputs(avals, returned[-1].paths, holomorphic=options.holomorphic)
+            check_outputs(avals, returned[-1].paths, holomorphic=holomorphic)
 
         xs = arguments.leaves
         places = [*(others.places(arguments) if as_plan else ()), *arguments.differentiated_places]
@@ -150,21 +118,9 @@ class Traced:
         """The choice for this call on a device; `values` of operands and inputs make errors about a batch certain."""
         with our_settings():
             ties = structure(self.program)
-            if options.batch is not None and not options.independent:
+            if options.batch is not None and not options.request.independent:
                 check_examples(ties, self.ends, self.names, values)
-            return choose(
-                ties,
-                self.ends,
-                options.output,
-                mode=options.mode,
-                prefer_reverse=options.prefer_reverse,
-                holomorphic=options.holomorphic,
-                chunk_size=options.chunk_size,
-                budget=budget(options.memory_budget, device).shared(options.copies),
-                platform=device.platform,
-                rewrite=options.rewrite,
-                symmetric=options.symmetric,
-            )
+            return choose(ties, self.ends, options.request, device)
 
     @property
     def device(self) -> Any:

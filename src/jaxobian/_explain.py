@@ -10,7 +10,7 @@ from ._layout import describe
 from ._linear import UNKNOWN_LINE, walk
 from ._strategies import Candidate, Impossible, Problem
 from ._structure import Line
-from ._words import WORDS, counted, human_bytes, human_flops, human_seconds, listed, pass_count
+from ._words import counted, human_bytes, human_flops, human_seconds, listed, pass_count, word
 
 # Modes whose `Impossible` may mean that there is nothing to win.
 _OPTIONAL = ("mixed", "colored")
@@ -63,7 +63,7 @@ def _fewer(problem: Problem, chosen: Candidate, candidates: Sequence[Candidate |
         if isinstance(other, Candidate) and {other.mode, chosen.mode} == {"fwd", "rev"}:
             faster = other.cost.seconds < chosen.cost.seconds <= problem.machine.slowest_alike(other.cost.seconds)
             if faster and chosen.passes < other.passes:
-                return f"about as fast as {WORDS[other.mode]}; fewer passes"
+                return f"about as fast as {word(other.mode)}; fewer passes"
     return ""
 
 
@@ -162,14 +162,14 @@ def _other(option: Candidate | Impossible, chosen: Candidate, measured: dict[str
     """A row for a mode that was not taken."""
     if isinstance(option, Impossible):
         told = option.reason if option.mode in _OPTIONAL else f"impossible: {option.reason}"
-        return WORDS[option.mode], [told]
+        return word(option.mode), [told]
     if option.mode in measured:
-        return WORDS[option.mode], [pass_count(option.passes), *_costs(option), _time(option, measured)]
+        return word(option.mode), [pass_count(option.passes), *_costs(option), _time(option, measured)]
     ratio = option.seconds / chosen.seconds
     compared = f"{ratio:,.0f}x slower" if ratio >= 10 else f"{ratio:.1f}x slower" if ratio >= 1.05 else "about as fast"
     if measured:
         compared = f"not measured: predicted {human_seconds(option.seconds)}"
-    return WORDS[option.mode], [pass_count(option.passes), *_costs(option), compared]
+    return word(option.mode), [pass_count(option.passes), *_costs(option), compared]
 
 
 def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
@@ -187,7 +187,7 @@ def _passes(candidate: Candidate, examples: int | None) -> str:
     many = f" of {counted(examples, 'example')}" if examples else ""
     most = max((seeds.passes for seeds in candidate.seeds), default=0)
     chunked = f", chunk_size={candidate.chunk_size}" if candidate.chunk_size < most else ""
-    return f"{WORDS[candidate.mode]}, {pass_count(candidate.passes)}{many}{chunked}"
+    return f"{word(candidate.mode)}, {pass_count(candidate.passes)}{many}{chunked}"
 
 
 def _costs(candidate: Candidate) -> list[str]:

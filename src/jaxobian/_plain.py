@@ -30,11 +30,11 @@ def plain(
         y, aux = out if options.has_aux else (out, None)
         return y, (y, aux)
 
-    chosen: dict[str, Any] = {"argnums": options.argnums, "has_aux": True, "holomorphic": options.holomorphic}
+    chosen: dict[str, Any] = {"argnums": options.argnums, "has_aux": True, "holomorphic": options.request.holomorphic}
     forward = lambda: jax.jacfwd(g, **chosen)(*args)  # noqa: E731
     reverse = lambda: jax.jacrev(g, allow_int=options.allow_int, **chosen)(*args)  # noqa: E731
-    if options.mode in ("fwd", "rev"):
-        J, (y, aux) = forward() if options.mode == "fwd" else reverse()
+    if options.request.mode in ("fwd", "rev"):
+        J, (y, aux) = forward() if options.request.mode == "fwd" else reverse()
     else:
         try:
             J, (y, aux) = reverse()
@@ -80,8 +80,8 @@ def _block(out: Any, x: Any, block: Any, out_axis: Any, in_axis: Any, options: O
     if is_inexact(x):
         block = block.astype(block_dtype(y, x))
     if out_axis != _NO_AXIS and in_axis != _NO_AXIS:
-        block = _examples(block, out_axis % y.ndim, y.ndim + in_axis % x.ndim, options.independent)
-    return sparse.BCOO.fromdense(block) if options.format == "bcoo" else block
+        block = _examples(block, out_axis % y.ndim, y.ndim + in_axis % x.ndim, options.request.independent)
+    return sparse.BCOO.fromdense(block) if options.request.format == "bcoo" else block
 
 
 def _examples(block: Any, out_axis: int, in_axis: int, independent: bool) -> Any:

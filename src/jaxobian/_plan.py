@@ -5,35 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ._budget import Budget
+from ._budget import Budget, budget
 from ._cost import Machine, is_elementwise, machine
 from ._errors import MemoryBudgetError, ModeError
 from ._execute import Execution
 from ._linear import subprograms, walk
-from ._outputs import Output
+from ._request import Request
 from ._seeds import Ends
-from ._strategies import (
-    CLEAR_WIN,
-    Candidate,
-    Impossible,
-    Problem,
-    colored,
-    forward,
-    mixed,
-    per_example_gradients,
-    reverse,
-)
+from ._strategies import STRATEGIES, Candidate, Impossible, Problem
 from ._structure import Structure
-from ._words import WORDS, counted, human_bytes
+from ._words import counted, human_bytes, word
 
 _SINGLE = ("fwd", "rev")
 # Passes are fewer where they are so many times fewer.
 _FEWER = 1.2
 # Of modes that take as many passes, and times that differ by no more, the favourite is taken.
 _EQUAL = 1.05
-
-MODES = ("auto", "fwd", "rev", "mixed", "colored")
 
 
 @dataclass(frozen=True)
@@ -56,90 +45,56 @@ class Choice:
         return frozenset(self.problem.structure.read) if used else frozenset()
 
 
-def choose(
-    ties: Structure,
-    ends: Ends,
-    output: Output,
-    *,
-    mode: str,
-    prefer_reverse: bool,
-    holomorphic: bool,
-    chunk_size: int | None,
-    budget: Budget,
-    platform: str,
-    rewrite: bool = True,
-    symmetric: bool = False,
-) -> Choice:
+def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice:
     """Let each strategy propose, and take the fastest that is possible.
 
     Args:
-        ties: the traced and linearised function, with its ties.
+        ties: the traced and linearized function, with its ties.
         ends: both sides of J, with their batch axes.
-        output: what is wanted of J.
-        mode: "auto" or a forced mode.
-        prefer_reverse: take reverse where it is possible, whatever it costs.
-        holomorphic: complex to complex, C-linear.
-        chunk_size: passes at once, where the user says so.
-        budget: bytes that may be allocated, by each of the computations that run side by side.
-        platform: of the device: "cpu", "gpu" or "tpu".
-        rewrite: whether equations may be replaced by faster equals.
-        symmetric: whether J is known to be symmetric.
+        request: what is asked of J.
+        device: that it is computed on.
 
     Raises:
         ModeError: the mode, or every mode, is impossible.
         MemoryBudgetError: J, or an explicit budget less J, cannot hold one pass.
     """
-    problem = Problem(
-        ties.program,
-        ties,
-        ends,
-        holomorphic,
-        chunk_size,
-        budget.limit,
-        budget.explicit,
-        machine(platform).shared(budget.copies),
-        output,
-        rewrite,
-    )
-    if output.has_zeros and problem.jacobian_bytes > budget.hard:
-        raise MemoryBudgetError(_too_large(problem, budget, problem.jacobian_bytes))
-    singles = (forward.propose(problem), reverse.propose(problem))
-    pulled = per_example_gradients(problem, *singles, reverse.propose)
-    proposals: list[Candidate | Impossible] = [singles[0], pulled]
-    proposals.append(mixed.propose(problem, singles, forced=mode == "mixed"))
-    proposals.append(colored.propose(problem, singles, forced=mode == "colored", symmetric=symmetric))
-    possible = [p for p in proposals if isinstance(p, Candidate)]
-    if mode in WORDS:
-        forced = next(p for p in proposals if p.mode == mode)
+    room = budget(request.memory_budget, device).shared(request.copies)
+    speeds = machine(device.platform).shared(request.copies)
+    problem = Problem(ties.program, ties, ends, request, request.output, room.limit, speeds)
+    if problem.output.has_zeros and problem.jacobian_bytes > room.hard:
+        raise MemoryBudgetError(_too_large(problem, room, problem.jacobian_bytes))
+    found: dict[str, Candidate | Impossible] = {}
+    for strategy in STRATEGIES:
+        found[strategy.mode] = strategy.propose(problem, found)
+    possible = [p for p in found.values() if isinstance(p, Candidate)]
+    if request.mode != "auto":
+        forced = found[request.mode]
         if isinstance(forced, Impossible):
-            raise ModeError(f"{WORDS[mode]} mode is impossible here: {forced.reason}." + _instead(possible, mode))
+            raise ModeError(
+                f"{word(forced.mode)} mode is impossible here: {forced.reason}." + _instead(possible, forced.mode)
+            )
         possible = [forced]
     if not possible:
-        reasons = "\n".join(f"  {WORDS[p.mode]:8} {p.reason}" for p in proposals if isinstance(p, Impossible))
+        reasons = "\n".join(f"  {word(p.mode):8} {p.reason}" for p in found.values() if isinstance(p, Impossible))
         raise ModeError(f"no mode can compute this Jacobian.\n{reasons}")
-    chosen = _fastest(possible, problem, prefer_reverse=prefer_reverse)
-    limit = budget.limit if budget.explicit else math.inf if output.has_zeros else budget.hard
+    chosen = _fastest(possible, problem)
+    limit = room.limit if room.explicit else math.inf if problem.output.has_zeros else room.hard
     if chosen.cost.peak_bytes > limit:
-        raise MemoryBudgetError(_too_large(problem, budget, chosen.cost.peak_bytes))
-    return Choice(problem, chosen, tuple(proposals))
+        raise MemoryBudgetError(_too_large(problem, room, chosen.cost.peak_bytes))
+    return Choice(problem, chosen, tuple(found.values()))
 
 
-def _fastest(possible: Sequence[Candidate], problem: Problem, *, prefer_reverse: bool) -> Candidate:
+def _fastest(possible: Sequence[Candidate], problem: Problem) -> Candidate:
     """The candidate that is predicted to take least time; of single modes that take about as long, fewer passes."""
     within = [c for c in possible if c.cost.peak_bytes <= problem.budget] or [
         min(possible, key=lambda c: c.cost.peak_bytes)
     ]
     singles = {c.mode: c for c in within if c.mode in _SINGLE}
-    if prefer_reverse and "rev" in singles:
+    if problem.request.prefer_reverse and "rev" in singles:
         return singles["rev"]
 
-    def handicapped(candidate: Candidate) -> float:
-        # Only colours know all zeros, which is what bcoo is for.
-        colours = CLEAR_WIN if problem.output.has_zeros else 1 / CLEAR_WIN
-        factor = {"mixed": CLEAR_WIN, "colored": colours}.get(candidate.mode, 1.0)
-        return factor * candidate.cost.seconds
-
-    best = min(within, key=handicapped)
+    handicaps = {strategy.mode: strategy.handicap(problem) for strategy in STRATEGIES}
+    best = min(within, key=lambda candidate: handicaps[candidate.mode] * candidate.cost.seconds)
     return _single(singles, problem.machine, _favourite(problem)) if best.mode in singles else best
 
 
@@ -197,4 +152,4 @@ def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
 
 def _instead(possible: Sequence[Candidate], mode: str) -> str:
     others = [c.mode for c in possible if c.mode != mode]
-    return f' {WORDS[others[0]].capitalize()} mode works: mode="{others[0]}", or "auto".' if others else ""
+    return f' {word(others[0]).capitalize()} mode works: mode="{others[0]}", or "auto".' if others else ""

@@ -34,7 +34,7 @@ class PlannedRun:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         _compare(self.traced.arguments, self.kwargs, args, kwargs)
         arguments = take_apart(
-            args, self.options.argnums, holomorphic=self.options.holomorphic, allow_int=self.options.allow_int
+            args, self.options.argnums, holomorphic=self.options.request.holomorphic, allow_int=self.options.allow_int
         )
         open_arrays, _ = Rest.of(arguments, kwargs).opened()
         program, xs = self.traced.program, arguments.leaves
@@ -42,7 +42,7 @@ class PlannedRun:
         constants = program.operands[: len(program.operands) - len(open_arrays)]
         if not self._jitted:
             platform = self.traced.device.platform
-            self._jitted.append(compiled(self.choice.execution, self.options.output, False, platform))
+            self._jitted.append(compiled(self.choice.execution, self.options.request.output, False, platform))
         results = self.traced.placement.run(self._jitted[0], (*constants, *open_arrays), xs)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)

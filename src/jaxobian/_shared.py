@@ -68,7 +68,7 @@ class Examples:
 
     def alone(self, args: Sequence[Any]) -> Options:
         """The options for the Jacobian of one example, beside all others."""
-        return replace(self.options, batch=None, independent=False, copies=max(1, self.size(args)))
+        return replace(self.options, batch=None).asking(independent=False, copies=max(1, self.size(args)))
 
     def one(self, /, *args: Any, **kwargs: Any) -> Any:
         """f of one example: a batch of one goes in, and its only result comes out."""
@@ -137,7 +137,7 @@ class Examples:
             ValueError: an array that is said to have no batch axis has an entry for each example.
         """
         axes = self._axes(args)
-        if self.options.independent:
+        if self.options.request.independent:
             return
         keyed, tree = jax.tree_util.tree_flatten_with_path(args, is_leaf=_is_none)
         leaves, names = [leaf for _, leaf in keyed], [f"args{jax.tree_util.keystr(path)}" for path, _ in keyed]
@@ -157,8 +157,8 @@ class Examples:
         real = [k for k, g in zip(arrays, given, strict=True) if g.axis is not None and is_inexact(g.array)]
         if real and has_rules(values.program):
             # Derivatives of the user's own making may couple what the values do not.
-            options = replace(self.options, argnums=tuple(range(len(real))), holomorphic=False,
-                              batch=Batch(tuple(axes[k] for k in real), self.out_axes))  # fmt: skip
+            batch = Batch(tuple(axes[k] for k in real), self.out_axes)
+            options = replace(self.options, argnums=tuple(range(len(real))), batch=batch).asking(holomorphic=False)
             traced = Traced.of(taking(real), options, tuple(leaves[k] for k in real), {})
             check_apart(replace(traced, names=replace(traced.names, inputs=[names[k] for k in real])))
 

@@ -10,6 +10,15 @@ WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed", "colored": "color
 SYNONYMS = {**{word: mode for mode, word in WORDS.items()}, "coloured": "colored"}
 
 
+def word(mode: str) -> str:
+    """The word for a mode.
+
+    >>> word("rev")
+    'reverse'
+    """
+    return WORDS.get(mode, mode)
+
+
 def human_bytes(count: float) -> str:
     """A number of bytes for people: 31.0 MB.
 

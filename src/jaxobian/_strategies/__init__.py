@@ -1,7 +1,7 @@
 """Ways to multiply a linear program out: one file a strategy.
 
-Each has `propose(problem, ...) -> Candidate | Impossible`. A candidate carries its execution, which runs it; `_plan`
-compares what they take.
+Each has `propose(problem, earlier) -> Candidate | Impossible`, and stands in `STRATEGIES`. A candidate carries its
+execution, which runs it; `_plan` compares what they take.
 """
 
 from ._nodes import Part as Part
@@ -9,9 +9,9 @@ from ._nodes import Sum as Sum
 from ._nodes import Through as Through
 from ._nodes import walk as nodes  # noqa: F401
 from ._patterns import pattern as pattern
-from ._per_example import per_example_gradients as per_example_gradients
 from ._problem import Candidate as Candidate
 from ._problem import Impossible as Impossible
 from ._problem import Problem as Problem
-from ._sweeps import CLEAR_WIN as CLEAR_WIN
+from ._strategy import STRATEGIES as STRATEGIES
+from ._strategy import Strategy as Strategy
 from .mixed import Factored as Factored

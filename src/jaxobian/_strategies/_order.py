@@ -147,8 +147,7 @@ def _coloured(problem: Problem, span: Span) -> Part:
     """A problem solved by colours."""
     if colored.hopeless(problem):
         raise NoCutError("colors save no passes")
-    singles = [_MODES[mode].propose(problem) for mode in ("fwd", "rev")]
-    offer = colored.propose(problem, singles, forced=False)
+    offer = colored.propose(problem, {mode: single.propose(problem) for mode, single in _MODES.items()})
     if isinstance(offer, Impossible):
         raise NoCutError(offer.reason)
     return Part(problem, offer, span)

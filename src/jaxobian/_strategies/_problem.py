@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from .._cost import Cost, Machine, Work, count, nbytes, repeated
@@ -11,10 +13,11 @@ from .._execute import Execution
 from .._layout import is_complex
 from .._linear import Linear, LinearProgram, active_variables, is_variable, obstructions
 from .._outputs import OUTPUTS, Output
+from .._request import Request
 from .._rewrite import goes_beside
 from .._seeds import Ends, Group, Seeds, Side, groups
 from .._structure import Structure
-from .._words import WORDS, human_bytes, human_flops, human_seconds, pass_count
+from .._words import human_bytes, human_flops, human_seconds, pass_count, word
 
 NO_WORK = Work()
 
@@ -27,25 +30,19 @@ class Problem:
         program: the traced and linearised function, or a segment of one.
         structure: its ties.
         ends: both sides of J, with their batch axes.
-        holomorphic: complex to complex, C-linear.
-        chunk_size: passes at once, where the user says so.
+        request: what the user asks for.
+        output: what is wanted of J, or of the segment's Jacobian.
         budget: bytes that may be allocated.
-        bounded: whether the budget is the user's word, which even their chunk_size must obey.
         machine: constants of the device.
-        output: what is wanted of J.
-        rewrite: whether equations may be replaced by faster equals.
     """
 
     program: Linear
     structure: Structure
     ends: Ends
-    holomorphic: bool
-    chunk_size: int | None
+    request: Request
+    output: Output
     budget: int
-    bounded: bool
     machine: Machine
-    output: Output = OUTPUTS["dense"]
-    rewrite: bool = True
 
     @property
     def inputs(self) -> Side:
@@ -66,7 +63,7 @@ class Problem:
     def beside(self) -> bool:
         """Whether passes are to stand beside their examples, which come first on both sides."""
         first = {*self.inputs.tied, *self.outputs.tied} == {0}
-        return first and self.rewrite and goes_beside(self.program.linear)
+        return first and self.request.rewrite and goes_beside(self.program.linear)
 
     def sides(self, *, forward: bool) -> tuple[Side, Side]:
         """The side on which seeds are put, and the one on which results land."""
@@ -84,8 +81,13 @@ class Problem:
 
     def part(self, program: Linear, ends: Ends) -> Problem:
         """The same question about a segment of the program, whose Jacobian is to be dense."""
+        request = replace(self.request, mode="auto", symmetric=False)
         structure = self.structure.part(program)
-        return replace(self, program=program, structure=structure, ends=ends, output=OUTPUTS["dense"])
+        return replace(self, program=program, structure=structure, ends=ends, request=request, output=OUTPUTS["dense"])
+
+    def wants(self, mode: str) -> bool:
+        """Whether the user wants a mode, whatever it takes."""
+        return self.request.mode == mode
 
     @cached_property
     def jacobian_bytes(self) -> int:
@@ -151,7 +153,7 @@ class Candidate:
 
     def __repr__(self) -> str:
         costs = f"{human_flops(self.flops)}, peak {human_bytes(self.peak_bytes)}, {human_seconds(self.seconds)}"
-        return f"Candidate({WORDS[self.mode]}: {pass_count(self.passes)}, {costs})"
+        return f"Candidate({word(self.mode)}: {pass_count(self.passes)}, {costs})"
 
     @property
     def flops(self) -> float:
@@ -209,16 +211,21 @@ class Impossible:
     nnz: int | None = None
 
     def __repr__(self) -> str:
-        return f"Impossible({WORDS[self.mode]}: {self.reason})"
+        return f"Impossible({word(self.mode)}: {self.reason})"
 
     def times(self, copies: int) -> Impossible:
         """The same, of so many side by side."""
         return self
 
 
+# What strategies asked before proposed, by mode.
+Proposals = Mapping[str, Candidate | Impossible]
+NOTHING: Proposals = MappingProxyType({})
+
+
 def complex_reason(problem: Problem, mode: str) -> str | None:
     """Why `mode` would give the wrong answer for complex numbers, or None."""
-    if problem.holomorphic:
+    if problem.request.holomorphic:
         return None
     seeded, landed = problem.sides(forward=mode == "fwd")
     if any(is_complex(aval) for aval in seeded.avals):

@@ -21,7 +21,7 @@ _HOPELESS = 50
 
 def with_rewrites(problem: Problem, mode: str, propose: _Propose) -> Candidate | Impossible:
     """What `propose` makes of the program with its slow equations replaced, where that keeps to the budget."""
-    worth = problem.rewrite and not _hopeless(problem, mode)
+    worth = problem.request.rewrite and not _hopeless(problem, mode)
     linear, primal = (_in_passes(problem, mode), _in_primal(problem)) if worth else ({}, {})
     if not linear and not primal:
         return propose(problem)

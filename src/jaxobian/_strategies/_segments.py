@@ -56,7 +56,7 @@ def side_at(problem: Problem, cut: Cut) -> Side:
 
 def in_parts(problem: Problem, side: Side) -> Side:
     """The side with complex arrays in two parts: a map between those need not be C-linear."""
-    if problem.holomorphic:
+    if problem.request.holomorphic:
         return side
     pairs = [(part, tied) for aval, tied in zip(side.avals, side.tied, strict=True) for part in real_avals(aval)]
     return Side(tuple(part for part, _ in pairs), tuple(tied for _, tied in pairs))
@@ -64,7 +64,7 @@ def in_parts(problem: Problem, side: Side) -> Side:
 
 def restricted(problem: Problem, program: Linear, inputs: Side, outputs: Side) -> Problem:
     """The problem of a segment."""
-    part = problem.part(program if problem.holomorphic else program.with_real_ends(), Ends(inputs, outputs))
+    part = problem.part(program if problem.request.holomorphic else program.with_real_ends(), Ends(inputs, outputs))
     for tied, dependence in zip(outputs.tied, part.structure.relations, strict=True):
         if problem.batch and not all(
             has_line(relation, tied, inputs.tied[j]) for j, relation in dependence.items()

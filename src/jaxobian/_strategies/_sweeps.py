@@ -52,7 +52,7 @@ class Sweep:
 
     def arranged(self, chunking: Chunking, problem: Problem) -> bool:
         """Whether chunks put the constant of their products first."""
-        return bool(self.few) and problem.rewrite and problem.machine.packs and chunking.width <= _ROWS
+        return bool(self.few) and problem.request.rewrite and problem.machine.packs and chunking.width <= _ROWS
 
     @property
     def flops(self) -> float:
@@ -159,8 +159,8 @@ def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
         return Chunking(1, passes > 1)
     room = max(0, problem.budget - held)
     fits = passes if sweep.work.intermediates == 0 else max(1, int(room // sweep.work.intermediates))
-    if problem.chunk_size is not None:
-        width = min(problem.chunk_size, passes, fits if problem.bounded else passes)
+    if problem.request.chunk_size is not None:
+        width = min(problem.request.chunk_size, passes, fits if problem.request.bounded else passes)
         if width == passes:
             return Chunking(passes, False)
         options = [Chunking(width, True), Chunking(width, False)]
@@ -238,7 +238,7 @@ def _with_once(
 ) -> Sweep:
     """The sweep whose first products are made once for all elements that a pass seeds alike, where that is faster."""
     avals, passes = seeds.seeded.avals, seeds.passes
-    if not problem.rewrite or not plain.vmapped or not any(seeds.alike) or any(map(varying_axes, avals)):
+    if not problem.request.rewrite or not plain.vmapped or not any(seeds.alike) or any(map(varying_axes, avals)):
         return plain
     shared, products = made_once(inlined(program), seeds.alike)
     spared = count(Program((), (), tuple(products)))

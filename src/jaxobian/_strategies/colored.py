@@ -32,7 +32,7 @@ from .._structure import shape_of, structure
 from .._words import counted, pass_count
 from . import forward, reverse
 from ._patterns import example_pattern, fixed_part
-from ._problem import NO_WORK, Candidate, Impossible, Problem
+from ._problem import NO_WORK, Candidate, Impossible, Problem, Proposals
 from ._sweeps import CLEAR_WIN, Sweep, choose_chunks, count_passes
 
 # With fewer passes than this there is nothing worth looking for, unless it is asked for.
@@ -45,21 +45,18 @@ _MOST = 100_000
 _ROUNDING = 1e-12
 
 
-def propose(
-    problem: Problem, singles: Sequence[Candidate | Impossible], *, forced: bool, symmetric: bool = False
-) -> Candidate | Impossible:
-    """J by colours of its sparsity pattern.
+def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
+    """J by colors of its sparsity pattern.
 
     Args:
         problem: what is asked for.
-        singles: what forward and reverse propose for it.
-        forced: whether coloured mode is what the user wants, whatever it takes.
-        symmetric: whether J is known to be symmetric.
+        earlier: what forward and reverse propose for it.
     """
-    possible = {s.mode: s for s in singles if isinstance(s, Candidate)}
+    symmetric = problem.request.symmetric
+    possible = {mode: s for mode in ("fwd", "rev") if isinstance(s := earlier[mode], Candidate)}
     if not possible:
         return Impossible("colored", "it runs the whole program forward or in reverse, and neither is possible")
-    wanted = forced or not problem.output.has_zeros
+    wanted = problem.wants("colored") or not problem.output.has_zeros
     least = min(c.passes for c in possible.values())
     if least < _WORTHWHILE and not wanted:
         few = f"{pass_count(least)} {'is' if least == 1 else 'are'} few enough"

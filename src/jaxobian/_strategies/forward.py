@@ -9,14 +9,14 @@ from __future__ import annotations
 from .._execute import Recomputed
 from .._linear import LinearProgram
 from ._free import begun, better
-from ._problem import Candidate, Impossible, Problem, complex_reason, forbidden_reason
+from ._problem import NOTHING, Candidate, Impossible, Problem, Proposals, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
 
 _LOOPS = ("scan", "while")
 
 
-def propose(problem: Problem) -> Candidate | Impossible:
+def propose(problem: Problem, earlier: Proposals = NOTHING) -> Candidate | Impossible:
     """J, a few columns at a time: J[:, j] = J e_j."""
     return with_rewrites(problem, "fwd", _propose)
 

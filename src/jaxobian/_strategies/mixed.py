@@ -32,7 +32,7 @@ from ._assembled import Assembled, assembled
 from ._examples import example_axis, per_example, spread
 from ._nodes import Node, Part, Product, Sum, Through, dense_blocks, matrix_bytes, walk
 from ._order import apart, chained, split
-from ._problem import Candidate, Impossible, Problem
+from ._problem import Candidate, Impossible, Problem, Proposals
 from ._segments import NoBottleneckError, NoCutError, side_at
 from ._sweeps import CLEAR_WIN, cost_with
 
@@ -145,18 +145,16 @@ class _Diagonal:
         return self.dense().reshape(-1)[index], index
 
 
-def propose(
-    problem: Problem, singles: Sequence[Candidate | Impossible], *, forced: bool
-) -> Candidate | Impossible:
+def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     """The best order of more than one part, or why there is none.
 
     Args:
         problem: the problem.
-        singles: what forward and reverse propose for it.
-        forced: whether it is asked for even where it cannot win clearly.
+        earlier: what forward and reverse propose for it.
     """
+    forced, singles = problem.wants("mixed"), (earlier["fwd"], earlier["rev"])
     sides = problem.inputs.avals, problem.outputs.avals
-    if not problem.holomorphic and all(any(map(is_complex, avals)) for avals in sides):
+    if not problem.request.holomorphic and all(any(map(is_complex, avals)) for avals in sides):
         return Impossible("mixed", "complex to complex needs holomorphic=True")
     try:
         if all(isinstance(single, Impossible) for single in singles):
@@ -173,7 +171,7 @@ def propose(
 
 def _joined(problem: Problem, blocks: Blocks) -> Blocks:
     """Blocks of complex arrays from those of their parts, by JAX's conventions."""
-    if problem.holomorphic:
+    if problem.request.holomorphic:
         return blocks
     rows = iter(blocks)
     joined = []
@@ -264,7 +262,7 @@ def _weigher(problem: Problem) -> Callable[[Any], int | None]:
         aval = variable.aval
         if not is_inexact(aval):
             return None
-        size = math.prod(aval.shape) * (2 if is_complex(aval) and not problem.holomorphic else 1)
+        size = math.prod(aval.shape) * (2 if is_complex(aval) and not problem.request.holomorphic else 1)
         if batch is None:
             return size
         return None if example_axis(problem, structure.of(variable), aval.shape) is None else size // batch

@@ -7,12 +7,12 @@ from typing import Any
 
 from .._linear import pullback
 from ._free import begins_whole, begun, better
-from ._problem import Candidate, Impossible, Problem, complex_reason, forbidden_reason
+from ._problem import NOTHING, Candidate, Impossible, Problem, Proposals, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
 
 
-def propose(problem: Problem) -> Candidate | Impossible:
+def propose(problem: Problem, earlier: Proposals = NOTHING) -> Candidate | Impossible:
     """J, a few rows at a time: J[i, :] = e_i^T J."""
     return with_rewrites(problem, "rev", _propose)
 
@@ -29,7 +29,8 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     held = problem.jacobian_bytes + problem.residual_bytes
     try:
         free = begun(problem, "rev", held=held)
-        if free is not None and begins_whole(free) and not problem.bounded and free.cost.peak_bytes <= problem.budget:
+        fits = free is not None and not problem.request.bounded and free.cost.peak_bytes <= problem.budget
+        if free is not None and fits and begins_whole(free):
             return free  # it does what other passes do, but for a product
         counted = count_groups(problem, pull, program.residual_avals, forward=False)
     except Exception as error:

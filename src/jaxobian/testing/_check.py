@@ -12,7 +12,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from .._api import jacobian
 from .._errors import ModeError
-from .._plan import MODES
+from .._request import MODES
 from ._compiled import op_by_op, theirs
 from ._report import Difference, Report, close, of_modes
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._plan import MODES
+from .._request import MODES
 
 _SHOWN = 20
 

@@ -12,7 +12,7 @@ Source: as in Goodfellow, Efficient per-example gradient computations (arXiv:151
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +25,9 @@ from .._layout import varying_axes
 from .._linear import Linear, closed, is_variable, program_of
 from .._seeds import Ends, Side
 from .._structure import Structure
+from . import reverse
 from ._examples import has_line
-from ._problem import Candidate, Impossible, Problem
+from ._problem import Candidate, Impossible, Problem, Proposals
 from ._sweeps import CLEAR_WIN
 
 # With fewer examples than this there is nothing worth looking for.
@@ -40,27 +41,21 @@ _ELEMENTWISE = frozenset("add add_any sub mul div select_n".split())
 _Axes = dict[Any, int]
 
 
-def per_example_gradients(
-    problem: Problem,
-    forward: Candidate | Impossible,
-    plain: Candidate | Impossible,
-    propose: Callable[[Problem], Candidate | Impossible],
-) -> Candidate | Impossible:
-    """`plain`, a candidate in reverse mode, or one for copies of x, where that is predicted to win clearly.
+def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
+    """What reverse mode proposes, or the same for copies of x, where that is predicted to win clearly.
 
     Args:
         problem: what is asked for.
-        forward: what forward mode proposes for it.
-        plain: what reverse mode proposes for it.
-        propose: what reverse mode proposes for a problem.
+        earlier: what forward and reverse propose for it.
     """
-    wanted = problem.batch is None and problem.output.has_zeros and problem.rewrite
-    if not wanted or isinstance(plain, Impossible) or plain.passes < _FEWEST or problem.chunk_size is not None:
+    plain = earlier["rev"]
+    wanted = problem.batch is None and problem.output.has_zeros and problem.request.rewrite
+    if not wanted or isinstance(plain, Impossible) or plain.passes < _FEWEST or problem.request.chunk_size is not None:
         return plain
     copied = _copied(problem)
     if copied is None:
         return plain
-    offer = propose(copied)
+    offer = reverse.propose(copied)
     if isinstance(offer, Impossible) or offer.passes >= plain.passes:
         return plain
     swept = offer.execution
@@ -71,7 +66,7 @@ def per_example_gradients(
     work = offer.cost.work + problem.primal_work
     cost = replace(offer.cost, work=work, peak_bytes=offer.peak_bytes + held, seconds=problem.machine.call_time(work))
     # Its passes are not what others are: fewer of them say nothing.
-    rivals = [c.seconds for c in (forward, plain) if isinstance(c, Candidate)]
+    rivals = [c.seconds for c in (earlier["fwd"], plain) if isinstance(c, Candidate)]
     if CLEAR_WIN * cost.seconds > min(rivals) or cost.peak_bytes > max(problem.budget, plain.peak_bytes):
         return plain
     note = f"{copied.batch:,} examples share x: each gets a copy of it, and one pass brings back a row for each"

@@ -1,0 +1,48 @@
+"""A strategy is a value: its mode, what it proposes, and by how much it has to win."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import colored, forward, mixed, per_example, reverse
+from ._problem import Candidate, Impossible, Problem, Proposals
+from ._sweeps import CLEAR_WIN
+
+
+def _never(problem: Problem) -> float:
+    return 1.0
+
+
+def _products(problem: Problem) -> float:
+    return CLEAR_WIN
+
+
+def _colors(problem: Problem) -> float:
+    # Only colors know all zeros, which is what a sparse format is for.
+    return CLEAR_WIN if problem.output.has_zeros else 1 / CLEAR_WIN
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to compute J.
+
+    Attributes:
+        mode: as `Candidate.mode` has it. Of several strategies of one mode, the last one's proposal counts.
+        propose: the problem, what strategies asked before proposed -> a candidate, or why there is none.
+        handicap: times its predicted seconds, by which it is compared with others.
+    """
+
+    mode: str
+    propose: Callable[[Problem, Proposals], Candidate | Impossible]
+    handicap: Callable[[Problem], float] = _never
+
+
+# In the order in which they are asked: each sees what those before it propose.
+STRATEGIES = (
+    Strategy("fwd", forward.propose),
+    Strategy("rev", reverse.propose),
+    Strategy("mixed", mixed.propose, _products),
+    Strategy("colored", colored.propose, _colors),
+    Strategy("rev", per_example.propose),
+)

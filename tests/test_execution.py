@@ -1,0 +1,160 @@
+"""Executions: what a strategy proposes runs, in every schedule, and a new strategy is one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxobian as jb
+from jaxobian import _plan
+from jaxobian._cost import Cost, Work
+from jaxobian._execute import Held, Stage, _schedules
+from jaxobian._strategies import STRATEGIES, Candidate, Impossible, Problem, Strategy, _sweeps
+from jaxobian.testing import Scenario, scenarios
+
+NAMES = {
+    "autoencoder", "complex_bottleneck", "brusselator_small", "arrowhead", "rosenbrock_gradient", "unet", "pytrees",
+    "elementwise_images", "custom_vjp_then_while", "residual_bottlenecks", "complex_recurrence", "lennard_jones_8",
+}  # fmt: skip
+SMALL = [s for s in scenarios() if s.name in NAMES and not s.batched]
+CASES = [(s, mode) for s in SMALL for mode in ("fwd", "rev", "mixed", "colored")]
+
+
+@pytest.fixture
+def only_loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Chunks always run in a loop, and every loop on the host; which linear maps did."""
+    ran: list[Any] = []
+    step = _schedules.step
+
+    def noted(seeds: Any, *args: Any) -> Any:
+        ran.append(seeds)
+        return step(seeds, *args)
+
+    monkeypatch.setattr(_sweeps, "UNROLLED_CHUNKS", 0)
+    monkeypatch.setattr(_schedules, "UNROLLED_CHUNKS", 0)
+    monkeypatch.setattr(_schedules, "step", noted)
+    jb.clear_cache()
+    yield ran
+    jb.clear_cache()
+
+
+def same(actual: Any, expected: Any) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4), actual, expected)
+
+
+@pytest.mark.parametrize(("scenario", "mode"), CASES, ids=[f"{s.name}-{mode}" for s, mode in CASES])
+def test_loops_on_the_host(scenario: Scenario, mode: Any, only_loops: list[Any]) -> None:
+    f, args = scenario.make()
+    J = jb.jacobian(f, scenario.argnums, mode=mode, chunk_size=3, holomorphic=scenario.holomorphic)
+    try:
+        actual = J(*args)
+    except jb.ModeError:
+        pytest.skip("impossible in this mode")
+    assert only_loops or max(seeds.passes for seeds in J.plan(*args).choice.chosen.seeds) <= 3
+    same(actual, scenario.expected())
+
+
+def cut_in_two(x: Any) -> Any:
+    W = jnp.asarray(np.random.default_rng(0).normal(size=(60, 40)) / 8, jnp.float32)
+    return jnp.tanh(jnp.sin(x @ W) @ W.T)
+
+
+def test_rows_at_hand_go_on_in_chunks_on_the_host(only_loops: list[Any]) -> None:
+    # The first factor's columns are what the second stage begins with.
+    x = jnp.linspace(-1, 1, 60)
+    J = jb.jacobian(cut_in_two, mode="mixed", chunk_size=7)
+    assert "pulled back" in str(J.plan(x)) or "x" in str(J.plan(x))
+    same(J(x), jax.jacrev(cut_in_two)(x))
+    assert len(set(only_loops)) > 1
+
+
+def test_colors_in_both_directions_on_the_host(only_loops: list[Any]) -> None:
+    f = lambda x: jnp.concatenate([x**2 + x[0] ** 3, jnp.sum(x**3)[None]])
+    x = jnp.linspace(0.5, 1.5, 40)
+    J = jb.jacobian(f, mode="colored", chunk_size=1, format="bcoo")
+    same(J(x).todense(), jax.jacrev(f)(x))
+    assert len(set(only_loops)) == 2
+
+
+# A strategy of one's own --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class AlwaysTwo:
+    """Of a function that doubles its argument."""
+
+    problem: Problem
+    uses_known_values: bool = False
+
+    @property
+    def program(self) -> Any:
+        return self.problem.program
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return ()
+
+    def held(self, operands: Any, xs: Any, ys: Any, residuals: Any) -> Held:
+        return Held(residuals)
+
+    def blocks(self, results: Any, output: Any) -> Any:
+        return [[output.block(_Twice(self.problem.inputs.size))]]
+
+    def added(self, results: Any, others: Any) -> Any:
+        raise NotImplementedError
+
+    def in_place(self, output: Any) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class _Twice:
+    n: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.n, self.n
+
+    def dense(self) -> Any:
+        return 2 * jnp.eye(self.n)
+
+    def entries(self) -> tuple[Any, np.ndarray]:
+        return jnp.full(self.n, 2.0), np.arange(self.n) * (self.n + 1)
+
+
+def two(seconds: float) -> Callable[..., Candidate | Impossible]:
+    def propose(problem: Problem, earlier: Any) -> Candidate | Impossible:
+        assert set(earlier) == {"fwd", "rev", "mixed", "colored"}
+        if problem.inputs.size != problem.outputs.size:
+            return Impossible("two", "f does not double its argument")
+        cost = Cost(Work(), 0.0, problem.jacobian_bytes, seconds)
+        return Candidate("two", AlwaysTwo(problem), cost, "knows f")
+
+    return propose
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 1.0])
+@pytest.mark.parametrize("format", ["dense", "bcoo"])
+def test_a_strategy_is_one_value(seconds: float, format: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    jb.clear_cache()
+    monkeypatch.setattr(_plan, "STRATEGIES", (*STRATEGIES, Strategy("two", two(seconds))))
+    J, x = jb.jacobian(lambda x: x * 2, format=format), jnp.arange(4.0)
+    plan = J.plan(x)
+    assert (plan.mode == "two") == (seconds < 1e-3)
+    assert ("  chosen       two, 0 passes" in str(plan)) == (seconds < 1e-3) != ("  two   " in str(plan))
+    for actual in (J(x), jax.jit(J)(x), plan(x)):
+        np.testing.assert_array_equal(actual.todense() if format == "bcoo" else actual, 2 * np.eye(4))
+    jb.clear_cache()
+
+
+def test_a_strategy_that_is_impossible_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    jb.clear_cache()
+    monkeypatch.setattr(_plan, "STRATEGIES", (*STRATEGIES, Strategy("two", two(1e-9))))
+    assert "two          impossible: f does not double" in str(jb.jacobian(jnp.sum).plan(jnp.arange(4.0)))
+    jb.clear_cache()
