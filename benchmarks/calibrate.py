@@ -6,7 +6,7 @@
 
 Every scenario tagged "bench" is timed in each mode that can compute it, all passes at once and in chunks. Seconds
 are linear in the counted work, so that the constants are a least-squares fit: non-negative, on relative errors, and
-drawn towards the constants there are, which decide where the scenarios do not tell.
+drawn toward the constants there are, which decide where the scenarios do not tell.
 """
 
 from __future__ import annotations
@@ -150,14 +150,14 @@ def plot(rows: list[dict[str, Any]]) -> str:
     """Predicted against measured seconds as a picture and as JSON; how well the order is told."""
     from matplotlib.figure import Figure
 
-    colours = {"fwd": "tab:blue", "rev": "tab:orange", "mixed": "tab:red"}
+    colors = {"fwd": "tab:blue", "rev": "tab:orange", "mixed": "tab:red"}
     words = {"fwd": "forward", "rev": "reverse", "mixed": "mixed"}
     figure = Figure(figsize=(6, 5), layout="constrained")
     ax = figure.subplots()
-    for mode, colour in colours.items():
+    for mode, color in colors.items():
         mine = [row for row in rows if row["mode"] == mode]
         measured, foreseen = [r["seconds"] for r in mine], [r["predicted"] for r in mine]
-        ax.loglog(measured, foreseen, "o", ms=4, color=colour, alpha=0.7, label=words[mode])
+        ax.loglog(measured, foreseen, "o", ms=4, color=color, alpha=0.7, label=words[mode])
     ends = [min(r["seconds"] for r in rows), max(r["seconds"] for r in rows)]
     ax.loglog(ends, ends, color="0.6", lw=1)
     rank = float(spearmanr([r["predicted"] for r in rows], [r["seconds"] for r in rows])[0])  # pyright: ignore

@@ -415,12 +415,12 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
     results = report["networks"]
     names = {"jax": "JAX, the best of several hands", "torch": "PyTorch", "tensorflow": "TensorFlow"}
-    colours = {"jax": "#4c72b0", "torch": "#dd8452", "tensorflow": "#937860"}
+    colors = {"jax": "#4c72b0", "torch": "#dd8452", "tensorflow": "#937860"}
     _, ax = plt.subplots(figsize=(9, 0.75 * len(results) + 1.2), layout="constrained")
     places = np.arange(len(results))[::-1]
     for k, (framework, title) in enumerate(names.items()):
         ratios = [(best(r, framework) or np.nan) / (best(r, "jaxobian") or np.nan) for r in results.values()]
-        bars = ax.barh(places + 0.27 * (1 - k), ratios, 0.25, label=title, color=colours[framework])
+        bars = ax.barh(places + 0.27 * (1 - k), ratios, 0.25, label=title, color=colors[framework])
         ax.bar_label(bars, [f"{r:.1f}x" if r == r else "" for r in ratios], padding=3, fontsize=8)
     ax.axvline(1, color="black", linewidth=1)
     ax.set_yticks(places, [f"{r['what']}\njaxobian {best(r, 'jaxobian'):.3g} ms" for r in results.values()], fontsize=8)

@@ -1,4 +1,4 @@
-"""Sparse Jacobians and Hessians beside asdex: detection, colouring, evaluation, colours.
+"""Sparse Jacobians and Hessians beside asdex: detection, coloring, evaluation, colors.
 
     python benchmarks/sparse.py              # writes results/sparse.json, prints the table
     python benchmarks/sparse.py --only arrowhead
@@ -83,7 +83,7 @@ def conv_net() -> tuple[Callable[..., Any], Array]:
 
 
 def ode(n: int) -> tuple[Callable[..., Any], Array]:
-    """A chain of oscillators, each with its next two neighbours on either side."""
+    """A chain of oscillators, each with its next two neighbors on either side."""
 
     def f(y: Array) -> Array:
         x, v = y[:n], y[n:]
@@ -126,7 +126,7 @@ class Ours:
     def detect(self) -> Any:
         return jb.sparsity(self.pattern_of, self.x)
 
-    def colours(self, pattern: Any) -> int:
+    def colors(self, pattern: Any) -> int:
         return self.J.plan(self.x).passes
 
     def evaluate(self) -> Callable[[], Any]:
@@ -143,7 +143,7 @@ class Asdex:
     def detect(self) -> Any:
         return (self.asdex.hessian_sparsity if self.hessian else self.asdex.jacobian_sparsity)(self.f, self.x)
 
-    def colours(self, pattern: Any) -> int:
+    def colors(self, pattern: Any) -> int:
         make = self.asdex.hessian_coloring_from_sparsity if self.hessian else self.asdex.jacobian_coloring_from_sparsity
         self.colored = make(pattern)
         return int(self.colored.num_colors)
@@ -155,7 +155,7 @@ class Asdex:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Seconds of detection and colouring (ours: of the whole plan, detection apart), milliseconds of evaluation."""
+    """Seconds of detection and coloring (ours: of the whole plan, detection apart), milliseconds of evaluation."""
     make, hessian = PROBLEMS[name]
     f, x = make()
     sides: dict[str, Any] = {"jaxobian": Ours(f, x, hessian), "asdex": Asdex(f, x, hessian)}
@@ -167,15 +167,15 @@ def measure(name: str) -> dict[str, Any]:
                 continue
             try:
                 detect, pattern = seconds(of.detect)
-                colour, count = seconds(lambda of=of, pattern=pattern: of.colours(pattern))
+                color, count = seconds(lambda of=of, pattern=pattern: of.colors(pattern))
             except Exception as error:
                 row["failed"] = f"{type(error).__name__}: {error}"[:200]
                 continue
             if side == "jaxobian":
-                colour = max(0.0, colour - detect)  # a plan detects, too
-            row |= {"nnz": int(pattern.nnz), "colours": count}
+                color = max(0.0, color - detect)  # a plan detects, too
+            row |= {"nnz": int(pattern.nnz), "colors": count}
             row["detect_s"] = min(detect, row.get("detect_s", detect))
-            row["colour_s"] = min(colour, row.get("colour_s", colour))
+            row["color_s"] = min(color, row.get("color_s", color))
     runs = {side: of.evaluate() for side, of in sides.items() if "failed" not in result[side]}
     t = normal(*x.shape, seed=9)
     expected = jax.jvp(jax.grad(f) if hessian else f, (x,), (t,))[1]
@@ -195,7 +195,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    lines = ["| problem | nonzeros | colours | detection, s | colouring, s | evaluation, ms |"]
+    lines = ["| problem | nonzeros | colors | detection, s | coloring, s | evaluation, ms |"]
     lines.append("|---|--:|--:|--:|--:|--:|")
     for name, row in results.items():
         ours, theirs = row["jaxobian"], row["asdex"]
@@ -204,7 +204,7 @@ def table(results: dict[str, Any]) -> str:
             shown = "–" if key not in theirs else format(theirs[key], form)
             return f"**{format(ours[key], form)}** / {shown}"
 
-        shown = {"nnz": ",d", "colours": "d", "detect_s": ".2g", "colour_s": ".2g", "ms": ".3g"}
+        shown = {"nnz": ",d", "colors": "d", "detect_s": ".2g", "color_s": ".2g", "ms": ".3g"}
         cells = [pair(key, form) for key, form in shown.items()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -307,7 +307,7 @@ def test_a_scalar_argument_has_no_batch_axis() -> None:
 SQUARE = jnp.asarray(np.random.default_rng(3).standard_normal((6, 6)), jnp.float32)
 
 MIXING: dict[str, tuple[Callable[..., Any], str]] = {
-    "batch normalisation": (lambda x: x - x.mean(0), "reduce_sum"),
+    "batch normalization": (lambda x: x - x.mean(0), "reduce_sum"),
     "reversed": (lambda x: jnp.sin(x[::-1]), "rev"),
     "cumulative": (lambda x: jnp.cumsum(jnp.sin(x), axis=0), "cumsum"),
     "attention over the batch": (lambda x: jax.nn.softmax(x @ x.T) @ x, "dot_general"),

@@ -1,4 +1,4 @@
-"""Coloured mode equals jacfwd, in few passes; it is taken where it wins, and says why where not."""
+"""Colored mode equals jacfwd, in few passes; it is taken where it wins, and says why where not."""
 
 from __future__ import annotations
 

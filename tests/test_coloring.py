@@ -1,4 +1,4 @@
-"""Colourings are valid, by verifiers that are slow and obviously right; some optima are known."""
+"""Colorings are valid, by verifiers that are slow and obviously right; some optima are known."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def pattern(dense: np.ndarray) -> sparse.csr_matrix:
 
 
 def assert_recovers(coloring: Coloring, dense: np.ndarray, *, symmetric: bool = False) -> None:
-    """Make the passes with numbers, and read every nonzero off where the colouring says."""
+    """Make the passes with numbers, and read every nonzero off where the coloring says."""
     random = np.random.default_rng(0)
     J = np.where(dense, random.integers(1, 1000, dense.shape), 0)
     J = np.triu(J) + np.triu(J, 1).T if symmetric else J
     pushed = np.stack([J @ (coloring.columns == c) for c in range(coloring.n_columns)] or [np.zeros(len(J))])
     pulled = np.stack([(coloring.rows == c) @ J for c in range(coloring.n_rows)] or [np.zeros(J.shape[1])])
     i, j = np.nonzero(dense)
-    colour, landing = coloring.colour, coloring.landing
+    color, landing = coloring.color, coloring.landing
     read = np.array([
         pulled[c, at] if back else pushed[c, at]
-        for c, at, back in zip(colour, landing, coloring.pulled, strict=True)
+        for c, at, back in zip(color, landing, coloring.pulled, strict=True)
     ])  # fmt: skip
     np.testing.assert_array_equal(read, J[i, j])
 
@@ -64,18 +64,18 @@ def test_random_symmetric_patterns(dense: np.ndarray) -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 10_000))
-def test_small_patterns_take_the_fewest_colours(height: int, width: int, seed: int) -> None:
+def test_small_patterns_take_the_fewest_colors(height: int, width: int, seed: int) -> None:
     dense = np.random.default_rng(seed).random((height, width)) < 0.4
     coloring = by_columns(pattern(dense))
     assert coloring is not None
     filled = [k for k in range(width) if dense[:, k].any()]
     for count in range(coloring.n_columns):
-        for colours in itertools.product(range(count), repeat=len(filled)):
+        for colors in itertools.product(range(count), repeat=len(filled)):
             clash = any(
                 a == b and (dense[:, p] & dense[:, q]).any()
-                for (p, a), (q, b) in itertools.combinations(zip(filled, colours, strict=True), 2)
+                for (p, a), (q, b) in itertools.combinations(zip(filled, colors, strict=True), 2)
             )
-            assert clash, "fewer colours would do"
+            assert clash, "fewer colors would do"
 
 
 def banded(n: int, *offsets: int, periodic: bool = False) -> np.ndarray:

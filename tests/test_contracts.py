@@ -1,4 +1,4 @@
-"""Contracts with JAX: layouts of equations and behaviours that the code relies on.
+"""Contracts with JAX: layouts of equations and behaviors that the code relies on.
 
 Where one of these fails on a new JAX, the code that its comment names has to change.
 """
@@ -56,7 +56,7 @@ def three_cosines(x, g):
 pulled.defvjp(lambda x: (jnp.sin(x), x), three_cosines)
 
 
-# Tracing and linearising (_linear/_trace.py, _program.py) ---------------------------------------------------
+# Tracing and linearizing (_linear/_trace.py, _program.py) ---------------------------------------------------
 
 
 def test_linearize_returns_a_pytree_whose_leaves_are_the_residuals() -> None:

@@ -134,7 +134,7 @@ def test_jacobians_equal_those_written_by_hand(family: str, layer: Layer) -> Non
 
 
 class LinenNet(nn.Module):
-    """Convolution, normalisation, dropout, a head; told the mode as most Linen code is."""
+    """Convolution, normalization, dropout, a head; told the mode as most Linen code is."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -232,8 +232,8 @@ def test_transformations(family: str) -> None:
     np.testing.assert_allclose(jax.vmap(apply, (None, 0))(params, stacked), each, rtol=1e-4, atol=1e-5)
     scanned = jax.lax.map(functools.partial(apply, params), stacked)
     np.testing.assert_allclose(scanned, each, rtol=1e-4, atol=1e-5)
-    rematerialised = jax.jit(jax.jacrev(jax.checkpoint(apply), 1))(params, IMAGES)
-    assert_same(rematerialised, jax.jit(jax.jacfwd(apply, 1))(params, IMAGES))
+    rematerialized = jax.jit(jax.jacrev(jax.checkpoint(apply), 1))(params, IMAGES)
+    assert_same(rematerialized, jax.jit(jax.jacfwd(apply, 1))(params, IMAGES))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -531,7 +531,7 @@ def test_without_flax(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("family", ["linen", "nnx"])
-def test_batch_normalisation_in_training_is_named(family: str) -> None:
+def test_batch_normalization_in_training_is_named(family: str) -> None:
     class LinenNet(nn.Module):
         @nn.compact
         def __call__(self, x, train: bool):

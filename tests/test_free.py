@@ -54,7 +54,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Any, str]] = {
     ),
     "holomorphic inside": (lambda x: jnp.abs(jnp.sin((x + 0j) @ (W + 1j * W))) @ V, normal(60), "rev"),
     "a quadratic form": (lambda x: x @ BIG @ x, normal(200), ""),
-    "no colours at all": (lambda x: jnp.tanh(x * 2) @ normal(60), normal(60), "rev"),
+    "no colors at all": (lambda x: jnp.tanh(x * 2) @ normal(60), normal(60), "rev"),
 }
 
 

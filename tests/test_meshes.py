@@ -75,7 +75,7 @@ def net(w: Any, x: Any) -> Any:
 
 
 def spread(w: Any, x: Any) -> Any:
-    """Neighbours along the axis that is not divided; three colours do for the four columns."""
+    """Neighbors along the axis that is not divided; three colors do for the four columns."""
     return jnp.sin(x[:, 1:]) * x[:, :-1] * w[0, 0]
 
 

@@ -62,7 +62,7 @@ CUT: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
         (X,),
     ),
     "integers on the way": (lambda x: HOURGLASS(x)[jnp.argsort(x)], (X,)),
-    "rematerialised": (jax.checkpoint(HOURGLASS), (X,)),
+    "rematerialized": (jax.checkpoint(HOURGLASS), (X,)),
 }
 
 
@@ -75,14 +75,14 @@ def argnums(args: tuple[Any, ...]) -> Any:
 def test_equals_jacrev(name: str, chunk_size: int | None) -> None:
     f, args = CUT[name]
     J = jb.jacobian(f, argnums(args), mode="mixed", chunk_size=chunk_size)
-    if name == "rematerialised":  # a block that is recomputed as a whole is not cut
+    if name == "rematerialized":  # a block that is recomputed as a whole is not cut
         with pytest.raises(jb.ModeError, match="no bottleneck"):
             J(*args)
         return
     assert_same(J(*args), jax.jacrev(f, argnums(args))(*args))
 
 
-@pytest.mark.parametrize("name", [name for name in CUT if name != "rematerialised"])
+@pytest.mark.parametrize("name", [name for name in CUT if name != "rematerialized"])
 def test_equals_jacrev_in_double_precision(name: str) -> None:
     f, args = CUT[name]
     with jax.enable_x64(True):
@@ -194,7 +194,7 @@ def test_a_jacobian_of_a_mixed_jacobian() -> None:
     assert_same(jb.hessian(f, mode="rev")(x), jax.hessian(f)(x))
 
 
-def test_intermediate_jacobians_count_towards_the_peak() -> None:
+def test_intermediate_jacobians_count_toward_the_peak() -> None:
     plan = jb.jacobian(HOURGLASS, mode="mixed").plan(X)
     J, factor = 4 * 40 * 40, 4 * 4 * 40
     assert plan.peak_bytes > J + factor

@@ -95,8 +95,8 @@ def test_the_dimensions_decide_where_the_model_cannot(f: Any, x: Any, mode: str)
         ((30, 2e-3), (5, 2.8e-3), "fwd"),  # it errs less where there is more to do
         ((30, 2e-3), (5, 2.4e-3), "rev"),
         ((5, 2e-5), (30, 1.8e-5), "fwd"),
-        ((20, 2e-5), (19, 2.05e-5), "favourite"),  # about as many passes, and as fast
-        ((20, 2.05e-5), (19, 2e-5), "favourite"),
+        ((20, 2e-5), (19, 2.05e-5), "favorite"),  # about as many passes, and as fast
+        ((20, 2.05e-5), (19, 2e-5), "favorite"),
         ((20, 2.4e-5), (20, 2e-5), "rev"),
     ],
 )
@@ -107,8 +107,8 @@ def test_fewer_passes_are_taken_within_the_error_of_the_model(
         return SimpleNamespace(mode=mode, passes=passes, cost=SimpleNamespace(seconds=seconds))
 
     singles: Any = {"fwd": candidate("fwd", *forward), "rev": candidate("rev", *reverse)}
-    for favourite in singles:
-        assert _single(singles, machine("cpu"), favourite).mode == chosen.replace("favourite", favourite)
+    for favorite in singles:
+        assert _single(singles, machine("cpu"), favorite).mode == chosen.replace("favorite", favorite)
     assert _single({"rev": singles["rev"]}, machine("cpu"), "fwd").mode == "rev"
 
 
@@ -382,7 +382,7 @@ class Passes:
 
     @property
     def distinct(self) -> int:
-        """The last chunk of a loop overlaps its neighbour: those passes come by twice, and count once."""
+        """The last chunk of a loop overlaps its neighbor: those passes come by twice, and count once."""
         return len(set(self.pushed)) + len(set(self.pulled))
 
 
@@ -423,7 +423,7 @@ def test_many_chunks_run_every_pass_and_hardly_any_twice() -> None:
     jb.jacobian(lambda x: jnp.sin(seen.forward(x)), chunk_size=2)(x)
     jax.effects_barrier()
     assert set(seen.pushed) == {tuple(row) for row in np.eye(41).tolist()}
-    assert len(seen.pushed) <= 42  # the last chunk of a loop overlaps its neighbour
+    assert len(seen.pushed) <= 42  # the last chunk of a loop overlaps its neighbor
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])

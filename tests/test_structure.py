@@ -236,9 +236,9 @@ RULED: dict[str, tuple[Callable[[Any], Any], Any, set[Any]]] = {
     "vmapped cond": (lambda x: jax.vmap(lambda r: lax.cond(r[0] > 0, jnp.sin, jnp.cumsum, r))(x), X, both(0)),
     "einsum": (lambda x: jnp.einsum("bti,ij,btj->bt", x, normal(6, 6), x), normal(2, 3, 6), both(0, 1)),
     "softmax": (lambda x: jax.nn.softmax(x, 1), X, both(0)),
-    "batch normalisation in training": (lambda x: (x - x.mean(0)) / x.std(0), X, both(1)),
-    "layer normalisation": (lambda x: (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True), X, both(0)),
-    "group normalisation": (
+    "batch normalization in training": (lambda x: (x - x.mean(0)) / x.std(0), X, both(1)),
+    "layer normalization": (lambda x: (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True), X, both(0)),
+    "group normalization": (
         lambda x: (lambda g: ((g - g.mean(2, keepdims=True)) / g.std(2, keepdims=True)).reshape(4, 6))(x.reshape(4, 2, 3)),
         X, {Line(0, 0, 1, 0), Digit(1, 3, 1, 3, 0)}),
     "attention": (lambda x: jax.nn.softmax(jnp.einsum("btd,bsd->bts", x, x), -1) @ x, normal(3, 4, 5), both(0)),
@@ -488,7 +488,7 @@ PASSES = {
     "half constant": (lambda x: (jnp.sin(x[0]), jnp.ones(3)), X, 1),
     "padded": (lambda x: jnp.pad(jnp.sin(x), (2, 3)), normal(7), 1),
     "cut": (lambda x: jnp.sin(x)[:280], normal(300), 1),
-    "groups of features": (RULED["group normalisation"][0], X, 3),
+    "groups of features": (RULED["group normalization"][0], X, 3),
 }
 
 

@@ -1,12 +1,12 @@
 """Pattern -> Coloring: which columns can share a tangent, which rows a cotangent. NumPy and SciPy alone.
 
-    columns        no two of a colour have a nonzero in the same row: J's nonzeros are read off the pushed sums
+    columns        no two of a color have a nonzero in the same row: J's nonzeros are read off the pushed sums
     rows           the same of the transpose
     both           the few dense rows are pulled, all else is pushed (or the few dense columns pushed, all else pulled)
     star           of a symmetric J: an element may be read off its mirror image, too
 
-Greedy colouring in several orders, then iterated greedy: colouring again, class by class, never takes more colours and
-often fewer (Culberson, 1992). Of arrays, lattices are tried first: colours that repeat along each axis, as those of
+Greedy coloring in several orders, then iterated greedy: coloring again, class by class, never takes more colors and
+often fewer (Culberson, 1992). Of arrays, lattices are tried first: colors that repeat along each axis, as those of
 stencils do. See Gebremedhin, Manne and Pothen, What color is your Jacobian? (SIAM Review 47, 2005).
 """
 
@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-# Work that improving a colouring may take, in nonzeros looked at and in turns: the same on every machine.
+# Work that improving a coloring may take, in nonzeros looked at and in turns: the same on every machine.
 _EFFORT, _TURNS = 1_000_000, 40
-# Turns that take no colour away, after which no more are taken; so few where a single colour is left to be taken.
+# Turns that take no color away, after which no more are taken; so few where a single color is left to be taken.
 _PATIENCE, _LAST = 10, 4
-# With more nonzeros, a lattice of one colour more than the least is good enough.
+# With more nonzeros, a lattice of one color more than the least is good enough.
 _LARGE = 200_000
 # Lattices tried, and rows that a lattice is first tried on.
 _LATTICES, _SAMPLE = 2_000, 64
@@ -38,11 +38,11 @@ class Coloring:
     """Passes that bring back every nonzero of a pattern, and where each is read off.
 
     Attributes:
-        columns: the colour of each column; -1 where it is not pushed.
-        rows: the colour of each row; -1 where it is not pulled.
-        n_columns, n_rows: how many colours of each there are.
+        columns: the color of each column; -1 where it is not pushed.
+        rows: the color of each row; -1 where it is not pulled.
+        n_columns, n_rows: how many colors of each there are.
         pulled: for each nonzero in the order of the pattern, whether a pulled row brings it back.
-        colour: the pass that does.
+        color: the pass that does.
         landing: the element of that pass's result: a row of a pushed pass, a column of a pulled one.
     """
 
@@ -51,7 +51,7 @@ class Coloring:
     n_columns: int
     n_rows: int
     pulled: np.ndarray
-    colour: np.ndarray
+    color: np.ndarray
     landing: np.ndarray
 
     @property
@@ -68,25 +68,25 @@ def by_columns(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = ma
     Args:
         matrix: the pattern.
         shapes: of the arrays whose elements the columns are.
-        below: give up where it is plain that not fewer colours than that will do.
+        below: give up where it is plain that not fewer colors than that will do.
     """
-    colours = distance_two(matrix, shapes, below)
-    if colours is None:
+    colors = distance_two(matrix, shapes, below)
+    if colors is None:
         return None
     height, _ = _shape(matrix)
     i, j = _nonzeros(matrix)
     none = np.zeros(len(i), bool)
-    return Coloring(colours, np.full(height, -1), _count(colours), 0, none, colours[j], i)
+    return Coloring(colors, np.full(height, -1), _count(colors), 0, none, colors[j], i)
 
 
 def by_rows(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> Coloring | None:
     """Pull all rows."""
-    colours = distance_two(sparse.csr_matrix(matrix.T), shapes, below)
-    if colours is None:
+    colors = distance_two(sparse.csr_matrix(matrix.T), shapes, below)
+    if colors is None:
         return None
     _, width = _shape(matrix)
     i, j = _nonzeros(matrix)
-    return Coloring(np.full(width, -1), colours, 0, _count(colours), np.ones(len(i), bool), colours[i], j)
+    return Coloring(np.full(width, -1), colors, 0, _count(colors), np.ones(len(i), bool), colors[i], j)
 
 
 def by_both(
@@ -125,20 +125,20 @@ def star(matrix: sparse.csr_matrix) -> Coloring | None:
     degree = np.diff(matrix.indptr)
     if int((degree.astype(np.int64) ** 2).sum()) > 4 * _EFFORT:
         return None
-    colours = _star_colours(matrix)
+    colors = _star_colors(matrix)
     i, j = _nonzeros(matrix)
-    count = _count(colours)
-    # How many columns of a colour have a nonzero in a row: where one alone has, it is read off there.
-    seen = np.bincount(i * count + colours[j], minlength=width * count)
-    direct = seen[i * count + colours[j]] == 1
-    if not (direct | (seen[j * count + colours[i]] == 1)).all():
+    count = _count(colors)
+    # How many columns of a color have a nonzero in a row: where one alone has, it is read off there.
+    seen = np.bincount(i * count + colors[j], minlength=width * count)
+    direct = seen[i * count + colors[j]] == 1
+    if not (direct | (seen[j * count + colors[i]] == 1)).all():
         return None
-    colour, landing = np.where(direct, colours[j], colours[i]), np.where(direct, i, j)
-    return Coloring(colours, np.full(width, -1), count, 0, np.zeros(len(i), bool), colour, landing)
+    color, landing = np.where(direct, colors[j], colors[i]), np.where(direct, i, j)
+    return Coloring(colors, np.full(width, -1), count, 0, np.zeros(len(i), bool), color, landing)
 
 
 def fewest(matrix: sparse.csr_matrix) -> tuple[int, int]:
-    """The least colours that the columns and the rows can take: the nonzeros of the fullest row, and column."""
+    """The least colors that the columns and the rows can take: the nonzeros of the fullest row, and column."""
     by_row = int(np.diff(matrix.indptr).max(initial=0))
     by_column = int(np.bincount(matrix.indices, minlength=1).max(initial=0))
     return by_row, by_column
@@ -148,7 +148,7 @@ def fewest(matrix: sparse.csr_matrix) -> tuple[int, int]:
 
 
 def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> np.ndarray | None:
-    """A colour for each column, such that no two of a colour have a nonzero in the same row; -1 for empty ones."""
+    """A color for each column, such that no two of a color have a nonzero in the same row; -1 for empty ones."""
     least, _ = fewest(matrix)
     if least >= below:
         return None
@@ -181,9 +181,9 @@ def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = 
 
 
 def _greedy(order: Sequence[int], pointers: list[int], rows: list[int], shape: tuple[int, int]) -> np.ndarray:
-    """The least colour for each column in turn that no row of it has seen."""
-    taken = [0] * shape[0]  # for each row, the colours of its columns, as bits
-    colours = np.full(shape[1], -1)
+    """The least color for each column in turn that no row of it has seen."""
+    taken = [0] * shape[0]  # for each row, the colors of its columns, as bits
+    colors = np.full(shape[1], -1)
     for column in order:
         mine = rows[pointers[column] : pointers[column + 1]]
         seen = 0
@@ -192,24 +192,24 @@ def _greedy(order: Sequence[int], pointers: list[int], rows: list[int], shape: t
         bit = ~seen & (seen + 1)
         for row in mine:
             taken[row] |= bit
-        colours[column] = bit.bit_length() - 1
-    return colours
+        colors[column] = bit.bit_length() - 1
+    return colors
 
 
-def _classes(colours: np.ndarray, full: np.ndarray, turn: int, random: np.random.Generator) -> list[int]:
+def _classes(colors: np.ndarray, full: np.ndarray, turn: int, random: np.random.Generator) -> list[int]:
     """The columns class by class: the classes turned about, the largest first, or in any order."""
-    count = _count(colours)
+    count = _count(colors)
     if turn % 3 == 0:
         rank = np.arange(count)[::-1]
     elif turn % 3 == 1:
-        rank = np.argsort(np.argsort(-np.bincount(colours[full], minlength=count), kind="stable"))
+        rank = np.argsort(np.argsort(-np.bincount(colors[full], minlength=count), kind="stable"))
     else:
         rank = random.permutation(count)
-    return full[np.argsort(rank[colours[full]], kind="stable")].tolist()
+    return full[np.argsort(rank[colors[full]], kind="stable")].tolist()
 
 
 def _lattice(matrix: sparse.csr_matrix, shapes: Shapes, counts: range) -> np.ndarray | None:
-    """Colours that are a sum of multiples of the indices, modulo their number; None where none is found."""
+    """Colors that are a sum of multiples of the indices, modulo their number; None where none is found."""
     if not shapes or sum(map(math.prod, shapes)) != _shape(matrix)[1] or not counts or not counts[0]:
         return None
     i, j = _nonzeros(matrix)
@@ -230,22 +230,22 @@ def _lattice(matrix: sparse.csr_matrix, shapes: Shapes, counts: range) -> np.nda
         for some in _distinct(weights, fullest, count):
             if not _apart(some_i, (some @ axes[:, some_j]) % count, count):
                 continue
-            colours = (some @ axes) % count
-            if _apart(i, colours[j], count):
-                empty = np.bincount(j, minlength=len(colours)) == 0
-                return np.where(empty, -1, colours)
+            colors = (some @ axes) % count
+            if _apart(i, colors[j], count):
+                empty = np.bincount(j, minlength=len(colors)) == 0
+                return np.where(empty, -1, colors)
         if left <= 0:
             return None
     return None
 
 
 def _distinct(weights: np.ndarray, indices: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """The weights that give every one of some elements a colour of its own."""
+    """The weights that give every one of some elements a color of its own."""
     block = max(1, _EFFORT // indices.shape[1])
     for first in range(0, len(weights), block):
         some = weights[first : first + block]
-        colours = np.sort((some @ indices) % count, axis=1)
-        yield from some[(np.diff(colours) != 0).all(axis=1)]
+        colors = np.sort((some @ indices) % count, axis=1)
+        yield from some[(np.diff(colors) != 0).all(axis=1)]
 
 
 def _axes(shapes: Shapes) -> np.ndarray:
@@ -270,9 +270,9 @@ def _weights(axes: int, count: int, most: int) -> np.ndarray:
     return rest
 
 
-def _apart(rows: np.ndarray, colours: np.ndarray, count: int) -> bool:
-    """Whether no row has a colour twice."""
-    keys = rows * count + colours
+def _apart(rows: np.ndarray, colors: np.ndarray, count: int) -> bool:
+    """Whether no row has a color twice."""
+    keys = rows * count + colors
     return bool(np.bincount(keys - keys.min(initial=0)).max(initial=0) <= 1)
 
 
@@ -313,44 +313,44 @@ def _split(
 
 
 def _mirrored(coloring: Coloring, matrix: sparse.csr_matrix) -> Coloring:
-    """A colouring of the transpose as one of the matrix itself."""
+    """A coloring of the transpose as one of the matrix itself."""
     i, j = _nonzeros(sparse.csr_matrix(matrix.T))
     order = np.lexsort((i, j))  # the transpose's nonzeros in the order of the matrix's
     return Coloring(
         coloring.rows, coloring.columns, coloring.n_rows, coloring.n_columns, ~coloring.pulled[order],
-        coloring.colour[order], coloring.landing[order],
+        coloring.color[order], coloring.landing[order],
     )  # fmt: skip
 
 
 # Symmetric ----------------------------------------------------------------------------------------------------------
 
 
-def _star_colours(matrix: sparse.csr_matrix) -> np.ndarray:
-    """Neighbours differ, and no path of four vertices has two colours alone."""
+def _star_colors(matrix: sparse.csr_matrix) -> np.ndarray:
+    """Neighbors differ, and no path of four vertices has two colors alone."""
     pointers: Any = matrix.indptr.tolist()
     indices: Any = matrix.indices.tolist()
     width = _shape(matrix)[1]
     near = [[k for k in indices[pointers[v] : pointers[v + 1]] if k != v] for v in range(width)]
-    colours = [-1] * width
+    colors = [-1] * width
     for v in range(width):
         forbidden = set()
         for w in near[v]:
-            if colours[w] >= 0:
-                forbidden.add(colours[w])
+            if colors[w] >= 0:
+                forbidden.add(colors[w])
             for x in near[w]:
-                if x == v or colours[x] < 0:
+                if x == v or colors[x] < 0:
                     continue
-                if colours[w] < 0 or any(y != w and colours[y] == colours[w] for y in near[x]):
-                    forbidden.add(colours[x])
-        colours[v] = next(c for c in itertools.count() if c not in forbidden)
-    return np.array(colours)
+                if colors[w] < 0 or any(y != w and colors[y] == colors[w] for y in near[x]):
+                    forbidden.add(colors[x])
+        colors[v] = next(c for c in itertools.count() if c not in forbidden)
+    return np.array(colors)
 
 
 # Small things -------------------------------------------------------------------------------------------------------
 
 
-def _count(colours: np.ndarray) -> int:
-    return int(colours.max(initial=-1)) + 1
+def _count(colors: np.ndarray) -> int:
+    return int(colors.max(initial=-1)) + 1
 
 
 def _shape(matrix: Any) -> tuple[int, int]:

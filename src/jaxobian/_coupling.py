@@ -129,7 +129,7 @@ def _message(names: Names, o: int, j: int, where: str, witness: tuple[int, int] 
         there, here = witness
         return (
             f"the examples of the batch are coupled by {where}: example {there} of {output} changes with example "
-            f"{here} of {names.inputs[j]}. (Batch normalisation must be in evaluation mode.) {_INSTEAD}"
+            f"{here} of {names.inputs[j]}. (Batch normalization must be in evaluation mode.) {_INSTEAD}"
         )
     return (
         f"it could not be proved that the examples of the batch do not mix: how {output} depends on {names.inputs[j]} "

@@ -21,7 +21,7 @@ from ._words import counted, human_bytes, word
 _SINGLE = ("fwd", "rev")
 # Passes are fewer where they are so many times fewer.
 _FEWER = 1.2
-# Of modes that take as many passes, and times that differ by no more, the favourite is taken.
+# Of modes that take as many passes, and times that differ by no more, the favorite is taken.
 _EQUAL = 1.05
 
 
@@ -95,11 +95,11 @@ def _fastest(possible: Sequence[Candidate], problem: Problem) -> Candidate:
 
     handicaps = {strategy.mode: strategy.handicap(problem) for strategy in STRATEGIES}
     best = min(within, key=lambda candidate: handicaps[candidate.mode] * candidate.cost.seconds)
-    return _single(singles, problem.machine, _favourite(problem)) if best.mode in singles else best
+    return _single(singles, problem.machine, _favorite(problem)) if best.mode in singles else best
 
 
-def _single(singles: dict[str, Candidate], machine: Machine, favourite: str) -> Candidate:
-    """Forward or reverse: the model decides where it can, the dimensions where it cannot, else `favourite`."""
+def _single(singles: dict[str, Candidate], machine: Machine, favorite: str) -> Candidate:
+    """Forward or reverse: the model decides where it can, the dimensions where it cannot, else `favorite`."""
     fast, *others = sorted(singles.values(), key=_seconds_of)
     if not others:
         return fast
@@ -109,10 +109,10 @@ def _single(singles: dict[str, Candidate], machine: Machine, favourite: str) -> 
     if slow.passes * _FEWER <= fast.passes:
         return slow
     equal = fast.passes * _FEWER > slow.passes and slow.cost.seconds <= _EQUAL * fast.cost.seconds
-    return singles[favourite] if equal else fast
+    return singles[favorite] if equal else fast
 
 
-def _favourite(problem: Problem) -> str:
+def _favorite(problem: Problem) -> str:
     """The mode that is taken where nothing else decides.
 
     Reverse brings J's rows back in order, and its first steps wait for fewer residuals. But where nothing is more than

@@ -11,7 +11,7 @@ from ._linear import UNKNOWN_LINE, active_variables, is_variable, source_line
 from ._strategies import Candidate, Factored, Part, Problem, Sum, Through, nodes
 from ._words import WORDS, pass_count
 
-_COLOURS = {"fwd": "tab:blue", "rev": "tab:orange"}
+_COLORS = {"fwd": "tab:blue", "rev": "tab:orange"}
 
 
 def draw(problem: Problem, candidate: Candidate, title: str, ax: Any = None) -> Any:
@@ -41,9 +41,9 @@ def draw(problem: Problem, candidate: Candidate, title: str, ax: Any = None) -> 
     level = top
     for first, end, mode, text, level in _arrows(candidate, mixed, places, last, top):
         start, stop = (first, end) if mode == "fwd" else (end, first)
-        arrow = {"arrowstyle": "-|>", "color": _COLOURS[mode], "linewidth": 2}
+        arrow = {"arrowstyle": "-|>", "color": _COLORS[mode], "linewidth": 2}
         ax.annotate("", (stop, level), (start, level), arrowprops=arrow)
-        ax.text((first + end) / 2, level + 0.04 * top, text, ha="center", va="bottom", color=_COLOURS[mode])
+        ax.text((first + end) / 2, level + 0.04 * top, text, ha="center", va="bottom", color=_COLORS[mode])
     ax.set(title=title, xlim=(-0.12 * last, 1.12 * last), ylim=(-1.75 * top, level + 0.35 * top))
     ax.axis("off")
     return ax
@@ -98,7 +98,7 @@ def _arrows(
 
 
 def _sweeps(candidate: Candidate) -> Iterator[tuple[str, str]]:
-    """Mode and text of each way in which a candidate goes through the program: colours may go both ways, or none."""
+    """Mode and text of each way in which a candidate goes through the program: colors may go both ways, or none."""
     if candidate.mode != "colored":
         yield candidate.mode, _text(candidate.mode, candidate.passes)
         return

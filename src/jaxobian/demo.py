@@ -196,7 +196,7 @@ def draw(apply: Apply, params: Any, images: jax.Array, path: Path) -> None:
     scores = apply(params, images)
     jacobians = jb.batch_jacobian(apply, 1)(params, images)[..., 0]
     # A few pixels stand out so far that, were they in range, all the others would be pale.
-    colours = CenteredNorm(halfrange=float(jnp.percentile(jnp.abs(jacobians), 99.7)))
+    colors = CenteredNorm(halfrange=float(jnp.percentile(jnp.abs(jacobians), 99.7)))
 
     # A Figure of its own, without pyplot, leaves alone the backend and the settings of whoever imports this.
     figure = Figure(figsize=(16, 10), dpi=100, facecolor="white")
@@ -205,7 +205,7 @@ def draw(apply: Apply, params: Any, images: jax.Array, path: Path) -> None:
     for row, image, jacobian, score in zip(panels, images[..., 0], jacobians, scores, strict=True):
         row[0].imshow(image, cmap="gray_r")
         for k, panel in enumerate(row[1:]):
-            panel.imshow(jacobian[k], cmap="RdBu_r", norm=colours)
+            panel.imshow(jacobian[k], cmap="RdBu_r", norm=colors)
             panel.contour(image, levels=[0.5], colors="black", linewidths=0.8, alpha=0.5)
             label = f"{score[k]:.1f}".replace("-", "\N{MINUS SIGN}")
             panel.set_xlabel(label, color="0.45", size=12, labelpad=3)
@@ -219,7 +219,7 @@ def draw(apply: Apply, params: Any, images: jax.Array, path: Path) -> None:
     for panel, title in zip(panels[0], ["image", *range(10)], strict=True):
         panel.set_title(title, size=16, weight="normal" if title == "image" else "bold", pad=7)
     beside = figure.add_axes((0.931, 0.12, 0.011, 0.72))
-    scale = figure.colorbar(ScalarMappable(colours, "RdBu_r"), cax=beside, extend="both")
+    scale = figure.colorbar(ScalarMappable(colors, "RdBu_r"), cax=beside, extend="both")
     scale.outline.set_visible(False)
     scale.ax.tick_params(labelsize=12, color="0.5")
     scale.set_label("change of the score per unit of ink", size=13, labelpad=8)

@@ -122,7 +122,7 @@ def _from_linen(
             {**others, "params": unflatten_dict({**fixed, **given})},
             # The arguments go in by closure: Module.apply keeps some keywords for itself.
             method=lambda module: _call(module, method, args, kwargs, switches),
-            # Not every collection: one that is missing must raise rather than be initialised unnoticed.
+            # Not every collection: one that is missing must raise rather than be initialized unnoticed.
             mutable=list(others),
             rngs=keys,
         )

@@ -35,7 +35,7 @@ MOVES = frozenset(
     "broadcast_in_dim reshape squeeze transpose rev slice pad concatenate stack unstack tile convert_element_type copy "
     "copy_p name iota dynamic_slice split real imag complex conj stop_gradient optimization_barrier".split()
 )
-# Operations of transcendental functions; the last ones are not vectorised.
+# Operations of transcendental functions; the last ones are not vectorized.
 TRANSCENDENTAL = {
     **dict.fromkeys("exp exp2 expm1 log log1p log2 tanh logistic erf erfc erf_inv".split(), 10.0),
     **dict.fromkeys("sqrt rsqrt sinh cosh asin acos atan atan2 asinh acosh atanh".split(), 30.0),
@@ -161,7 +161,7 @@ def _sparse_dot(equation: Any) -> Work:
 
 
 def _factor(flops: float) -> Callable[[Any], Work]:
-    """A factorisation that takes so many times n^3 for a matrix of order n."""
+    """A factorization that takes so many times n^3 for a matrix of order n."""
 
     def work(equation: Any) -> Work:
         *many, rows, columns = equation.invars[0].aval.shape

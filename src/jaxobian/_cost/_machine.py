@@ -29,7 +29,7 @@ class Work:
         reduce: elements summed, compared or accumulated.
         arithmetic: elementwise operations (a transcendental counts as several).
         again: operations made again wherever their results are read, such as those that make one-hot vectors.
-        solve: flops of factorisations, solves and transforms.
+        solve: flops of factorizations, solves and transforms.
         equations: kernels run, each of which takes a dispatch.
         library: products, solves, transforms and sorts begun, which take one of their own.
         matrices: small matrices of several that a call factors, or solves with, one after the other.

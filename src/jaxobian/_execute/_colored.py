@@ -140,12 +140,12 @@ def _entries(found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: l
     dtype = block_dtype(outputs.avals[o], inputs.avals[i])
     values, places, offset = [], np.zeros(len(ours), np.int64), 0
     if pushed is not None:
-        flat = pushed[o].reshape(*batch, coloring.n_columns * m)  # colours, then own
-        places = coloring.colour[ours] * m + coloring.landing[ours] - row
+        flat = pushed[o].reshape(*batch, coloring.n_columns * m)  # colors, then own
+        places = coloring.color[ours] * m + coloring.landing[ours] - row
         values, offset = [flat.astype(dtype)], flat.shape[-1]
     if pulled is not None:
-        flat = pulled[i].reshape(*batch, coloring.n_rows * n)  # colours, then own
-        there = offset + coloring.colour[ours] * n + coloring.landing[ours] - column
+        flat = pulled[i].reshape(*batch, coloring.n_rows * n)  # colors, then own
+        there = offset + coloring.color[ours] * n + coloring.landing[ours] - column
         places = np.where(coloring.pulled[ours], there, places)
         values.append(flat.astype(dtype))
     joined = jnp.concatenate(values, -1) if values else jnp.zeros((*batch, 1), dtype)

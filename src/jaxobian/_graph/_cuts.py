@@ -24,7 +24,7 @@ _MOST = 12
 def chain(program: Linear, weigh: Weigh, bound: int) -> tuple[list[Cut], int]:
     """Nested cuts of a program, from its inputs to its outputs.
 
-    First those of the least width, then, between them and the ends, those narrower than the wider neighbour.
+    First those of the least width, then, between them and the ends, those narrower than the wider neighbor.
 
     Args:
         program: the program.

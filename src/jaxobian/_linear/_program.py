@@ -77,7 +77,7 @@ def as_program(jaxpr: Any) -> Program:
 
 
 def subprograms(equation: Any) -> Iterator[Program]:
-    """The programs inside an equation: bodies of loops, branches, rematerialised blocks."""
+    """The programs inside an equation: bodies of loops, branches, rematerialized blocks."""
     for jaxpr in jex.jaxprs_in_params(equation.params):
         yield as_program(jaxpr)
 

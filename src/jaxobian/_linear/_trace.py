@@ -122,7 +122,7 @@ def trace(
     check: Callable[[Sequence[Any]], None] = lambda avals: None,
     call: Call | None = None,
 ) -> LinearProgram:
-    """Trace `f(extras, xs) -> (ys, aux)` once and linearise it in xs.
+    """Trace `f(extras, xs) -> (ys, aux)` once and linearize it in xs.
 
     Args:
         f: takes and returns flat sequences of arrays.

@@ -71,7 +71,7 @@ def compressed_size(ends: Ends, relations: Sequence[dict[int, Relation]], index_
         seeded, landed = ends.sides(forward=forward)
         total = 0
         for group in groups(relations, seeded, landed, forward=forward):
-            colors = Seeds(seeded, landed, forward, 1, group=group).colours
+            colors = Seeds(seeded, landed, forward, 1, group=group).colors
             for passes, a in zip(colors, seeded.avals, strict=True):
                 for number in group.landed:
                     b = landed.avals[number]

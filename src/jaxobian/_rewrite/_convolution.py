@@ -107,7 +107,7 @@ class _Convolution:
             tile: the size of a tile.
             transposed: whether it is there to be transposed.
             pooled: windows of the result, side by side, whose places come last in a row: of what is pulled back to
-                them only one is not zero, and a processor compares several places at once if they are neighbours.
+                them only one is not zero, and a processor compares several places at once if they are neighbors.
             precision: of the product.
         """
         window, tiles = self.window(tile), self._each(lambda a: -(-self.out[a] // tile[a]))

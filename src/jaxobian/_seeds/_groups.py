@@ -2,9 +2,9 @@
 
 A *cell* is a digit of an axis of a seeded array. Where every landed array that depends on the array ties the cell to a
 digit of its own, all values of the cell are seeded in one pass: a landed element knows by its own position which of
-them it can depend on. Elements that differ in no cell but in the rest are told apart by their *colour*, one a pass.
+them it can depend on. Elements that differ in no cell but in the rest are told apart by their *color*, one a pass.
 
-    J[i, k] = result[i, colour of k]   where the cells of k are those of i, and 0 elsewhere
+    J[i, k] = result[i, color of k]   where the cells of k are those of i, and 0 elsewhere
 
 Landed arrays that lack a tie would spoil it for the others; they form a group of their own, with passes of its own.
 """
@@ -67,7 +67,7 @@ class Group:
 
 
 def plain(n_seeded: int, n_landed: int) -> Group:
-    """The standard basis: every element is a colour of its own."""
+    """The standard basis: every element is a color of its own."""
     return Group(
         tuple(range(n_landed)), frozenset(range(n_seeded)), ((),) * n_seeded, (((),) * n_landed,) * n_seeded
     )

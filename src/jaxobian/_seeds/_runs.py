@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Run:
-    """Passes first, ..., first + total - 1: those of some neighbouring seeded arrays.
+    """Passes first, ..., first + total - 1: those of some neighboring seeded arrays.
 
     Attributes:
         leaves: the seeded arrays.

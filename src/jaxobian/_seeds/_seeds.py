@@ -28,14 +28,14 @@ UNROLLED_CHUNKS = 16
 
 @dataclass(frozen=True, eq=False)
 class Classes:
-    """Seeded elements by colour: a pass has ones at all elements of its colour.
+    """Seeded elements by color: a pass has ones at all elements of its color.
 
     Attributes:
-        colours: for each seeded array, the colour of each element, its batch apart; -1 for none.
-        count: how many colours there are.
+        colors: for each seeded array, the color of each element, its batch apart; -1 for none.
+        count: how many colors there are.
     """
 
-    colours: tuple[np.ndarray, ...]
+    colors: tuple[np.ndarray, ...]
     count: int
 
 
@@ -52,7 +52,7 @@ class Seeds:
         looped: whether chunks run in a loop, which bounds memory, or are written out.
         group: which elements share a pass, and which landed arrays are looked at; by default no tie is known.
         given: where passes begin with rows at hand rather than with one-hot vectors: the shapes of what they seed.
-        classes: where a pass stands for all elements of a colour.
+        classes: where a pass stands for all elements of a color.
         arranged: whether products of the few rows that passes are put their constant first.
         beside: whether passes stand beside their examples, rather than in front of them, in all that they make.
         once: whether axes along which a seed is the same are kept at size 1 for as long as it makes no difference.
@@ -101,10 +101,10 @@ class Seeds:
         )
 
     @cached_property
-    def colours(self) -> tuple[int, ...]:
+    def colors(self) -> tuple[int, ...]:
         """How many passes each seeded array takes: none, if nothing depends on it."""
         alive = self._group.seeded
-        return tuple(split.colours if s in alive else 0 for s, split in enumerate(self._splits))
+        return tuple(split.colors if s in alive else 0 for s, split in enumerate(self._splits))
 
     @property
     def elements_per_pass(self) -> float:
@@ -120,14 +120,14 @@ class Seeds:
 
     @property
     def passes(self) -> int:
-        return sum(self.colours) if self.classes is None else self.classes.count
+        return sum(self.colors) if self.classes is None else self.classes.count
 
     def runs(self) -> list[Run]:
         """Seeded arrays packed into runs of at most `width` passes; a larger array is a run of its own."""
         if self.classes is not None:  # each pass seeds all arrays
             count = self.classes.count
             return [Run(tuple(range(len(self.seeded.avals))), 0, count, even(count, self.width))] if count else []
-        sizes, offsets = self.colours, (0, *accumulate(self.colours))
+        sizes, offsets = self.colors, (0, *accumulate(self.colors))
         packs: list[list[int]] = []
         for k, size in enumerate(sizes):
             if not size:
@@ -154,10 +154,10 @@ class Seeds:
         ]
 
     def compressed(self, results: Sequence[Sequence[Any]]) -> list[list[Any]]:
-        """Blocks that have colours in place of the elements of the seeded array."""
+        """Blocks that have colors in place of the elements of the seeded array."""
         rows: dict[int, list[Any]] = {}
         for run, landed in zip(self.runs(), results, strict=True):
-            ends = list(accumulate(self.colours[k] for k in run.leaves))[:-1]
+            ends = list(accumulate(self.colors[k] for k in run.leaves))[:-1]
             parts = [jnp.split(x, ends, axis) if ends else [x] for x, axis in zip(landed, self.axes, strict=True)]
             rows.update((leaf, [part[k] for part in parts]) for k, leaf in enumerate(run.leaves))
         return [rows[k] if k in rows else self._empty() for k in range(len(self.seeded.avals))]
@@ -200,7 +200,7 @@ class Seeds:
         Returns:
             Positions in the flat compressed block, and their index in the block as it is spread, sorted.
         """
-        if self.colours[s] == 0:
+        if self.colors[s] == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         split, aval, batch = self._splits[s], self._landed.avals[r], self._landed.tied[r]
         lead = () if batch is None else (aval.shape[batch],)
@@ -228,7 +228,7 @@ class Seeds:
             width: how many.
             like: arrays like the seeded ones; where passes begin with rows at hand, those.
         """
-        make = self._coloured if self.classes else self._basis if self.given is None else self._rows
+        make = self._colored if self.classes else self._basis if self.given is None else self._rows
         return make(start, width, like)
 
     def _rows(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
@@ -236,21 +236,21 @@ class Seeds:
         rows = [jax.lax.dynamic_slice_in_dim(x, start, width) for x in like]
         return [jnp.broadcast_to(x, (width, *shape)) for x, shape in zip(rows, self.given or (), strict=True)]
 
-    def _coloured(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
-        """Ones at all elements of colours start, ..., start + width - 1."""
+    def _colored(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
+        """Ones at all elements of colors start, ..., start + width - 1."""
         made = []
         assert self.classes is not None
-        for colours, split, aval, tied, x in zip(
-            self.classes.colours, self._splits, self.seeded.avals, self.seeded.tied, like, strict=True
+        for colors, split, aval, tied, x in zip(
+            self.classes.colors, self._splits, self.seeded.avals, self.seeded.tied, like, strict=True
         ):
             if isinstance(start, int) and width * split.size <= MOST_INDEXED:
                 # Written where they are, ones take no comparisons, which XLA would make anew wherever it reads a seed.
-                there = np.flatnonzero((colours >= start) & (colours < start + width))
-                index = (colours[there] - start) * split.size + there
+                there = np.flatnonzero((colors >= start) & (colors < start + width))
+                index = (colors[there] - start) * split.size + there
                 ones = zeros_like(aval, (width * split.size,))
                 ones = ones.at[index].set(1, unique_indices=True, mode="promise_in_bounds")
             else:
-                rows = (jnp.arange(width, dtype=jnp.int32) + start)[:, None] == jnp.asarray(colours, jnp.int32)[None]
+                rows = (jnp.arange(width, dtype=jnp.int32) + start)[:, None] == jnp.asarray(colors, jnp.int32)[None]
                 ones = rows.astype(aval.dtype)
             ones = ones.reshape(width, *split.shape)
             if tied is not None:
@@ -261,12 +261,12 @@ class Seeds:
     def _basis(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Basis vectors start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array."""
         made, offset = [], 0
-        pairs = zip(self._splits, self.colours, self.seeded.avals, self.seeded.tied, like, strict=True)
-        for split, colours, aval, tied, x in pairs:
+        pairs = zip(self._splits, self.colors, self.seeded.avals, self.seeded.tied, like, strict=True)
+        for split, colors, aval, tied, x in pairs:
             rows = jnp.arange(width) + (start - offset)
-            shape = split.free if colours else (0,)
-            ones = (rows[:, None] == jnp.arange(colours)[None, :]).astype(aval.dtype).reshape(width, *shape)
-            if not colours:
+            shape = split.free if colors else (0,)
+            ones = (rows[:, None] == jnp.arange(colors)[None, :]).astype(aval.dtype).reshape(width, *shape)
+            if not colors:
                 ones = jnp.zeros((width, *split.shape), aval.dtype)
             elif split.cells:
                 ones = jnp.broadcast_to(ones, (width, *split.all))
@@ -275,7 +275,7 @@ class Seeds:
                 ones = jnp.broadcast_to(jnp.expand_dims(ones, tied + 1), (width, *aval.shape))
             # The zero takes over x's varying axes under shard_map.
             made.append(ones + jnp.zeros_like(x))
-            offset += colours
+            offset += colors
         return [self._first(seed, axes) for seed, axes in zip(made, self.alike, strict=True)] if self.once else made
 
     @staticmethod
@@ -290,7 +290,7 @@ class Seeds:
 
     @property
     def _last(self) -> bool:
-        """Whether passes are J's columns. Those by colour are gathered one by one, and stay as they come."""
+        """Whether passes are J's columns. Those by color are gathered one by one, and stay as they come."""
         return self.forward and self.classes is None
 
     def turned(self, results: Sequence[Any]) -> list[Any]:

@@ -16,7 +16,7 @@ class Split:
     Attributes:
         shape: the axes themselves.
         all: the pieces in order.
-        free: the same with 1 in place of each cell: their product is the number of colours.
+        free: the same with 1 in place of each cell: their product is the number of colors.
         places: where in `all` each cell stands.
         cells: the cells.
     """
@@ -32,7 +32,7 @@ class Split:
         return math.prod(self.shape)
 
     @property
-    def colours(self) -> int:
+    def colors(self) -> int:
         return math.prod(self.free)
 
     @classmethod

@@ -30,8 +30,8 @@ class Free:
         rest: residuals, tangents -> tangents: the linear program without the contraction. Its tangents are those of
             z (forward), or its results are those of z (reverse).
         constant: residuals -> the constant.
-        order: the constant's axes: those of the colours, then those of the other side of the contraction.
-        shape: of the rows: colours, then z with 1 in place of axes that all colours share.
+        order: the constant's axes: those of the colors, then those of the other side of the contraction.
+        shape: of the rows: colors, then z with 1 in place of axes that all colors share.
         z: what the rows are seeds of, as an abstract value.
         where: the user's line.
         in_avals: of x.
@@ -180,16 +180,16 @@ class _Contraction:
     ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """How the constant becomes rows: the order of its axes, and the rows' shape; None where it does not.
 
-        Colours must run over the axes that the constant alone knows: in forward mode those contracted, in reverse
+        Colors must run over the axes that the constant alone knows: in forward mode those contracted, in reverse
         mode its free ones. All other axes must be shared by a pass as a whole.
         """
         batch = sorted(self.batch)
         if forward:
-            coloured = sorted(self.contract)
+            colored = sorted(self.contract)
             shared = [a for a, _ in batch] + list(self.free_x)
             seeded = self.x
-            colours = [a for a, _ in coloured]
-            order = (*(b for _, b in coloured), *(b for _, b in self.batch), *self.free_w)
+            colors = [a for a, _ in colored]
+            order = (*(b for _, b in colored), *(b for _, b in self.batch), *self.free_w)
             kept_x, kept_w = (1,) * len(self.free_x), tuple(self.w[a] for a in self.free_w)
             z = (*(self.x[a] for a, _ in self.batch), *((*kept_x, *kept_w) if self.first else (*kept_w, *kept_x)))
         else:
@@ -197,7 +197,7 @@ class _Contraction:
             n = len(self.batch)
             at_x = n + (0 if self.first else len(self.free_w))
             at_w = n + (len(self.free_x) if self.first else 0)
-            colours = [at_w + k for k in range(len(self.free_w))]
+            colors = [at_w + k for k in range(len(self.free_w))]
             shared = [*range(n), *(at_x + k for k in range(len(self.free_x)))]
             sizes = dict(enumerate(self.x[a] for a, _ in self.batch))
             sizes |= {at_x + k: self.x[a] for k, a in enumerate(self.free_x)}
@@ -208,8 +208,8 @@ class _Contraction:
             z = tuple(1 if a in self.free_x else size for a, size in enumerate(self.x))
         whole = {cell.axis for cell in group.cells[0] if (cell.stride, cell.base) == (1, seeded[cell.axis])}
         cut = {cell.axis for cell in group.cells[0]}
-        if cut & set(colours) or example_axis in colours:
+        if cut & set(colors) or example_axis in colors:
             return None
         if any(seeded[a] > 1 and a not in whole and a != example_axis for a in shared):
             return None
-        return order, (math.prod(seeded[a] for a in colours), *z)
+        return order, (math.prod(seeded[a] for a in colors), *z)

@@ -143,8 +143,8 @@ def single(problem: Problem, span: Span, modes: Sequence[str] = ("fwd", "rev")) 
     return Part(problem, min(possible, key=lambda offer: offer.cost.seconds), span)
 
 
-def _coloured(problem: Problem, span: Span) -> Part:
-    """A problem solved by colours."""
+def _colored(problem: Problem, span: Span) -> Part:
+    """A problem solved by colors."""
     if colored.hopeless(problem):
         raise NoCutError("colors save no passes")
     offer = colored.propose(problem, {mode: single.propose(problem) for mode, single in _MODES.items()})
@@ -164,10 +164,10 @@ def _given_passes(problem: Problem, passes: int, mode: str) -> Sweep:
     return count_passes(run, program.residual_avals, avals, passes, forward=forward, one_hot=False)
 
 
-def split(problem: Problem, z: Cut, *, colours: bool = False) -> list[Node]:
+def split(problem: Problem, z: Cut, *, colors: bool = False) -> list[Node]:
     """The sum over paths around z and paths through it; none where a part of it is impossible.
 
-    With `colours` it is none, too, where the paths around z have no colours that are worth it.
+    With `colors` it is none, too, where the paths around z have no colors that are worth it.
     """
     program = problem.program
     try:
@@ -176,7 +176,7 @@ def split(problem: Problem, z: Cut, *, colours: bool = False) -> list[Node]:
         direct = restricted(problem, program.segment(x, y, held=z), right, left)
         inner = restricted(problem, program.segment(x, z), right, middle)
         outer = restricted(problem, program.segment(z, y), middle, left)
-        around = _coloured(direct, (x, y)) if colours else single(direct, (x, y))
+        around = _colored(direct, (x, y)) if colors else single(direct, (x, y))
         product = Product(problem, single(outer, (z, y)), single(inner, (x, z)))
         return [Sum(problem, around, product)]
     except (NoCutError, NotImplementedError):  # the latter where a part would begin with zeros under shard_map

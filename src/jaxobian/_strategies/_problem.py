@@ -27,7 +27,7 @@ class Problem:
     """What is asked for.
 
     Attributes:
-        program: the traced and linearised function, or a segment of one.
+        program: the traced and linearized function, or a segment of one.
         structure: its ties.
         ends: both sides of J, with their batch axes.
         request: what the user asks for.

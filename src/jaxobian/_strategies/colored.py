@@ -1,11 +1,11 @@
-"""Coloured mode: columns that share no row are pushed together, rows that share no column pulled together.
+"""Colored mode: columns that share no row are pushed together, rows that share no column pulled together.
 
-    J[i, j] = (J s_c)[i]    for j of colour c, where s_c has ones at all columns of the colour
+    J[i, j] = (J s_c)[i]    for j of color c, where s_c has ones at all columns of the color
 
 The pattern of J is found on the linear program (`_structure`), element by element, and holds for every value of the
 arguments; what each pass brings back is then a sum of columns that do not overlap.
 
-Elements that are the same for every x take no pass: J(x) = F + R(x), F known, and the colours are those of R. A
+Elements that are the same for every x take no pass: J(x) = F + R(x), F known, and the colors are those of R. A
 reaction-diffusion equation, whose stencil is in F, takes one pass for each species.
 
 Source: Curtis, Powell and Reid, On the estimation of sparse Jacobian matrices (IMA Journal of Applied Mathematics 13,
@@ -37,7 +37,7 @@ from ._sweeps import CLEAR_WIN, Sweep, choose_chunks, count_passes
 
 # With fewer passes than this there is nothing worth looking for, unless it is asked for.
 _WORTHWHILE = 16
-# Nonzeros of all variables together that are followed where nobody asked for colours.
+# Nonzeros of all variables together that are followed where nobody asked for colors.
 _EFFORT = 12_000_000
 # Numbers that are the same for every x, and are kept whatever the pattern's size.
 _MOST = 100_000
@@ -134,7 +134,7 @@ class _Sought:
 
     @property
     def fewest(self) -> int:
-        """Colours that it takes at least."""
+        """Colors that it takes at least."""
         return _fewest(self.matrix, self.possible)
 
 
@@ -144,7 +144,7 @@ def _fewest(matrix: sparse.csr_matrix, modes: Container[str]) -> int:
 
 
 def _without_fixed(sought: _Sought) -> _Sought | None:
-    """The same without what is the same for every x; None where that takes hardly fewer colours.
+    """The same without what is the same for every x; None where that takes hardly fewer colors.
 
     Numbers are added to what passes bring back, which takes about as long as to bring it back does.
     """
@@ -197,7 +197,7 @@ def _sweep(problem: Problem, candidate: Candidate) -> Sweep:
 
 
 def _cheapest(sought: _Sought, sweeps: dict[str, Sweep], least: float) -> Coloring | None:
-    """The colouring whose passes take the least time; the likelier mode first, the other only if it can still win."""
+    """The coloring whose passes take the least time; the likelier mode first, the other only if it can still win."""
     problem, matrix = sought.problem, sought.matrix
     price = {mode: problem.machine.time(sweep.work.each) + 1e-12 for mode, sweep in sweeps.items()}
     columns, rows = problem.inputs.shapes, problem.outputs.shapes
@@ -230,7 +230,7 @@ def _no_gain(sought: _Sought, colors: str, least: int) -> Impossible:
 
 
 def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, Sweep]) -> Candidate:
-    """The candidate that a colouring is, with its cost."""
+    """The candidate that a coloring is, with its cost."""
     problem, possible = sought.problem, sought.possible
     batch, nnz = problem.batch or 1, sought.nnz
     size = problem.output.entries_size(problem.ends, batch * nnz)
@@ -243,8 +243,8 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, Sweep]) ->
         held += math.ceil(sweep.compressed_bytes)
         chunking = choose_chunks(problem, sweep, held)
         seeded, landed = problem.sides(forward=mode == "fwd")
-        colours = coloring.columns if mode == "fwd" else coloring.rows
-        classes = Classes(tuple(np.split(colours, np.cumsum(seeded.sizes)[:-1])), count)
+        colors = coloring.columns if mode == "fwd" else coloring.rows
+        classes = Classes(tuple(np.split(colors, np.cumsum(seeded.sizes)[:-1])), count)
         arranged = sweep.arranged(chunking, problem)
         made[mode] = Seeds(
             seeded, landed, mode == "fwd", chunking.width, sweep.vmapped, chunking.looped, classes=classes,

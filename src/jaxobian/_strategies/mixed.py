@@ -205,7 +205,7 @@ def _narrowed(problem: Problem, gain: float) -> Candidate:
     offers += [_offer(problem, example, node, (z,)) for z in splits[:1] for node in split(example, z)]
     if not offers:
         places = narrow_places(example.program, weigh, bound // _NARROW)[:1]
-        offers += [_offer(problem, example, node, (z,)) for z in places for node in split(example, z, colours=True)]
+        offers += [_offer(problem, example, node, (z,)) for z in places for node in split(example, z, colors=True)]
     if not offers:
         raise _too_wide(example, problem)
     return min(offers, key=lambda offer: offer.cost.seconds)

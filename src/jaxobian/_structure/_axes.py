@@ -121,12 +121,12 @@ def _structure(
     start = {v: {k: identity(v.aval.shape)} for k, v in enumerate(program.tangents)}
     notes = Notes([], conditions)
     steps: list[tuple[Any, Local]] = []
-    found = _analysed(program.linear, start, indices, notes, steps)
+    found = _analyzed(program.linear, start, indices, notes, steps)
     outputs = tuple(found.get(v, {}) if is_variable(v) else {} for v in program.linear.outputs)
     return Structure(program, outputs, tuple(notes.unknown), tuple(steps), read, indices, values, found)
 
 
-def _analysed(
+def _analyzed(
     program: Program,
     start: dict[Any, Dependence],
     indices: Indices,
@@ -192,12 +192,12 @@ def _inside(program: Program, active: Sequence[int], notes: Notes) -> Local:
     """The outputs of a program by those of its inputs that are active."""
     program = inlined(program)
     start = {program.inputs[k]: {k: identity(program.inputs[k].aval.shape)} for k in active}
-    found = _analysed(program, start, Indices(program), notes)
+    found = _analyzed(program, start, Indices(program), notes)
     return [dict(found.get(v, {})) if is_variable(v) else {} for v in program.outputs]
 
 
 def _call(equation: Any, active: set[int], notes: Notes) -> Local | None:
-    """A program that is run as it stands: a rematerialised block, a function with a rule of its own."""
+    """A program that is run as it stands: a rematerialized block, a function with a rule of its own."""
     programs = list(subprograms(equation))
     if len(programs) != 1:
         return None

@@ -62,7 +62,7 @@ def except_axes(axes: Callable[[Any], Sequence[int]]) -> Callable[[Any, Indices]
 
 
 def leading_axes(last: int) -> Callable[[Any, Indices], Local]:
-    """All axes but the last few: matrix factorisations of a batch."""
+    """All axes but the last few: matrix factorizations of a batch."""
 
     def rule(equation: Any, indices: Indices) -> Local:
         local = []

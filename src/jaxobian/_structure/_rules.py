@@ -296,7 +296,7 @@ _CUMULATIVE = "cumsum cumprod cummax cummin cumlogsumexp".split()
 _SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
 _KEYS = [f"random_{name}" for name in "seed wrap unwrap clone split fold_in bits gamma".split()]
 _WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min select_and_gather_add".split()
-_FACTORISATIONS = "cholesky lu qr geqrf householder_product eigh eig svd schur hessenberg tridiagonal".split()
+_FACTORIZATIONS = "cholesky lu qr geqrf householder_product eigh eig svd schur hessenberg tridiagonal".split()
 
 
 def _fft_axes(equation: Any) -> Sequence[int]:
@@ -311,7 +311,7 @@ RULES: dict[str, Callable[[Any, Indices], Local]] = {
     **dict.fromkeys(_SCATTERS, scatter),
     **dict.fromkeys(_KEYS, keys),
     **dict.fromkeys(_WINDOWS, windows()),
-    **dict.fromkeys(_FACTORISATIONS, leading_axes(2)),
+    **dict.fromkeys(_FACTORIZATIONS, leading_axes(2)),
     "lu_pivots_to_permutation": leading_axes(1),
     "select_and_scatter_add": windows(()),
     **dict.fromkeys(PASSED_ON, passed_on),

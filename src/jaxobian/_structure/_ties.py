@@ -132,7 +132,7 @@ def _both(p: Tie, q: Tie) -> Tie | None:
 
 
 def simplified(ties: Iterable[Tie]) -> Relation:
-    """Neighbouring digits merged, and what follows from another tie left out."""
+    """Neighboring digits merged, and what follows from another tie left out."""
     kept = set(ties)
     merging = True
     while merging:

@@ -218,7 +218,7 @@ def where_and_clip():
 
 @scenario()
 def stop_gradient():
-    """A normalisation that is not differentiated."""
+    """A normalization that is not differentiated."""
     return lambda x: x / lax.stop_gradient(jnp.linalg.norm(x)), (normal(4),)
 
 

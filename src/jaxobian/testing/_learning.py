@@ -1,4 +1,4 @@
-"""Scenarios: losses and small models by their parameters, normalisations, embeddings."""
+"""Scenarios: losses and small models by their parameters, normalizations, embeddings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def network_loss(points: int = 20):
 
 @scenario("bench")
 def weight_norm_direction():
-    """Loss of a weight-normalised layer by the direction of its five weights."""
+    """Loss of a weight-normalized layer by the direction of its five weights."""
     x, y = normal(50, 5), normal(50, seed=1)
     return lambda v: jnp.mean((jnp.tanh(x @ (1.3 * v / jnp.linalg.norm(v))) - y) ** 2), (normal(5, seed=2),)
 
@@ -130,11 +130,11 @@ def classifier_parameters(examples: int = 32):
     return lambda p: apply_mlp(p, x), (init_mlp(20, 32, 10),)
 
 
-# --- Normalisations ----------------------------------------------------------------------------------------
+# --- Normalizations ----------------------------------------------------------------------------------------
 
 
 @scenario("bench")
-def normalised_rows(rows: int = 30):
+def normalized_rows(rows: int = 30):
     """Rows of a 30 x 10 matrix, divided by their norms."""
     return lambda x: x / jnp.linalg.norm(x, axis=1, keepdims=True), (normal(rows, 10),)
 

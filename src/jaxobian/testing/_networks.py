@@ -382,8 +382,8 @@ def layer_norm():
     scale = uniform(32, seed=1)
 
     def f(x: Array) -> Array:
-        centred = x - x.mean(-1, keepdims=True)
-        return scale * centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        centered = x - x.mean(-1, keepdims=True)
+        return scale * centered / jnp.sqrt((centered**2).mean(-1, keepdims=True) + 1e-6)
 
     return f, (normal(8, 32),)
 

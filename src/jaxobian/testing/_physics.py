@@ -66,12 +66,12 @@ def energy_gradient(charges: int = 20):
 
 
 @scenario("bench")
-def neighbour_list(particles: int = 60):
+def neighbor_list(particles: int = 60):
     """Forces on 60 particles from the six that a list names for each."""
-    neighbours = integers(particles, particles, 6)
+    neighbors = integers(particles, particles, 6)
 
     def f(positions: Array) -> Array:
-        apart = positions[:, None] - positions[neighbours]
+        apart = positions[:, None] - positions[neighbors]
         squared = jnp.sum(apart**2, -1, keepdims=True) + 0.5
         return jnp.sum(apart / squared**2, axis=1)
 
@@ -105,7 +105,7 @@ def bond_angles(atoms: int = 60):
 
 @scenario("bench")
 def oscillators(number: int = 200):
-    """Phases of 200 oscillators on a ring, each coupled with its two neighbours on either side."""
+    """Phases of 200 oscillators on a ring, each coupled with its two neighbors on either side."""
     own = normal(number)
 
     def f(phase: Array) -> Array:

@@ -45,7 +45,7 @@ def so3_log():
 
 @scenario("bench")
 def quaternion_rotations(quaternions: int = 16):
-    """Points turned by 16 quaternions that are normalised first."""
+    """Points turned by 16 quaternions that are normalized first."""
     points = normal(quaternions, 3, seed=1)
 
     def rotated(q: Array, p: Array) -> Array:
