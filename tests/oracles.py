@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxobian._linear import inlined, program_of, trace
-from jaxobian._structure import Line, Relation, Structure, structure
-from jaxobian._structure._axes import Dependence, Notes, _inside
+from jaxobian._analysis import Line, Relation, Structure, structure
+from jaxobian._analysis.ties._axes import Dependence, Notes, _inside
+from jaxobian._trace import inlined, program_of, trace
 
 
 def structure_of(f: Callable[..., Any], *xs: Any) -> Structure:

@@ -12,8 +12,8 @@ import pytest
 from jax import Array, lax
 
 import jaxobian as jb
-from jaxobian._linear import inlined, program_of
 from jaxobian._rewrite import compact, made_once, shrunk
+from jaxobian._trace import inlined, program_of
 from jaxobian.testing._arrays import normal
 
 N = 3  # of what is seeded alike

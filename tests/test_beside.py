@@ -12,8 +12,8 @@ import pytest
 from jax import Array
 
 import jaxobian as jb
-from jaxobian._linear import program_of
 from jaxobian._rewrite import beside, goes_beside, place_of_passes
+from jaxobian._trace import program_of
 from jaxobian.testing._scenario import conv, normal
 
 W, V = normal(4, 6, seed=1), normal(3, 4, seed=2)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from jaxobian._strategies._brackets import Chain, Leaf, Multiply, Pull, Push, Tree
+from jaxobian._planning.mixed._brackets import Chain, Leaf, Multiply, Pull, Push, Tree
 
 
 def random_chain(seed: int) -> Chain:

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian._batch import Batch
 from jaxobian._cache import KEPT, _kept
 from jaxobian._call import Options
+from jaxobian._call._batch import Batch
 from jaxobian._request import Request
 from jaxobian.testing._scenario import normal, weights
 

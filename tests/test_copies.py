@@ -12,7 +12,7 @@ import pytest
 from jax import Array
 
 import jaxobian as jb
-from jaxobian._copies import surroundings
+from jaxobian._call._surroundings import surroundings
 from jaxobian.testing._scenario import normal, weights
 
 TRANSFORMS: dict[str, tuple[Callable[[Any], Any], int, int]] = {

@@ -13,7 +13,7 @@ from jax.experimental import sparse
 
 import jaxobian as jb
 from jaxobian._cost import ASSUMED_STEPS, KINDS, Work, count, machine, nbytes, not_understood, pass_work, repeated
-from jaxobian._linear import Program, program_of
+from jaxobian._trace import Program, program_of
 
 
 def shape(*dims: int, dtype: Any = jnp.float32) -> Any:

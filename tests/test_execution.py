@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian import _plan
 from jaxobian._cost import Cost, Work
 from jaxobian._execute import Held, Stage, _schedules
-from jaxobian._strategies import STRATEGIES, Candidate, Impossible, Problem, Strategy, _sweeps
+from jaxobian._planning import STRATEGIES, Candidate, Impossible, Problem, Strategy, _sweeps
+from jaxobian._planning import _choose as _plan
 from jaxobian.testing import Scenario, scenarios
 
 NAMES = {

@@ -13,8 +13,8 @@ from jax import Array, lax
 from oracles import structure_of
 
 import jaxobian as jb
+from jaxobian._analysis import elements, fixed
 from jaxobian._cache import _kept, _Runs
-from jaxobian._structure import elements, fixed
 from jaxobian.testing._scenario import normal, weights
 
 

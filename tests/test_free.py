@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian._strategies import Candidate
+from jaxobian._planning import Candidate
 
 
 def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> Any:

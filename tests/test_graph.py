@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from jax import Array
 
-from jaxobian._graph import Graph, chain, minimum_cuts, narrowest, path_splits, stages
-from jaxobian._linear import LinearProgram, active_variables, trace
-from jaxobian._structure import structure
+from jaxobian._analysis import Graph, chain, minimum_cuts, narrowest, path_splits, stages, structure
+from jaxobian._trace import LinearProgram, active_variables, trace
 from jaxobian.testing._scenario import mlp, normal
 
 

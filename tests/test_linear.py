@@ -13,7 +13,7 @@ import pytest
 
 import jaxobian as jb
 from jaxobian._layout import is_concrete
-from jaxobian._linear import (
+from jaxobian._trace import (
     LinearProgram,
     Program,
     _linearize,

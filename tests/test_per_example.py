@@ -11,7 +11,7 @@ import pytest
 from jax import Array
 
 import jaxobian as jb
-from jaxobian._strategies import per_example
+from jaxobian._planning import per_example
 
 RNG = np.random.default_rng(0)
 

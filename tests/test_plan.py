@@ -16,7 +16,7 @@ import pytest
 
 import jaxobian as jb
 from jaxobian._cost import machine
-from jaxobian._plan import _single
+from jaxobian._planning._choose import _single
 
 X = jnp.array([0.3, -1.2, 2.0])
 TALL = jnp.linspace(-1, 1, 60).reshape(20, 3)

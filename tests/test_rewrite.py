@@ -12,9 +12,9 @@ import pytest
 from jax import Array, lax
 
 import jaxobian as jb
-from jaxobian._linear import active_variables, program_of, trace
 from jaxobian._rewrite import Around, arranged, few_rows, offers, rewritten
 from jaxobian._rewrite._convolution import _Convolution
+from jaxobian._trace import active_variables, program_of, trace
 from jaxobian.testing._networks import avg_pool, conv, max_pool
 from jaxobian.testing._scenario import normal, uniform, weights
 

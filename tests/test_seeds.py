@@ -14,8 +14,9 @@ import pytest
 
 import jaxobian as jb
 from jaxobian._execute import _scatter, swept
-from jaxobian._seeds import Seeds, Side, _seeds
-from jaxobian._strategies import _sweeps
+from jaxobian._planning import _sweeps
+from jaxobian._seeds import Seeds, _seeds
+from jaxobian._trace import Side
 from jaxobian.testing import Scenario, scenarios
 
 

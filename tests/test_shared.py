@@ -12,7 +12,7 @@ import pytest
 
 import jaxobian as jb
 from jaxobian import _values
-from jaxobian._structure import influence
+from jaxobian._analysis import influence
 from jaxobian.testing._scenario import normal, weights
 
 X = normal(6, 3)

@@ -18,11 +18,11 @@ from jax import lax
 from oracles import allowed, assert_sound, assert_ties, dependences_of, structure_of
 
 import jaxobian as jb
-from jaxobian._linear import program_of, walk
-from jaxobian._structure import Digit, Line
-from jaxobian._structure._kinds import elementwise
-from jaxobian._structure._rules import RULES, reshaped
-from jaxobian._structure._ties import compose, holds, join, simplified, transposed, within
+from jaxobian._analysis import Digit, Line
+from jaxobian._analysis.ties._kinds import elementwise
+from jaxobian._analysis.ties._rules import RULES, reshaped
+from jaxobian._analysis.ties._ties import compose, holds, join, simplified, transposed, within
+from jaxobian._trace import program_of, walk
 from jaxobian.testing import scenarios
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from test_grammar import OF_JAX_ITSELF, given, public_primitives
 
+from jaxobian._analysis._constants import CONSTANTS
+from jaxobian._analysis.pattern._fixed import _RULES as FIXED
+from jaxobian._analysis.pattern._inner import INNER
+from jaxobian._analysis.pattern._moves import MOVES
+from jaxobian._analysis.pattern._unions import UNIONS
+from jaxobian._analysis.ties._axes import _INNER
+from jaxobian._analysis.ties._rules import RULES
 from jaxobian._cost import _equations as costs
-from jaxobian._linear import CALLS
-from jaxobian._linear._linearize import _JOINTLY, _PLACES, _SINGLY
-from jaxobian._structure._axes import _INNER
-from jaxobian._structure._constants import CONSTANTS
-from jaxobian._structure._fixed import _RULES as FIXED
-from jaxobian._structure._inner import INNER
-from jaxobian._structure._moves import MOVES
-from jaxobian._structure._rules import RULES
-from jaxobian._structure._unions import UNIONS
+from jaxobian._trace import CALLS
+from jaxobian._trace._linearize import _JOINTLY, _PLACES, _SINGLY
 
 COSTS = costs.MOVES.union(costs.TRANSCENDENTAL, costs._ARITHMETIC, costs._RULES, costs._LOOPS)
 LINEAR = {*_JOINTLY, *_SINGLY, *_PLACES, "select_n", "custom_lin"}

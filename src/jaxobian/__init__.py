@@ -7,6 +7,7 @@
 (2, 2)
 """
 
+from ._analysis import Pattern as Pattern
 from ._api import JacobianFunction as JacobianFunction
 from ._api import batch_jacobian as batch_jacobian
 from ._api import hessian as hessian
@@ -18,10 +19,9 @@ from ._errors import BatchCouplingError as BatchCouplingError
 from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError
 from ._errors import PlanMismatchError as PlanMismatchError
+from ._planning import Candidate as Candidate
+from ._planning import Impossible as Impossible
 from ._report import Plan as Plan
-from ._strategies import Candidate as Candidate
-from ._strategies import Impossible as Impossible
-from ._structure import Pattern as Pattern
 
 __version__ = "0.1.0"
 

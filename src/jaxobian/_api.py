@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ._batch import Batch
+from ._analysis import Pattern, structure
 from ._call import Options, Traced
+from ._call._batch import Batch
 from ._functions import HessianFunction, JacobianFunction, SharedFunction, check_callable
 from ._layout import Argnums
-from ._linear import our_settings
+from ._planning import pattern
 from ._request import Format, Mode, Request
 from ._shared import shares
-from ._strategies import pattern
-from ._structure import Pattern, structure
+from ._trace import our_settings
 from ._tracebacks import entry
 
 

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ._plan import Choice
+from ._planning import Choice
 from ._report import Plan, Run, Source
 from ._tracebacks import entry
 

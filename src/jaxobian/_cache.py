@@ -8,11 +8,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ._analysis import structure
+from ._analysis._coupling import check_examples
 from ._call import Options, Traced
-from ._coupling import check_examples
 from ._execute import Executable, compiled
-from ._linear import identity, our_settings, values_key
-from ._structure import structure
+from ._trace import identity, our_settings, values_key
 
 # Programs whose compiled functions are kept; the one unused for longest goes first.
 KEPT = 128

@@ -14,16 +14,16 @@ import jax.numpy as jnp
 from ._bound import BoundFunction
 from ._cache import kept
 from ._call import Options, Traced
+from ._call._plain import plain
+from ._call._surroundings import surroundings
 from ._compiler import warn_of
-from ._copies import surroundings
 from ._execute import traceable, values_alone
-from ._explain import describe_structure, title_of
 from ._layout import flax_advice, in_words, is_concrete, is_flax_module
-from ._linear import walk
-from ._plain import plain
-from ._planned import PlannedRun
 from ._report import Plan, Source, make_plan
+from ._report._explain import describe_structure, title_of
+from ._report._planned import PlannedRun
 from ._shared import Examples, MappedRun
+from ._trace import walk
 from ._tracebacks import entry, innermost, stands_for
 from ._words import counted
 

@@ -13,14 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._batch import axis_of, output_axes
+from ._analysis import influence
+from ._analysis._coupling import Names, check_examples, check_positions
 from ._cache import remembered
 from ._call import Returned
-from ._coupling import Names, check_examples, check_positions
+from ._call._batch import axis_of, output_axes
 from ._layout import abstract, describe, is_concrete
-from ._linear import Program, index_arrays, program_key, program_of, values_key
-from ._seeds import Ends, Side
-from ._structure import influence
+from ._trace import Ends, Program, Side, index_arrays, program_key, program_of, values_key
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .._linear import Program, inlined, is_variable, subprograms
+from .._trace import Program, inlined, is_variable, subprograms
 from ._equations import equation_work, is_elementwise, nbytes, size
 from ._fusion import LOOKED_UP, Fusion, readers_of
 from ._machine import Work

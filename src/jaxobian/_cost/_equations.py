@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._linear import Program, as_program, subprograms
+from .._trace import Program, as_program, subprograms
 from ._machine import Work
 
 # What an equation that is fused into others takes of a kernel's dispatch.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from typing import Any
 
-from .._linear import Program, is_variable
+from .._trace import Program, is_variable
 from ._equations import REDUCTIONS, TRANSCENDENTAL, is_elementwise, moves, operations, reduced, size
 
 # What it takes to compare the number of a pass with that of an element, in operations; more if that has several axes.

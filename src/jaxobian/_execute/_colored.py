@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from .._analysis import rows_of
 from .._coloring import Coloring
 from .._layout import block_dtype
-from .._linear import Linear
 from .._outputs import Output
-from .._seeds import Ends, Seeds
-from .._structure import rows_of
+from .._seeds import Seeds
+from .._trace import Ends, Linear
 from ._execution import Blocks, Held, Stage
 from ._passes import Results
 from ._scatter import indexed, scattered

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from .._layout import zeros_like
-from .._linear import Linear
 from .._outputs import Output
 from .._seeds import Seeds
+from .._trace import Linear
 from ._passes import LinearMap, Results
 
 Blocks = list[list[Any]]

@@ -11,7 +11,8 @@ import numpy as np
 
 from .._layout import block_dtype
 from .._outputs import Output
-from .._seeds import Ends, Seeds
+from .._seeds import Seeds
+from .._trace import Ends
 from ._passes import Results
 from ._scatter import indexed, scattered
 

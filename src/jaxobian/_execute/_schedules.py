@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from .._compiler import compiler_options
-from .._linear import LinearProgram
 from .._outputs import Output
 from .._seeds import UNROLLED_CHUNKS, Run
+from .._trace import LinearProgram
 from ._execution import Blocks, Execution, Held
 from ._passes import Results, empty_buffers, step, swept
 

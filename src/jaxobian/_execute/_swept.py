@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from .._linear import Linear, LinearProgram, pullback
 from .._outputs import OUTPUTS, Output
-from .._seeds import Ends, Seeds
+from .._seeds import Seeds
+from .._trace import Ends, Linear, LinearProgram, pullback
 from ._execution import Blocks, Held, Stage
 from ._passes import LinearMap, Results
 from ._placed import filled, placed

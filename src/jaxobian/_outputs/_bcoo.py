@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import sparse
 
+from .._analysis import Relation
 from .._layout import block_dtype
-from .._seeds import Ends
-from .._structure import Relation
+from .._trace import Ends
 from ._output import Block, compressed_size
 
 _INDEX_BYTES = 4

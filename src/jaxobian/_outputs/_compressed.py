@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._seeds import Ends
-from .._structure import Relation
+from .._analysis import Relation
+from .._trace import Ends
 from ._output import Block, compressed_size
 
 

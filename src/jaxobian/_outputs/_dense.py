@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .._analysis import Relation
 from .._layout import block_dtype
-from .._seeds import Ends
-from .._structure import Relation
+from .._trace import Ends
 from ._output import Block
 
 

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .._analysis import Relation
 from .._layout import block_dtype
-from .._seeds import Ends, Seeds, groups
-from .._structure import Relation
+from .._seeds import Seeds, groups
+from .._trace import Ends
 
 
 class Block(Protocol):

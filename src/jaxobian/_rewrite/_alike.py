@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .._linear import Program, inlined, is_variable, program_of, reshape_order
+from .._trace import Program, inlined, is_variable, program_of, reshape_order
 from ._offer import alone, written
 
 # Axes of an array that are kept at size 1, because the array is the same all along them.

@@ -14,7 +14,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
-from .._linear import Program, inlined, is_variable, program_of
+from .._trace import Program, inlined, is_variable, program_of
 
 # What takes its passes anywhere. Convolutions and windows make one axis of passes and examples: theirs come first.
 _ANYWHERE = frozenset(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from .._linear import Program, closed, inlined, is_variable, program_of
+from .._trace import Program, closed, inlined, is_variable, program_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._linear import pullback
+from .._trace import pullback
 from ._offer import Around, Offer
 
 # With more elements in a window than this, one slice for each of them is no way to go about it.

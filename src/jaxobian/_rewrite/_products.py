@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array, lax
 
 from .._layout import abstract, varying_axes
-from .._linear import Program, active_variables, inlined, is_variable, program_of
+from .._trace import Program, active_variables, inlined, is_variable, program_of
 from ._offer import Offer, rewritten
 
 # Measured on CPU: below so many elements a constant is put in order in no time, and with more than a quarter as many

@@ -5,6 +5,8 @@ other side fills the blocks of J. Seeding the standard basis takes a pass an ele
 seeds every element along it at once.
 """
 
+from .._trace._ends import Ends as Ends
+from .._trace._ends import Side as Side
 from ._groups import Cell as Cell
 from ._groups import Group as Group
 from ._groups import Landing as Landing
@@ -16,5 +18,3 @@ from ._seeds import MOST_INDEXED as MOST_INDEXED
 from ._seeds import UNROLLED_CHUNKS as UNROLLED_CHUNKS
 from ._seeds import Classes as Classes
 from ._seeds import Seeds as Seeds
-from ._side import Ends as Ends
-from ._side import Side as Side

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._structure import Line, Relation, transposed
-from ._side import Side
+from .._analysis import Line, Relation, transposed
+from .._trace._ends import Side
 
 
 class Cell(NamedTuple):

@@ -15,9 +15,9 @@ import numpy as np
 
 from .._layout import zeros_like
 from .._rewrite import shrunk
+from .._trace._ends import Side
 from ._groups import Cell, Group, plain
 from ._runs import Run, even
-from ._side import Side
 from ._split import Split
 
 # JAX counts elements in 32 bits.

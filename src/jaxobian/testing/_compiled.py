@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from .._layout import abstract
-from .._linear import program_of
+from .._trace import program_of
 
 
 def op_by_op(transform: Callable[..., Any], inputs: Sequence[Any]) -> Any:

@@ -1,0 +1,111 @@
+"""What is known of index arrays and of numbers: those that a program computes from no argument can be evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._trace import CALLS, LARGEST_INDEX, Program, inlined, is_variable, subprograms
+from ._constants import CONSTANTS
+
+
+class Indices:
+    """Looks up what the variables of a program hold, as far as that does not depend on its inputs.
+
+    Args:
+        program: the program.
+        sources: inputs of it that another program makes, with who knows that one.
+        values: what inputs hold.
+        numbers: what inputs hold that may hold something else the next time, each with its place.
+        read: where the places of those are taken down of which anything came.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        sources: Mapping[Any, tuple[Indices, Any]] | None = None,
+        values: Mapping[Any, np.ndarray] | None = None,
+        numbers: Mapping[Any, tuple[int, np.ndarray]] | None = None,
+        read: set[int] | None = None,
+    ):
+        self._makers = {v: e for e in program.equations for v in e.outvars}
+        self._sources = sources or {}
+        self._known: dict[Any, np.ndarray | None] = dict(values or {})
+        self._numbers = numbers or {}
+        self.read: set[int] = set() if read is None else read
+
+    def own_position(self, atom: Any, column: int) -> int | None:
+        """The axis along which index vectors' entry `column` is its own position: 0, 1, 2, ...
+
+        None where there is none, or none that is known.
+        """
+        value = self.constant(atom)
+        if value is not None:
+            entries = value[..., column]
+            for axis, n in enumerate(entries.shape):
+                position = np.arange(n).reshape(n, *(1,) * (entries.ndim - axis - 1))
+                if n > 1 and np.array_equal(entries, np.broadcast_to(position, entries.shape)):
+                    return axis
+            return None
+        if atom in self._sources:
+            outer, there = self._sources[atom]
+            return outer.own_position(there, column)
+        maker = self._makers.get(atom)
+        if maker is None:
+            return None
+        if maker.primitive.name == "convert_element_type":
+            return self.own_position(maker.invars[0], column)
+        if maker.primitive.name == "concatenate" and maker.params["dimension"] == len(atom.aval.shape) - 1:
+            for piece in maker.invars:
+                if column < piece.aval.shape[-1]:
+                    return self.own_position(piece, column)
+                column -= piece.aval.shape[-1]
+        return None
+
+    def constant(self, atom: Any) -> np.ndarray | None:
+        """The value of an atom that depends on no input of a program."""
+        if not is_variable(atom):
+            return np.asarray(atom.val)
+        if atom not in self._known:
+            self._known[atom] = self._evaluated(atom)
+        return self._known[atom]
+
+    def _evaluated(self, atom: Any) -> np.ndarray | None:
+        if atom in self._sources:
+            outer, there = self._sources[atom]
+            return outer.constant(there)
+        if atom in self._numbers:
+            which, value = self._numbers[atom]
+            self.read.add(which)
+            return value
+        maker = self._makers.get(atom)
+        if maker is None or maker.effects or any(math.prod(v.aval.shape) > LARGEST_INDEX for v in maker.outvars):
+            return None
+        if maker.primitive.name == "integer_pow" and maker.params["y"] == 0:
+            return np.ones(atom.aval.shape, atom.aval.dtype)  # which second derivatives of squares have in them
+        operands: dict[Any, Any] = {v: self.constant(v) for v in maker.invars if is_variable(v)}
+        if any(value is None for value in operands.values()):
+            return None
+        try:
+            simple = CONSTANTS.get(maker.primitive.name)
+            if simple is not None:
+                values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]
+                with np.errstate(all="ignore"):
+                    return np.asarray(simple(maker, values), atom.aval.dtype)
+            called = list(subprograms(maker)) if maker.primitive.name in CALLS else []
+            if called:
+                inner = inlined(called[0])
+                values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]
+                known = dict(zip(inner.inputs, values, strict=True))
+                return Indices(inner, values=known).constant(inner.outputs[list(maker.outvars).index(atom)])
+            with jax.ensure_compile_time_eval():
+                (value,) = Program(tuple(operands), (atom,), (maker,))(*operands.values())
+            return np.asarray(value)
+        except Warning:
+            raise  # where warnings are errors: something is lost on the way, such as an imaginary part
+        except Exception:
+            return None  # what cannot be evaluated here is not known

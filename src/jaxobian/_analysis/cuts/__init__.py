@@ -1,0 +1,1 @@
+"""Where a linear program is narrow, and where its ends only repeat and sum."""

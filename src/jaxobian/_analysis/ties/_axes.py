@@ -1,0 +1,390 @@
+"""Program -> Structure: relations between its outputs and its inputs, composed equation by equation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..._trace import (
+    CALLS,
+    Linear,
+    LinearProgram,
+    Program,
+    as_program,
+    differentiable,
+    implementation,
+    inlined,
+    is_variable,
+    program_of,
+    pullbacks,
+    subprograms,
+)
+from .._indices import Indices
+from ._kinds import Local, Shape
+from ._rules import PASSED_ON, RULES
+from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed, within
+
+# What a variable depends on: number of an input -> relation. An input that is not there does not matter to it.
+Dependence = dict[int, Relation]
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What goes with an analysis.
+
+    Attributes:
+        unknown: the equations so far that no rule understands.
+        conditions: whether results depend on what the condition of a loop reads. Derivatives do not.
+    """
+
+    unknown: list[Any]
+    conditions: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """How the outputs of a linear program depend on its tangents.
+
+    Attributes:
+        program: the linear program.
+        relations: for each output, the inputs that it depends on, each with its ties.
+        unknown: the equations that no rule understands; they are taken for dense.
+        steps: the equations that something active goes through, in order, each with what it does to its operands.
+        read: the operands whose numbers something was made of. They are no part of the ties, nor of the program.
+    """
+
+    program: Linear
+    relations: tuple[Dependence, ...]
+    unknown: tuple[Any, ...]
+    steps: tuple[tuple[Any, Local], ...]
+    read: set[int]
+    _indices: Indices
+    _values: Indices
+    _dependences: Mapping[Any, Dependence]
+
+    def of(self, atom: Any) -> Dependence:
+        """The dependence of any variable of the linear program."""
+        return self._dependences.get(atom, {}) if is_variable(atom) else {}
+
+    @property
+    def indices(self) -> Indices:
+        """What is known of index arrays."""
+        return self._indices
+
+    def known(self, atom: Any) -> Any:
+        """What an atom holds, where that depends on no argument; else None."""
+        return self._values.constant(atom)
+
+    def part(self, program: Linear) -> Structure:
+        """The structure of a segment of the program."""
+        pairs = list(zip(program.residuals, self.program.residuals, strict=True))
+        indices, values = (
+            Indices(program.linear, {v: (known, r) for v, r in pairs}) for known in (self._indices, self._values)
+        )
+        return _structure(program, indices, values, self.read)
+
+
+def structure(program: LinearProgram, read: set[int] | None = None) -> Structure:
+    """Find the ties between every output and every tangent of a linear program; `read` as in `Structure`."""
+    read = set() if read is None else read
+    operands = program.primal.inputs
+    indices = {v: x for v, x in zip(operands, program.indices, strict=False) if x is not None}
+    numbers = {v: (k, x) for k, (v, x) in enumerate(zip(operands, program.numbers, strict=False)) if x is not None}
+    made = program.primal.outputs[len(program.function.outputs) :]
+
+    def known(numbers: dict[Any, Any]) -> Indices:
+        primal = Indices(program.primal, None, indices, numbers, read)
+        return Indices(program.linear, {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)})
+
+    return _structure(program, known({}), known(numbers), read)
+
+
+def influence(program: Program, n_in: int, indices: Sequence[np.ndarray | None]) -> Structure:
+    """The ties between the values of every output and of the last inputs of any program, linear or not.
+
+    Args:
+        program: the program.
+        n_in: how many of its inputs are looked at.
+        indices: what its inputs hold that are index arrays; None for the others.
+    """
+    program = inlined(program)
+    known = Indices(program, values={v: x for v, x in zip(program.inputs, indices, strict=True) if x is not None})
+    return _structure(Linear(program, n_in), known, known, set(), conditions=True)
+
+
+def _structure(
+    program: Linear, indices: Indices, values: Indices, read: set[int], *, conditions: bool = False
+) -> Structure:
+    start = {v: {k: identity(v.aval.shape)} for k, v in enumerate(program.tangents)}
+    notes = Notes([], conditions)
+    steps: list[tuple[Any, Local]] = []
+    found = _analyzed(program.linear, start, indices, notes, steps)
+    outputs = tuple(found.get(v, {}) if is_variable(v) else {} for v in program.linear.outputs)
+    return Structure(program, outputs, tuple(notes.unknown), tuple(steps), read, indices, values, found)
+
+
+def _analyzed(
+    program: Program,
+    start: dict[Any, Dependence],
+    indices: Indices,
+    notes: Notes,
+    steps: list[tuple[Any, Local]] | None = None,
+) -> dict[Any, Dependence]:
+    """The dependence of every variable that depends on one of `start`; `steps` takes down what each equation does."""
+    found = dict(start)
+    shapes = {j: v.aval.shape for v, dependence in start.items() for j in dependence}
+    for equation in program.equations:
+        operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
+        if not operands:
+            continue
+        local = _local(equation, set(operands), indices, notes)
+        if steps is not None:
+            steps.append((equation, local))
+        for out, row in zip(equation.outvars, local, strict=True):
+            total: Dependence = {}
+            for k, dependence in operands.items():
+                if k in row:
+                    _add(total, {j: compose(row[k], relation) for j, relation in dependence.items()})
+            if total:
+                shape = out.aval.shape
+                found[out] = {j: within(relation, shape, shapes[j]) for j, relation in total.items()}
+    return found
+
+
+def _add(total: Dependence, more: Dependence) -> None:
+    """Add paths to a dependence: what two of them share must hold on both."""
+    for j, relation in more.items():
+        total[j] = join(total[j], relation) if j in total else relation
+
+
+def local_ties(equation: Any, active: set[int], indices: Indices) -> Local:
+    """For each output of an equation, the operands that it depends on, each with its ties."""
+    return _local(equation, active, indices, Notes([]))
+
+
+def _local(equation: Any, active: set[int], indices: Indices, notes: Notes) -> Local:
+    """For each output of an equation, the active operands that it depends on, each with its ties."""
+    name = equation.primitive.name
+    rule = RULES.get(name)
+    if rule is not None:
+        rows = rule(equation, indices)
+        if name in PASSED_ON:
+            return rows
+        return [{k: row.get(k, DENSE) for k in active} for row in rows]
+    inner = _INNER.get(name)
+    rows = inner(equation, active, notes) if inner is not None else None
+    if rows is None:
+        made = implementation(equation)
+        rows = None if made is None else _inside(made, sorted(active), notes)
+    if rows is None:
+        notes.unknown.append(equation)
+        return [dict.fromkeys(active, DENSE) for _ in equation.outvars]
+    return rows
+
+
+# Equations with programs inside ------------------------------------------------------------------------------------
+
+
+def _inside(program: Program, active: Sequence[int], notes: Notes) -> Local:
+    """The outputs of a program by those of its inputs that are active."""
+    program = inlined(program)
+    start = {program.inputs[k]: {k: identity(program.inputs[k].aval.shape)} for k in active}
+    found = _analyzed(program, start, Indices(program), notes)
+    return [dict(found.get(v, {})) if is_variable(v) else {} for v in program.outputs]
+
+
+def _call(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """A program that is run as it stands: a rematerialized block, a function with a rule of its own."""
+    programs = list(subprograms(equation))
+    if len(programs) != 1:
+        return None
+    return _called(programs[0], equation, active, notes)
+
+
+def _called(program: Program, equation: Any, active: set[int], notes: Notes) -> Local:
+    """What a program does to an equation's operands, which are its last inputs: before them come its constants."""
+    first = len(program.inputs) - len(equation.invars)
+    rows = _inside(program, [first + k for k in sorted(active)], notes)
+    return [{k - first: relation for k, relation in row.items()} for row in rows]
+
+
+def _expanded(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """A primitive that JAX 0.12 writes out only when it compiles, such as a search in a sorted array."""
+    try:
+        program, _, _ = program_of(equation.params["_prim"].expand, *(v.aval for v in equation.invars))
+    except Exception:
+        return None  # it cannot be written out here
+    return _called(program, equation, active, notes)
+
+
+def _cond(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """Any of the branches may run: what holds in all of them; and which one does, where that is active."""
+    total: Local = [{0: DENSE} if 0 in active else {} for _ in equation.outvars]
+    for branch in subprograms(equation):
+        for sum_, row in zip(total, _inside(branch, [k - 1 for k in sorted(active - {0})], notes), strict=True):
+            _add(sum_, {k + 1: relation for k, relation in row.items()})
+    return total
+
+
+def _while(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """A fixed point over the carry; of values, a step is made, or not, where the condition says so.
+
+    A condition of several numbers, as vmap makes it, stops each place of the carries' leading axes by itself.
+    """
+    params = equation.params
+    n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
+    first, n_carry = n_cond + n_body, len(equation.outvars)
+    condition, body = as_program(params["cond_jaxpr"]), as_program(params["body_jaxpr"])
+    if len(body.inputs) != n_body + n_carry or len(condition.inputs) != n_cond + n_carry:
+        return None
+    (stops,) = condition.out_avals
+    leading = identity(stops.shape)
+
+    def step(alive: Sequence[int], notes: Notes) -> Local:
+        read = {k if k < n_cond else k - n_body: k for k in alive if k < n_cond or k >= first}
+        (stopped,) = _inside(condition, sorted(read), notes) if notes.conditions else ({},)
+        rows = _inside(body, [k - n_cond for k in alive if k >= n_cond], notes)
+        rows = [{k + n_cond: relation for k, relation in row.items()} for row in rows]
+        for row in rows:
+            _add(row, {read[k]: compose(leading, relation) for k, relation in stopped.items()})
+        return rows
+
+    return _fixed_point(step, first, [v.aval.shape for v in equation.outvars], sorted(active), notes).rows
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """After any number of steps: carries by what the loop was given; and one step's outputs."""
+
+    rows: Local
+    step: Local
+
+
+def _fixed_point(
+    one: Callable[[Sequence[int], Notes], Local],
+    first_carry: int,
+    carries: Sequence[Shape],
+    active: Sequence[int],
+    notes: Notes,
+) -> _Loop:
+    """Carries after any number of steps, by the loop's operands, of which those from `first_carry` on are the carries.
+
+    A carry starts as what it is given, and each step composes `one` with it: ties are only ever lost, so that
+    this ends.
+    """
+    n_carry = len(carries)
+    alive = set(active)
+    noted = replace(notes, unknown=[])
+    while True:  # a carry becomes active where a step writes something active to it
+        step = one(sorted(alive), noted)
+        more = {first_carry + c for c in range(n_carry) if step[c]} - alive
+        if not more:
+            break
+        alive |= more
+        noted.unknown.clear()
+    notes.unknown.extend(noted.unknown)
+    given = set(active)
+    rows: Local = [
+        {first_carry + c: identity(shape)} if first_carry + c in given else {} for c, shape in enumerate(carries)
+    ]
+    while True:
+        new = [dict(row) for row in rows]
+        for c in range(n_carry):
+            _add(new[c], _after(step[c], rows, first_carry, n_carry, given))
+        if new == rows:
+            return _Loop(rows, step)
+        rows = new
+
+
+def _after(row: Dependence, carries: Local, first_carry: int, n_carry: int, given: set[int]) -> Dependence:
+    """One step after `carries`."""
+    total: Dependence = {}
+    for k, relation in row.items():
+        if first_carry <= k < first_carry + n_carry:
+            _add(total, {j: compose(relation, inner) for j, inner in carries[k - first_carry].items()})
+        elif k in given:
+            _add(total, {k: relation})
+    return total
+
+
+def _scan(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """A fixed point over the carry; slices of xs and ys have an axis less, along which steps follow each other."""
+    (body,) = subprograms(equation)
+    ranks = [len(v.aval.shape) for v in equation.invars]
+    if len(body.inputs) != len(ranks) or len(body.outputs) != len(equation.outvars):
+        return None
+    sliced = {k for k, v in enumerate(body.inputs) if len(v.aval.shape) + 1 == ranks[k]}
+    stacked = [o for o, v in enumerate(body.outputs) if len(v.aval.shape) + 1 == len(equation.outvars[o].aval.shape)]
+    n_carry = len(body.outputs) - len(stacked)
+    first_carry = len(body.inputs) - len(sliced) - n_carry
+    carries = [v.aval.shape for v in body.inputs[first_carry : first_carry + n_carry]]
+    loop = _fixed_point(lambda alive, noted: _inside(body, alive, noted), first_carry, carries, sorted(active), notes)
+    local: Local = [{k: shifted(r, 0, 1) if k in sliced else r for k, r in row.items()} for row in loop.rows[:n_carry]]
+    for o in stacked:
+        through = {k: r for k, r in loop.step[o].items() if first_carry <= k < first_carry + n_carry}
+        direct = {k: r for k, r in loop.step[o].items() if k not in through and k in active}
+        row: Dependence = {}
+        for k, relation in direct.items():
+            # Step by step: y[t] by x[t].
+            lifted = shifted(relation, 1, 1) | {line(0, 0)} if k in sliced else shifted(relation, 1, 0)
+            _add(row, {k: lifted})
+        before = _after(through, loop.rows, first_carry, n_carry, active)
+        _add(row, {k: shifted(r, 1, 1 if k in sliced else 0) for k, r in before.items()})
+        local.append(row)
+    return local
+
+
+def _custom_lin(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """Can only be pulled back: the program that does so, read from its results to its seeds."""
+    count = equation.params["num_res"]
+    if any(k < count for k in active):
+        return None
+    known = differentiable(equation)
+    local: Local = [dict.fromkeys(active, DENSE) if k in known else {} for k in range(len(equation.outvars))]
+    for places, pulled, _ in pullbacks(equation, count):
+        for place, row in zip(places, _from_results(pulled, len(places), notes), strict=True):
+            local[place] = {k: row[k - count] for k in active if k - count in row}
+    return local
+
+
+def _from_results(pulled: Program, n_results: int, notes: Notes) -> Local:
+    """A linear map by the program of its transpose, whose last inputs are the map's results."""
+    first = len(pulled.inputs) - n_results
+    local: Local = [{} for _ in range(n_results)]
+    for k, row in enumerate(_inside(pulled, range(first, len(pulled.inputs)), notes)):
+        for seed, relation in row.items():
+            local[seed - first][k] = transposed(relation)
+    return local
+
+
+def _linear_solve(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """What its own solver does to its constants and the right-hand sides, and its transpose's to cotangents."""
+    lengths, solvers = equation.params["const_lengths"], equation.params["jaxprs"]
+    n_constants, before = sum(lengths), lengths.matvec + lengths.vecmat
+    n_sides = len(equation.invars) - n_constants
+    program = as_program(solvers.solve)
+    if len(program.inputs) != lengths.solve + n_sides:
+        return None
+    own = [*range(before, before + lengths.solve), *range(n_constants, n_constants + n_sides)]
+    rows = _inside(program, [k for k, operand in enumerate(own) if operand in active], notes)
+    local: Local = [{own[k]: relation for k, relation in row.items()} for row in rows]
+    if solvers.transpose_solve is not None:
+        back = _from_results(as_program(solvers.transpose_solve), n_sides, notes)
+        for row, more in zip(local, back, strict=True):
+            _add(row, {k + n_constants: relation for k, relation in more.items() if k + n_constants in active})
+    return local
+
+
+_INNER = {
+    **dict.fromkeys([*CALLS, "remat2"], _call),
+    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
+    "call_hi_primitive": _expanded,
+    "cond": _cond,
+    "while": _while,
+    "scan": _scan,
+    "custom_lin": _custom_lin,
+    "custom_linear_solve": _linear_solve,
+}

@@ -1,0 +1,99 @@
+"""J by JAX's own functions, operation by operation: what runs under `jax.disable_jit`, where f may look at values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import sparse
+
+from .._errors import BatchCouplingError
+from .._layout import as_array, block_dtype, is_concrete, is_inexact, resolve_argnums
+from ._traced import Options
+
+
+def plain(
+    f: Callable[..., Any], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any, Any]:
+    """y, aux and J: by `jax.jacfwd` where forward mode is asked for or reverse mode is impossible, else `jax.jacrev`.
+
+    J of a batch is cut out of all of J, so that what couples its examples is seen.
+
+    Raises:
+        BatchCouplingError: an example influences another at these values.
+    """
+
+    def g(*args: Any) -> tuple[Any, Any]:
+        out = f(*args, **kwargs)
+        y, aux = out if options.has_aux else (out, None)
+        return y, (y, aux)
+
+    chosen: dict[str, Any] = {"argnums": options.argnums, "has_aux": True, "holomorphic": options.request.holomorphic}
+    forward = lambda: jax.jacfwd(g, **chosen)(*args)  # noqa: E731
+    reverse = lambda: jax.jacrev(g, allow_int=options.allow_int, **chosen)(*args)  # noqa: E731
+    if options.request.mode in ("fwd", "rev"):
+        J, (y, aux) = forward() if options.request.mode == "fwd" else reverse()
+    else:
+        try:
+            J, (y, aux) = reverse()
+        except (TypeError, ValueError, NotImplementedError) as error:
+            try:
+                J, (y, aux) = forward()
+            except Exception:
+                raise error from None
+    positions = resolve_argnums(options.argnums, len(args))
+    x: Any = tuple(args[p] for p in positions)
+    x = x[0] if isinstance(options.argnums, int) else x
+    out_axes = _axes(options.batch.out_axes if options.batch else None, y)
+    in_axes = _axes(_of_differentiated(options, positions), x)
+
+    def delivered(out: Any, out_axis: Any, blocks: Any) -> Any:
+        return jax.tree.map(lambda x, axis, block: _block(out, x, block, out_axis, axis, options), x, in_axes, blocks)
+
+    return y, aux, jax.tree.map(delivered, y, out_axes, J)
+
+
+# An axis that is not there, which in a tree of axes must be a leaf.
+_NO_AXIS = "no axis"
+
+
+def _axes(prefix: Any, tree: Any) -> Any:
+    """The axis of each leaf of a tree."""
+    spelled = jax.tree.map(lambda axis: _NO_AXIS if axis is None else axis, prefix, is_leaf=lambda node: node is None)
+    return jax.tree.broadcast(spelled, tree)
+
+
+def _of_differentiated(options: Options, positions: tuple[int, ...]) -> Any:
+    """What `in_axes` says of the differentiated arguments."""
+    in_axes = options.batch.in_axes if options.batch else None
+    if isinstance(in_axes, tuple | list):
+        chosen = tuple(in_axes[p] for p in positions)
+        return chosen[0] if isinstance(options.argnums, int) else chosen
+    return in_axes
+
+
+def _block(out: Any, x: Any, block: Any, out_axis: Any, in_axis: Any, options: Options) -> Any:
+    """A block of J in the dtype and the format that every mode gives."""
+    y, x = as_array(out), as_array(x)
+    if is_inexact(x):
+        block = block.astype(block_dtype(y, x))
+    if out_axis != _NO_AXIS and in_axis != _NO_AXIS:
+        block = _examples(block, out_axis % y.ndim, y.ndim + in_axis % x.ndim, options.request.independent)
+    return sparse.BCOO.fromdense(block) if options.request.format == "bcoo" else block
+
+
+def _examples(block: Any, out_axis: int, in_axis: int, independent: bool) -> Any:
+    """The blocks of the examples, without those between examples, which are zero."""
+    moved = jnp.moveaxis(block, (out_axis, in_axis), (0, 1))
+    if independent:
+        return moved.sum(1)  # as where all examples share a pass
+    between = jnp.any((moved != 0).reshape(*moved.shape[:2], -1), -1) & ~jnp.eye(len(moved), dtype=bool)
+    if is_concrete(between) and between.any():
+        there, here = (int(k[0]) for k in jnp.nonzero(between, size=1))
+        raise BatchCouplingError(
+            f"the examples of the batch are coupled: example {there} of the output changes with example {here} of the "
+            "input. For the whole of J, blocks between examples included, use jacobian."
+        )
+    return jnp.moveaxis(jnp.diagonal(moved, axis1=0, axis2=1), -1, 0)

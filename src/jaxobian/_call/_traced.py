@@ -1,0 +1,208 @@
+"""One call: what the user asked for, the trace of it, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._analysis import structure
+from .._analysis._coupling import Names, check_examples
+from .._layout import (
+    Argnums,
+    Arguments,
+    Layout,
+    Rest,
+    as_array,
+    check_argnums,
+    check_outputs,
+    in_words,
+    is_arraylike,
+    is_concrete,
+    take_apart,
+)
+from .._planning import Choice, choose
+from .._request import DEFAULT, Request
+from .._trace import Ends, LinearProgram, Side, cast_varying, our_settings, relaxed, relaxed_program, trace
+from .._tracebacks import Call
+from ._batch import Batch, batch_of, output_axes, sharing_hint
+from ._placement import Placement
+
+
+@dataclass(frozen=True)
+class Options:
+    """How f is called and how results are handed back; and what is asked of J."""
+
+    argnums: Argnums = 0
+    has_aux: bool = False
+    allow_int: bool = False
+    batch: Batch | None = None
+    request: Request = DEFAULT
+
+    def __post_init__(self) -> None:
+        check_argnums(self.argnums)
+
+    def asking(self, **changes: Any) -> Options:
+        """The same with something else asked of J."""
+        return replace(self, request=replace(self.request, **changes))
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """One call, traced: the linear program of it, and how to hand the results back in the user's trees."""
+
+    arguments: Arguments
+    layout: Layout
+    program: LinearProgram
+    xs: tuple[Any, ...]
+    ends: Ends
+    inert_axes: dict[int, int]
+    aux: Any
+    names: Names
+    placement: Placement
+
+    @classmethod
+    def of(
+        cls,
+        f: Callable[..., Any],
+        options: Options,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        as_plan: bool = False,
+    ) -> Traced:
+        """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
+        holomorphic = options.request.holomorphic
+        arguments = take_apart(args, options.argnums, holomorphic=holomorphic, allow_int=options.allow_int)
+        # A plan leaves every array open; a call closes over all that is not differentiated, just as it came.
+        others = Rest.of(arguments, kwargs)
+        open_arrays, close = others.opened() if as_plan else ((), None)
+        returned: list[Returned] = []
+
+        def flat(extras: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+            rest = close(extras) if close else None
+            out = f(*arguments.rebuild(xs, rest), **(rest.kwargs if rest else kwargs))
+            described, ys, aux = Returned.of(out, options.has_aux)
+            returned.append(described)
+            return ys, aux
+
+        def check(avals: Sequence[Any]) -> None:
+            check_outputs(avals, returned[-1].paths, holomorphic=holomorphic)
+
+        xs = arguments.leaves
+        places = [*(others.places(arguments) if as_plan else ()), *arguments.differentiated_places]
+        call = Call(f, len(args), tuple(kwargs), places)
+        program = trace(flat, xs, open_arrays, check, call)
+        cast = cast_varying(xs, program.out_avals)
+        if cast is not None:
+            xs = cast
+            program = trace(flat, xs, open_arrays, check, call)
+        if as_plan:
+            program = program.with_own_values()
+        result = returned[-1]
+        typed, program = program, relaxed_program(program)
+        ends, inert_axes = _ends(arguments, program, result, options)
+        placement = Placement.of(typed, ends.outputs.tied, ends.inputs.tied)
+        names = Names(arguments.paths, result.paths)
+        layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
+        aux = result.rebuild_aux
+        return cls(arguments, layout, program, tuple(xs), ends, inert_axes, aux, names, placement)
+
+    def choose(
+        self, options: Options, device: Any, values: tuple[Sequence[Any], Sequence[Any]] | None = None
+    ) -> Choice:
+        """The choice for this call on a device; `values` of operands and inputs make errors about a batch certain."""
+        with our_settings():
+            ties = structure(self.program)
+            if options.batch is not None and not options.request.independent:
+                check_examples(ties, self.ends, self.names, values)
+            return choose(ties, self.ends, options.request, device)
+
+    @property
+    def device(self) -> Any:
+        """The device that the arguments are on; the default one where none of them says."""
+        arrays = [x for x in (*self.xs, *self.program.operands) if isinstance(x, jax.Array) and is_concrete(x)]
+        for x in sorted(arrays, key=lambda x: not x.committed):
+            return min(x.devices(), key=lambda device: device.id)
+        default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+        return default if isinstance(default, jax.Device) else jax.devices(default)[0]
+
+    @property
+    def values(self) -> tuple[Sequence[Any], Sequence[Any]] | None:
+        """Operands and inputs, where all of them have values now."""
+        arrays = (*self.program.operands, *self.xs)
+        if not all(isinstance(x, jax.Array | np.ndarray) and is_concrete(x) for x in arrays):
+            return None
+        return tuple(map(relaxed, self.program.operands)), tuple(map(relaxed, self.xs))
+
+    def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
+        """y, aux and J in the user's trees."""
+        y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.ends.outputs.avals) else None
+        return y, self.aux(aux), self.layout.assemble(blocks, self._inert_block)
+
+    def _inert_block(self, out: int, slot: int) -> Any:
+        """The block of an integer leaf, as `jax.jacrev` gives it: zeros of its own dtype."""
+        array = as_array(self.arguments.inert[slot])
+        batched, tied = self.inert_axes.get(slot), self.ends.outputs.tied[out]
+        batch = () if tied is None else (self.ends.outputs.avals[out].shape[tied],)
+        own = tuple(n for axis, n in enumerate(array.shape) if axis != batched)
+        shape = (*batch, *self.ends.outputs.shapes[out], *own)
+        if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # a random key
+            return np.zeros(shape, jax.dtypes.float0)
+        return jnp.zeros(shape, array.dtype)
+
+
+def _ends(
+    arguments: Arguments, program: LinearProgram, result: Returned, options: Options
+) -> tuple[Ends, dict[int, int]]:
+    """Both sides of J with their batch axes, and the batch axes of integer leaves by their slots."""
+    ins, outs = program.in_avals, program.out_avals
+    if options.batch is None:
+        return Ends(Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs))), {}
+    in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
+    out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size, sharing_hint(arguments))
+    return Ends(Side(ins, in_axes), Side(outs, out_axes)), inert_axes
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The trees of what f returned; its arrays belong to the trace and are not kept."""
+
+    paths: list[str]
+    tree: Any
+    rebuild_aux: Callable[[Sequence[Any]], Any]
+
+    @classmethod
+    def of(cls, out: Any, has_aux: bool) -> tuple[Returned, list[Any], list[Any]]:
+        """The trees, y's leaves and aux's arrays."""
+        aux = None
+        if has_aux:
+            if not (isinstance(out, tuple | list) and len(out) == 2):
+                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {in_words(out)}.")
+            out, aux = out
+        keyed, tree = jax.tree_util.tree_flatten_with_path(out)
+        leaves, aux_tree = jax.tree.flatten(aux)
+        # Arrays are results of the program; anything else (a name, a Python number) is handed back as it is.
+        is_array = [isinstance(leaf, jax.Array) for leaf in leaves]
+        constants = [None if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
+
+        def rebuild_aux(arrays: Sequence[Any]) -> Any:
+            values = iter(arrays)
+            filled = [next(values) if array else c for c, array in zip(constants, is_array, strict=True)]
+            return jax.tree.unflatten(aux_tree, filled)
+
+        ys = [_output(leaf, jax.tree_util.keystr(path)) for path, leaf in keyed]
+        arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
+        return cls([jax.tree_util.keystr(path) for path, _ in keyed], tree, rebuild_aux), ys, arrays
+
+
+def _output(leaf: Any, path: str) -> Any:
+    if not is_arraylike(leaf):
+        raise TypeError(
+            f"the output{' ' + path if path else ''} is {in_words(leaf)}: expected arrays. Return it "
+            "beside the output and pass has_aux=True."
+        )
+    return as_array(leaf)

@@ -1,0 +1,155 @@
+"""Candidates -> Choice: which mode runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._analysis import Structure
+from .._budget import Budget, budget
+from .._cost import Machine, is_elementwise, machine
+from .._errors import MemoryBudgetError, ModeError
+from .._execute import Execution
+from .._request import Request
+from .._trace import Ends, subprograms, walk
+from .._words import counted, human_bytes, word
+from ._problem import Candidate, Impossible, Problem
+from ._strategy import STRATEGIES
+
+_SINGLE = ("fwd", "rev")
+# Passes are fewer where they are so many times fewer.
+_FEWER = 1.2
+# Of modes that take as many passes, and times that differ by no more, the favorite is taken.
+_EQUAL = 1.05
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A problem, the candidate that was chosen for it, and what else was looked at."""
+
+    problem: Problem
+    chosen: Candidate
+    candidates: tuple[Candidate | Impossible, ...]
+
+    @property
+    def execution(self) -> Execution:
+        """What runs."""
+        return self.chosen.execution
+
+    @property
+    def known(self) -> frozenset[int]:
+        """The operands whose values are a part of what runs, as those of NumPy's arrays are where colors are."""
+        used = self.execution.uses_known_values
+        return frozenset(self.problem.structure.read) if used else frozenset()
+
+
+def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice:
+    """Let each strategy propose, and take the fastest that is possible.
+
+    Args:
+        ties: the traced and linearized function, with its ties.
+        ends: both sides of J, with their batch axes.
+        request: what is asked of J.
+        device: that it is computed on.
+
+    Raises:
+        ModeError: the mode, or every mode, is impossible.
+        MemoryBudgetError: J, or an explicit budget less J, cannot hold one pass.
+    """
+    room = budget(request.memory_budget, device).shared(request.copies)
+    speeds = machine(device.platform).shared(request.copies)
+    problem = Problem(ties.program, ties, ends, request, request.output, room.limit, speeds)
+    if problem.output.has_zeros and problem.jacobian_bytes > room.hard:
+        raise MemoryBudgetError(_too_large(problem, room, problem.jacobian_bytes))
+    found: dict[str, Candidate | Impossible] = {}
+    for strategy in STRATEGIES:
+        found[strategy.mode] = strategy.propose(problem, found)
+    possible = [p for p in found.values() if isinstance(p, Candidate)]
+    if request.mode != "auto":
+        forced = found[request.mode]
+        if isinstance(forced, Impossible):
+            raise ModeError(
+                f"{word(forced.mode)} mode is impossible here: {forced.reason}." + _instead(possible, forced.mode)
+            )
+        possible = [forced]
+    if not possible:
+        reasons = "\n".join(f"  {word(p.mode):8} {p.reason}" for p in found.values() if isinstance(p, Impossible))
+        raise ModeError(f"no mode can compute this Jacobian.\n{reasons}")
+    chosen = _fastest(possible, problem)
+    limit = room.limit if room.explicit else math.inf if problem.output.has_zeros else room.hard
+    if chosen.cost.peak_bytes > limit:
+        raise MemoryBudgetError(_too_large(problem, room, chosen.cost.peak_bytes))
+    return Choice(problem, chosen, tuple(found.values()))
+
+
+def _fastest(possible: Sequence[Candidate], problem: Problem) -> Candidate:
+    """The candidate that is predicted to take least time; of single modes that take about as long, fewer passes."""
+    within = [c for c in possible if c.cost.peak_bytes <= problem.budget] or [
+        min(possible, key=lambda c: c.cost.peak_bytes)
+    ]
+    singles = {c.mode: c for c in within if c.mode in _SINGLE}
+    if problem.request.prefer_reverse and "rev" in singles:
+        return singles["rev"]
+
+    handicaps = {strategy.mode: strategy.handicap(problem) for strategy in STRATEGIES}
+    best = min(within, key=lambda candidate: handicaps[candidate.mode] * candidate.cost.seconds)
+    return _single(singles, problem.machine, _favorite(problem)) if best.mode in singles else best
+
+
+def _single(singles: dict[str, Candidate], machine: Machine, favorite: str) -> Candidate:
+    """Forward or reverse: the model decides where it can, the dimensions where it cannot, else `favorite`."""
+    fast, *others = sorted(singles.values(), key=_seconds_of)
+    if not others:
+        return fast
+    (slow,) = others
+    if slow.cost.seconds > machine.slowest_alike(fast.cost.seconds):
+        return fast
+    if slow.passes * _FEWER <= fast.passes:
+        return slow
+    equal = fast.passes * _FEWER > slow.passes and slow.cost.seconds <= _EQUAL * fast.cost.seconds
+    return singles[favorite] if equal else fast
+
+
+def _favorite(problem: Problem) -> str:
+    """The mode that is taken where nothing else decides.
+
+    Reverse brings J's rows back in order, and its first steps wait for fewer residuals. But where nothing is more than
+    elementwise, a CPU evaluates the primal's sines anew in every row that it fuses them into.
+    """
+    # Of a loop, what is in it counts.
+    inner = (e for e in walk(problem.program.linear.equations) if not any(True for _ in subprograms(e)))
+    return "fwd" if problem.machine.fuses_primal and all(map(is_elementwise, inner)) else "rev"
+
+
+def _seconds_of(candidate: Candidate) -> float:
+    return candidate.cost.seconds
+
+
+def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
+    def whole(one: float) -> str:
+        parts = f" ({counted(n, 'example')} x {human_bytes(one)})" if n > 1 else ""
+        return f"{human_bytes(n * one)}{parts}"
+
+    n = budget.copies
+    room = n * (budget.limit if budget.explicit else budget.hard)
+    limit = f"the budget is {human_bytes(room)}" if budget.explicit else f"{human_bytes(room)} of memory are free"
+    fewer = "fewer examples" if n > 1 else "fewer inputs or outputs"
+    if problem.jacobian_bytes > budget.hard:
+        batch = "" if n > 1 or problem.batch else ", or batch_jacobian for a function of a batch"
+        return (
+            f"J takes {whole(problem.jacobian_bytes)}; {limit}. Take {fewer} at a time{batch}. For products with J, "
+            "which never form it: jax.jvp(f, (x,), (v,))[1] is J v, jax.vjp(f, x)[1](u) is u J, and "
+            "jax.linearize(f, x)[1] is a function of v, for many of them."
+        )
+    enough = human_bytes(1.1 * needed * n).replace(" ", "")
+    return (
+        f"computing J one pass at a time takes {whole(needed)}, J alone {whole(problem.jacobian_bytes)}; {limit}. "
+        f'Raise it, for instance memory_budget="{enough}", or take {fewer} at a time.'
+    )
+
+
+def _instead(possible: Sequence[Candidate], mode: str) -> str:
+    others = [c.mode for c in possible if c.mode != mode]
+    return f' {word(others[0]).capitalize()} mode works: mode="{others[0]}", or "auto".' if others else ""

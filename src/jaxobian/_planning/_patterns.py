@@ -1,0 +1,91 @@
+"""What of J can be nonzero, and what of it is the same for every x, of one example where there is a batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from .._analysis import Full, Pattern, Structure, csr, elements, fixed, merged, taken
+from .._layout import is_complex
+from .._trace import Ends, Linear, Side
+
+
+def example_pattern(
+    structure: Structure, ends: Ends, effort: int | None = None
+) -> tuple[sparse.csr_matrix | None, list[Any]]:
+    """The pattern of J, of one example where there is a batch; None where no zeros are known, and what is to blame."""
+    outputs = ends.outputs
+    columns, total = _columns(ends.inputs)
+    found, dense = elements(structure, columns, total, effort)
+    parts = []
+    for rows, aval, tied, size in zip(found, outputs.avals, outputs.tied, outputs.sizes, strict=True):
+        if rows is None:
+            rows = sparse.csr_matrix((size, total), dtype=bool)
+        elif tied is not None:
+            rows = merged(rows, _within_example(aval.shape, tied).reshape(-1), size)
+        if isinstance(rows, Full):
+            if all(isinstance(r, Full) for r in found if r is not None):
+                return None, dense
+            rows = csr(np.arange(size + 1) * total, np.tile(np.arange(total), size), (size, total))
+        parts.append(rows)
+    matrix = sparse.csr_matrix(sparse.vstack(parts, format="csr"), dtype=bool)
+    matrix.sum_duplicates()
+    return matrix, dense
+
+
+def pattern(structure: Structure, ends: Ends) -> Pattern:
+    """The pattern of J, dense where no zeros are known."""
+    matrix, _ = example_pattern(structure, ends)
+    if matrix is None:
+        matrix = sparse.csr_matrix(np.ones((ends.outputs.size, ends.inputs.size), bool))
+    return Pattern(matrix)
+
+
+def _columns(inputs: Side) -> tuple[list[np.ndarray], int]:
+    """The column that each element of the inputs stands for, and how many there are."""
+    starts = [0, *accumulate(inputs.sizes)]
+    sides = zip(starts, inputs.avals, inputs.tied, strict=False)
+    return [start + _within_example(aval.shape, tied) for start, aval, tied in sides], starts[-1]
+
+
+def _within_example(shape: Sequence[int], tied: int | None) -> np.ndarray:
+    """The number of each element within its example."""
+    own = [n for axis, n in enumerate(shape) if axis != tied]
+    numbers = np.arange(math.prod(own)).reshape(own)
+    return numbers if tied is None else np.broadcast_to(np.expand_dims(numbers, tied), tuple(shape))
+
+
+def fixed_part(structure: Structure, ends: Ends, most: int) -> tuple[sparse.csr_matrix, Linear] | None:
+    """The numbers in J that are the same for every x, and the program of the rest; None where there are none.
+
+    Args:
+        structure: the linear program.
+        ends: both sides of J.
+        most: how many numbers are worth it.
+    """
+    outputs = ends.outputs
+    if any(map(is_complex, (*ends.inputs.avals, *outputs.avals))):
+        return None
+    columns, total = _columns(ends.inputs)
+    found = fixed(structure, columns, total, most)
+    if found is None:
+        return None
+    parts = []
+    for numbers, aval, tied in zip(found[0], outputs.avals, outputs.tied, strict=True):
+        if tied is not None:
+            examples = np.moveaxis(np.arange(math.prod(aval.shape)).reshape(aval.shape), tied, 0)
+            one: Any = taken(numbers, examples[0])
+            every: Any = taken(numbers, examples)
+            if (every != sparse.vstack([one] * len(examples))).nnz:
+                return None  # each example has its own
+            numbers = one
+        parts.append(numbers)
+    matrix = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix, found[1]

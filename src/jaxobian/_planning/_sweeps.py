@@ -1,0 +1,317 @@
+"""Passes, counted: how their work and memory depend on how they are chunked, and how they are chunked best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, repeated
+from .._execute import Build, Stored, Swept
+from .._layout import varying_axes
+from .._rewrite import few_rows, made_once, shrunk
+from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
+from .._trace import Program, batched, inlined, program_of, source_line
+from ._problem import NO_WORK, Candidate, Problem
+
+# Rewrites, and modes in turn, are taken only where they are predicted to win clearly.
+CLEAR_WIN = 1.3
+# Chunks are taken for speed only where they are predicted to win by so much.
+_CHUNKED = 1.2
+# What takes so many times as long takes about as long.
+_ABOUT = 1.1
+# Of chunks that run side by side, so much is held at once. Measured: 0.64 to 0.82 in three networks.
+_OVERLAP = 0.7
+# First products are made once for all where that is predicted to save so much.
+_SAVED = 1.05
+# Results are put into J one by one where they are so many times fewer than its elements, and no more than these.
+_SPARSE, _MOST_SCATTERED = 16, 100_000
+# Passes are counted on so many at most.
+_ROWS = 64
+# A host loop runs its steps on several threads, and each thread's allocator keeps the temporaries of one.
+LOOP_STEPS_HELD = 4
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One segment's passes, counted: how their work and memory depend on how they are chunked."""
+
+    work: PassWork
+    passes: int
+    forward: bool
+    vmapped: bool
+    landed: float  # bytes that a pass brings back
+    turned: float = 0.0  # elements that a forward pass brings back against the order of J
+    few: tuple[tuple[str, str, str], ...] = ()  # products of few rows: what they are, what is better, and where
+    once: tuple[tuple[str, str, str], ...] = ()  # products that are made once for all that a pass seeds alike
+    elements: float = 0.0  # that a pass brings back
+    last: Work = NO_WORK  # elementwise work that a pass ends with, fused with what puts results in their place
+    placing: Work = NO_WORK  # of all results, beside the writing of J
+    scattered: bool = False  # whether they are put there one by one
+
+    def arranged(self, chunking: Chunking, problem: Problem) -> bool:
+        """Whether chunks put the constant of their products first."""
+        return bool(self.few) and problem.request.rewrite and problem.machine.packs and chunking.width <= _ROWS
+
+    @property
+    def flops(self) -> float:
+        """Arithmetic of all passes, whatever the chunking."""
+        return self.work.chunk(self.passes).flops
+
+    @property
+    def compressed_bytes(self) -> float:
+        """What all passes bring back, in bytes."""
+        return self.landed * self.passes
+
+    def chunks(self, width: int) -> int:
+        return max(1, math.ceil(self.passes / width))
+
+    def total(self, chunking: Chunking, problem: Problem) -> Work:
+        """The work of all passes."""
+        width, machine = even(max(1, self.passes), chunking.width), problem.machine
+        chunk = self.work.chunk(width)
+        chunk = replace(chunk, bytes=chunk.bytes * machine.traffic(width * self.work.together))
+        if chunking.looped:
+            slowed = machine.loop_slowdown
+            chunk = replace(chunk, dot=chunk.dot * slowed, conv=chunk.conv * slowed)
+        elif width > 1:
+            chunk += problem.repeated_work(forward=self.forward) * width
+        if chunking.width < self.passes:
+            chunk += Work(bytes=2.0 * width * self.landed)  # results are copied to their place in J
+        chunk += Work(turned=width * self.turned)  # J's columns come back as rows
+        fresh = machine.fresh(self._allocated(chunking, problem))
+        return chunk * self.chunks(chunking.width) + self.placing + fresh
+
+    def _allocated(self, chunking: Chunking, problem: Problem) -> float:
+        """Bytes that XLA is likely to allocate for what it computes on the way."""
+        width = even(max(1, self.passes), chunking.width)
+        beside = _OVERLAP * (self.passes - width) if self._overlaps(chunking) else 0.0
+        landed = self.landed * self.passes if width < self.passes else 0.0
+        return (width + beside) * self.work.together + landed + problem.residual_bytes
+
+    def _overlaps(self, chunking: Chunking) -> bool:
+        """Whether chunks run side by side: measured, XLA lets those with convolutions or windows, if written out.
+
+        Products and elementwise chains take their turns.
+        """
+        return not chunking.looped and bool(self.work.each.conv or self.work.each.window)
+
+    def peak(self, chunking: Chunking) -> int:
+        """Bytes alive on the way, at most: of one chunk, or of all that run side by side."""
+        together = self.passes if self._overlaps(chunking) else chunking.width
+        return math.ceil(together * self.work.intermediates)
+
+    def seconds(self, chunking: Chunking, problem: Problem) -> float:
+        return problem.machine.time(self.total(chunking, problem))
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How many passes run at once, and whether chunks run in a loop or are written out one after the other."""
+
+    width: int
+    looped: bool
+
+
+def count_passes(
+    run: Callable[..., Any],
+    residuals: Sequence[Any],
+    seeds: Sequence[Any],
+    passes: int,
+    *,
+    forward: bool,
+    one_hot: bool = True,
+) -> Sweep:
+    """Count the passes of `run(residuals, seeds)` on the program that vmapping it gives.
+
+    Raises:
+        Exception: whatever JAX raises where `run` cannot run in its mode.
+    """
+    width = max(1, min(passes, _ROWS))
+    try:
+        program, _, _ = program_of(batched(run, width), list(residuals), list(seeds))
+        program, vmapped = inlined(program).pruned(), True
+    except Exception:
+        program, _, _ = program_of(run, list(residuals), list(seeds))
+        program, width, vmapped = inlined(program).pruned(), 1, False
+    made = program.inputs[len(program.inputs) - len(seeds) :]
+    work = pass_work(program, made, width, one_hot=one_hot, lands=True)
+    landed = sum(map(nbytes, program.out_avals)) / width
+    elements = sum(math.prod(aval.shape) for aval in program.out_avals) / width
+    offers = few_rows(program, made) if vmapped and width > 1 else {}
+    few = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
+    last = repeated(program, program.outputs) * (1.0 / width)
+    turned = work.turned if forward else 0.0
+    return Sweep(work, passes, forward, vmapped, landed, turned, few, elements=elements, last=last)
+
+
+def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
+    """How the passes are chunked: as the user says, else as is fastest, within the budget.
+
+    Args:
+        problem: the problem, with its budget and chunk_size.
+        sweep: the passes, counted.
+        held: bytes allocated whatever the width.
+    """
+    passes = max(1, sweep.passes)
+    if not sweep.vmapped:
+        return Chunking(1, passes > 1)
+    room = max(0, problem.budget - held)
+    fits = passes if sweep.work.intermediates == 0 else max(1, int(room // sweep.work.intermediates))
+    if problem.request.chunk_size is not None:
+        width = min(problem.request.chunk_size, passes, fits if problem.request.bounded else passes)
+        if width == passes:
+            return Chunking(passes, False)
+        options = [Chunking(width, True), Chunking(width, False)]
+        return min(filter(_allowed(sweep, fits), options), key=lambda option: sweep.seconds(option, problem))
+    widths = {even(passes, 2**k) for k in range(passes.bit_length()) if 2**k < passes}
+    options = [Chunking(min(w, max(1, fits // LOOP_STEPS_HELD)), True) for w in widths]
+    options += [Chunking(w, False) for w in widths]
+    seconds = {option: sweep.seconds(option, problem) for option in filter(_allowed(sweep, fits), options)}
+    best = min(seconds, key=seconds.__getitem__, default=None)
+    if best is not None and not best.looped:
+        # Of chunks that are written out and take about as long, fewer compile faster.
+        close = (o for o, each in seconds.items() if not o.looped and each <= _ABOUT * seconds[best])
+        best = max(close, key=lambda option: option.width)
+    once = Chunking(passes, False)
+    if best is None or (passes <= fits and sweep.seconds(once, problem) <= _CHUNKED * sweep.seconds(best, problem)):
+        return once
+    return best
+
+
+def _allowed(sweep: Sweep, fits: int) -> Callable[[Chunking], bool]:
+    """Chunks are written out only where all fit at once, for nothing else bounds memory, and only a few of them."""
+
+    def allowed(chunking: Chunking) -> bool:
+        return chunking.looped or (sweep.passes <= fits and sweep.chunks(chunking.width) <= UNROLLED_CHUNKS)
+
+    return allowed
+
+
+def count_groups(
+    problem: Problem, run: Callable[..., Any], residuals: Sequence[Any], *, forward: bool
+) -> list[tuple[Group, Sweep]]:
+    """Count the passes of each group of landed arrays. Raises what `count_passes` does."""
+    seeded, landed = problem.sides(forward=forward)
+    counted = []
+    for group in problem.groups(forward=forward):
+
+        def part(held: Sequence[Any], seeds: Sequence[Any], group: Group = group) -> list[Any]:
+            results = run(held, seeds)
+            return [results[k] for k in group.landed]
+
+        seeds = Seeds(seeded, landed, forward, 1, group=group)
+        program, constants, _ = program_of(part, list(residuals), list(seeded.avals))
+
+        def one(
+            held: Sequence[Any], seeds: Sequence[Any], program: Program = program, constants: Any = constants
+        ) -> list[Any]:
+            return program(*constants, *held, *seeds)
+
+        sweep = count_passes(one, residuals, seeded.avals, seeds.passes, forward=forward)
+        counted.append((group, _with_once(problem, program, constants, residuals, seeds, sweep)))
+    return counted
+
+
+def _placed(problem: Problem, seeds: Seeds, sweep: Sweep) -> Sweep:
+    """The sweep with the cheaper way to put results that several elements share into their places in J.
+
+    They are spread over J's zeros by a comparison. XLA makes that, and the elementwise work before it, for every
+    element of J, if its last axis tells results apart. One by one they are first written down.
+    """
+    shared = seeds.elements_per_pass
+    if shared == 1 or seeds.last_axis_is_shared or not problem.output.has_zeros:
+        return sweep
+    anew = (sweep.last + problem.repeated_work(forward=seeds.forward)) * (sweep.passes * (shared - 1))
+    results = sweep.passes * sweep.elements
+    one_by_one = Work(scatter=float(results))
+    few = shared >= _SPARSE and results <= _MOST_SCATTERED and not any(map(varying_axes, seeds.seeded.avals))
+    time = problem.machine.time
+    if few and CLEAR_WIN * time(one_by_one) < time(anew):
+        return replace(sweep, placing=one_by_one, scattered=True)
+    return replace(sweep, placing=anew)
+
+
+def _with_once(
+    problem: Problem, program: Program, constants: Sequence[Any], residuals: Sequence[Any], seeds: Seeds, plain: Sweep
+) -> Sweep:
+    """The sweep whose first products are made once for all elements that a pass seeds alike, where that is faster."""
+    avals, passes = seeds.seeded.avals, seeds.passes
+    if not problem.request.rewrite or not plain.vmapped or not any(seeds.alike) or any(map(varying_axes, avals)):
+        return plain
+    shared, products = made_once(inlined(program), seeds.alike)
+    spared = count(Program((), (), tuple(products)))
+    if problem.machine.time(spared) < (1 - 1 / _SAVED) * problem.machine.time(plain.work.each):
+        return plain
+
+    def once(held: Sequence[Any], small: Sequence[Any]) -> list[Any]:
+        return shared(*constants, *held, *small)
+
+    small = [aval.update(shape=shrunk(aval.shape, axes)) for aval, axes in zip(avals, seeds.alike, strict=True)]
+    sweep = count_passes(once, residuals, small, passes, forward=seeds.forward)
+    time = problem.machine.time
+    if _SAVED * time(sweep.work.chunk(passes)) > time(plain.work.chunk(passes)):
+        return plain
+    words = tuple(("matmul", "hoisted out of the batch", source_line(e)) for e in products)
+    return replace(sweep, once=words)
+
+
+def candidate(
+    problem: Problem,
+    mode: str,
+    counted: Sequence[tuple[Group, Sweep]],
+    *,
+    held: int,
+    build: Build | None = None,
+    note: str = "",
+    given: tuple[tuple[int, ...], ...] | None = None,
+    before: Work | None = None,
+) -> Candidate:
+    """A candidate of one segment, forward or reverse; its groups run one after the other.
+
+    Args:
+        problem: what is asked for.
+        mode: "fwd" or "rev".
+        counted: the groups, with their passes.
+        held: bytes that are allocated whatever the chunking.
+        build: how a pass is made; by default through the linear program.
+        note: what there is to know about it.
+        given: the shapes of what rows at hand seed, where passes begin with some.
+        before: work beside the passes.
+    """
+    forward = mode == "fwd"
+    seeded, landed = problem.sides(forward=forward)
+    held += math.ceil(sum(sweep.compressed_bytes for group, sweep in counted if any(group.cells)))
+    made, sweeps, peak, words = [], [], held, ()
+    for group, unplaced in counted:
+        sweep = _placed(problem, Seeds(seeded, landed, forward, 1, group=group), unplaced)
+        chunking = choose_chunks(problem, sweep, held)
+        arranged = sweep.arranged(chunking, problem)
+        made.append(
+            Seeds(
+                seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given,
+                arranged=arranged, beside=problem.beside, once=bool(sweep.once), scattered=sweep.scattered,
+            )
+        )  # fmt: skip
+        words += (*sweep.once, *(sweep.few if arranged else ()))
+        sweeps.append((sweep, chunking))
+        peak = max(peak, held + sweep.peak(chunking))
+    cost = cost_of(problem, sweeps, peak, before or NO_WORK)
+    execution = Swept(problem.program, problem.ends, tuple(made), build or Stored(problem.program))
+    return Candidate(mode, execution, cost, note, tuple(dict.fromkeys(words)))
+
+
+def cost_of(
+    problem: Problem, sweeps: Sequence[tuple[Sweep, Chunking]], peak: int, before: Work = NO_WORK
+) -> Cost:
+    """The cost of some sweeps, each with its chunking, with the primal program and the writing of J."""
+    passes = [sweep.total(chunking, problem) for sweep, chunking in sweeps]
+    return cost_with(problem, [before, *passes], sum(sweep.flops for sweep, _ in sweeps), peak)
+
+
+def cost_with(problem: Problem, passes: Sequence[Work], flops: float, peak: int) -> Cost:
+    """The cost of some work, with the primal program and the writing of J."""
+    result = problem.machine.result(float(problem.jacobian_bytes))
+    work = sum(passes, Work()) + problem.primal_work + result
+    return Cost(work, flops, peak, problem.machine.call_time(work))

@@ -1,0 +1,271 @@
+"""Colored mode: columns that share no row are pushed together, rows that share no column pulled together.
+
+    J[i, j] = (J s_c)[i]    for j of color c, where s_c has ones at all columns of the color
+
+The pattern of J is found on the linear program (`_structure`), element by element, and holds for every value of the
+arguments; what each pass brings back is then a sum of columns that do not overlap.
+
+Elements that are the same for every x take no pass: J(x) = F + R(x), F known, and the colors are those of R. A
+reaction-diffusion equation, whose stencil is in F, takes one pass for each species.
+
+Source: Curtis, Powell and Reid, On the estimation of sparse Jacobian matrices (IMA Journal of Applied Mathematics 13,
+1974); Gebremedhin, Manne and Pothen (SIAM Review 47, 2005) for both sides at once and for symmetry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from .._analysis import shape_of, structure
+from .._coloring import Coloring, by_both, by_columns, by_rows, fewest, star
+from .._cost import Cost, Work
+from .._execute import Colored, Stored
+from .._layout import varying_axes
+from .._seeds import Classes, Seeds
+from .._trace import Linear, LinearProgram, source_line
+from .._words import counted, pass_count
+from . import forward, reverse
+from ._patterns import example_pattern, fixed_part
+from ._problem import NO_WORK, Candidate, Impossible, Problem, Proposals
+from ._sweeps import CLEAR_WIN, Sweep, choose_chunks, count_passes
+
+# With fewer passes than this there is nothing worth looking for, unless it is asked for.
+_WORTHWHILE = 16
+# Nonzeros of all variables together that are followed where nobody asked for colors.
+_EFFORT = 12_000_000
+# Numbers that are the same for every x, and are kept whatever the pattern's size.
+_MOST = 100_000
+# Numbers that differ by no more, relatively, are the same.
+_ROUNDING = 1e-12
+
+
+def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
+    """J by colors of its sparsity pattern.
+
+    Args:
+        problem: what is asked for.
+        earlier: what forward and reverse propose for it.
+    """
+    symmetric = problem.request.symmetric
+    possible = {mode: s for mode in ("fwd", "rev") if isinstance(s := earlier[mode], Candidate)}
+    if not possible:
+        return Impossible("colored", "it runs the whole program forward or in reverse, and neither is possible")
+    wanted = problem.wants("colored") or not problem.output.has_zeros
+    least = min(c.passes for c in possible.values())
+    if least < _WORTHWHILE and not wanted:
+        few = f"{pass_count(least)} {'is' if least == 1 else 'are'} few enough"
+        return Impossible("colored", f'skipped: {few} (mode="colored" forces it)')
+    sides = (*problem.inputs.avals, *problem.outputs.avals)
+    if not wanted and sum(math.prod(aval.shape) for aval in sides) > _EFFORT:
+        return Impossible("colored", 'skipped: its arrays are large (mode="colored" forces it)')
+    matrix, dense = example_pattern(problem.structure, problem.ends, None if wanted else _EFFORT)
+    if matrix is None:
+        where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
+        return Impossible("colored", f"no zeros are known in J{where}", nnz=problem.outputs.size * problem.inputs.size)
+    sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric)
+    sought = _without_fixed(sought) or sought
+    bound = _least_colors(sought.matrix, symmetric=symmetric)
+    if bound >= least and not wanted:  # seen before passes are traced to be priced
+        return _no_gain(sought, f"at least {counted(bound, 'color')}", least)
+    sweeps = {mode: _sweep(sought.problem, candidate) for mode, candidate in sought.possible.items()}
+    coloring = _cheapest(sought, sweeps, math.inf if wanted else least)
+    if coloring is None:
+        return _no_gain(sought, f"at least {counted(sought.fewest, 'color')}", least)
+    if coloring.passes >= least and not wanted:
+        return _no_gain(sought, counted(coloring.passes, "color"), least)
+    return _candidate(sought, coloring, sweeps)
+
+
+def hopeless(problem: Problem) -> bool:
+    """Whether colors cannot save passes where nobody asks for them: seen on the pattern, before any pass is traced."""
+    least = min(problem.passes(forward=True), problem.passes(forward=False))
+    sides = (*problem.inputs.avals, *problem.outputs.avals)
+    if least < _WORTHWHILE or sum(math.prod(aval.shape) for aval in sides) > _EFFORT:
+        return True
+    matrix, _ = example_pattern(problem.structure, problem.ends, _EFFORT)
+    if matrix is None:
+        return True
+    # What does not depend on x takes no colors.
+    most = _MOST + 2 * int(matrix.nnz)
+    few = _least_colors(matrix, symmetric=False) < least
+    return not few and fixed_part(problem.structure, problem.ends, most) is None
+
+
+def _least_colors(matrix: sparse.csr_matrix, *, symmetric: bool) -> int:
+    """Colors that a pattern takes at least, on one side or on both: a pass brings back an element a row, or a column.
+
+    Of a symmetric matrix it brings back two elements at once.
+    """
+    count = -(-int(matrix.nnz) // max(1, *shape_of(matrix)))
+    return min(*fewest(matrix), -(-count // 2) if symmetric else count)
+
+
+# The choice ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Sought:
+    """What passes are to bring back.
+
+    Attributes:
+        problem: whose program they run through.
+        matrix: the pattern of it.
+        possible: what single modes propose for it.
+        fixed: numbers to be added.
+        symmetric: whether it is symmetric.
+    """
+
+    problem: Problem
+    matrix: sparse.csr_matrix
+    possible: dict[str, Candidate]
+    fixed: sparse.csr_matrix
+    symmetric: bool
+
+    @property
+    def nnz(self) -> int:
+        """How many elements can be nonzero."""
+        return int((self.matrix + (self.fixed != 0)).nnz)
+
+    @property
+    def fewest(self) -> int:
+        """Colors that it takes at least."""
+        return _fewest(self.matrix, self.possible)
+
+
+def _fewest(matrix: sparse.csr_matrix, modes: Container[str]) -> int:
+    pairs = zip(("fwd", "rev"), fewest(matrix), strict=True)
+    return min(least for mode, least in pairs if mode in modes)
+
+
+def _without_fixed(sought: _Sought) -> _Sought | None:
+    """The same without what is the same for every x; None where that takes hardly fewer colors.
+
+    Numbers are added to what passes bring back, which takes about as long as to bring it back does.
+    """
+    problem, matrix = sought.problem, sought.matrix
+    if any(varying_axes(aval) for aval in (*problem.inputs.avals, *problem.outputs.avals)):
+        return None
+    found = fixed_part(problem.structure, problem.ends, _MOST + 2 * int(matrix.nnz))
+    if found is None:
+        return None
+    numbers, program = found
+    few = sought.fewest / CLEAR_WIN
+    if _fewest(matrix - matrix.multiply(numbers != 0), sought.possible) > few:
+        return None  # not even if nothing else were where they are
+    rest = _of_program(problem, program)
+    left, _ = example_pattern(rest.structure, rest.ends)
+    if left is None or _fewest(left, sought.possible) > few:
+        return None
+    possible = {s.mode: s for s in (forward.propose(rest), reverse.propose(rest)) if isinstance(s, Candidate)}
+    if not possible.keys() & sought.possible.keys():
+        return None
+    return _Sought(rest, left, possible, numbers, sought.symmetric and _is_symmetric(numbers))
+
+
+def _is_symmetric(numbers: sparse.csr_matrix) -> bool:
+    """Whether numbers are; if they are not, what is left of a symmetric J is not either."""
+    height, width = shape_of(numbers)
+    return height == width and bool(abs(numbers - numbers.T).max() <= _ROUNDING * abs(numbers).max())
+
+
+def _of_program(problem: Problem, linear: Linear) -> Problem:
+    """The same question of a program with the same inputs."""
+    program = problem.program
+    if isinstance(program, LinearProgram):
+        program = program.rewritten(program.primal, linear.linear)
+        return replace(problem, program=program, structure=structure(program, problem.structure.read))
+    return replace(problem, program=linear, structure=problem.structure.part(linear))
+
+
+def _sweep(problem: Problem, candidate: Candidate) -> Sweep:
+    """One pass in a mode, counted."""
+    forward, program = candidate.mode == "fwd", candidate.execution.program
+    seeded, _ = problem.sides(forward=forward)
+    stored = Stored(program)
+
+    def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> Sequence[Any]:
+        return stored.linear(residuals, forward=forward)(*seeds)
+
+    passes = max(1, min(candidate.passes, 64))
+    return count_passes(run, program.residual_avals, seeded.avals, passes, forward=forward, one_hot=False)
+
+
+def _cheapest(sought: _Sought, sweeps: dict[str, Sweep], least: float) -> Coloring | None:
+    """The coloring whose passes take the least time; the likelier mode first, the other only if it can still win."""
+    problem, matrix = sought.problem, sought.matrix
+    price = {mode: problem.machine.time(sweep.work.each) + 1e-12 for mode, sweep in sweeps.items()}
+    columns, rows = problem.inputs.shapes, problem.outputs.shapes
+    makers: dict[str, Any] = {"fwd": (by_columns, columns), "rev": (by_rows, rows)}
+    bounds: dict[str, int] = dict(zip(("fwd", "rev"), fewest(matrix), strict=True))
+    best, cost = None, math.inf
+    for mode in sorted(sweeps, key=lambda mode: bounds[mode] * price[mode]):
+        make, shapes = makers[mode]
+        found = make(matrix, shapes, min(least, cost / price[mode]))
+        if found is not None and found.passes * price[mode] < cost:
+            best, cost = found, found.passes * price[mode]
+    if len(sweeps) == 2:
+
+        def both(pushed: int, pulled: int) -> float:
+            return pushed * price["fwd"] + pulled * price["rev"]
+
+        limit = min(cost, least * max(price.values()))
+        found = by_both(matrix, columns, rows, both, limit)
+        if found is not None and both(found.n_columns, found.n_rows) < cost:
+            best, cost = found, both(found.n_columns, found.n_rows)
+    if sought.symmetric and "fwd" in sweeps and len(columns) == len(rows) == 1:
+        found = star(matrix)
+        if found is not None and found.passes * price["fwd"] < cost:
+            best = found
+    return best
+
+
+def _no_gain(sought: _Sought, colors: str, least: int) -> Impossible:
+    return Impossible("colored", f"J takes {colors}, and {pass_count(least)} without", nnz=sought.nnz)
+
+
+def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, Sweep]) -> Candidate:
+    """The candidate that a coloring is, with its cost."""
+    problem, possible = sought.problem, sought.possible
+    batch, nnz = problem.batch or 1, sought.nnz
+    size = problem.output.entries_size(problem.ends, batch * nnz)
+    held, peak, work, flops = size + problem.residual_bytes, 0, NO_WORK, 0.0
+    made: dict[str, Seeds | None] = {"fwd": None, "rev": None}
+    for mode, count in (("fwd", coloring.n_columns), ("rev", coloring.n_rows)):
+        if not count:
+            continue
+        sweep = replace(sweeps[mode], passes=count)
+        held += math.ceil(sweep.compressed_bytes)
+        chunking = choose_chunks(problem, sweep, held)
+        seeded, landed = problem.sides(forward=mode == "fwd")
+        colors = coloring.columns if mode == "fwd" else coloring.rows
+        classes = Classes(tuple(np.split(colors, np.cumsum(seeded.sizes)[:-1])), count)
+        arranged = sweep.arranged(chunking, problem)
+        made[mode] = Seeds(
+            seeded, landed, mode == "fwd", chunking.width, sweep.vmapped, chunking.looped, classes=classes,
+            arranged=arranged,
+        )  # fmt: skip
+        work, flops, peak = work + sweep.total(chunking, problem), flops + sweep.flops, max(peak, sweep.peak(chunking))
+    placed = Work(gather=float(batch * nnz)) + Work(scatter=float(batch * nnz) * problem.output.has_zeros)
+    work += placed + problem.primal_work + problem.machine.result(float(size))
+    cost = Cost(work, flops, held + peak, problem.machine.call_time(work))
+    # Which program runs is all the same to the values: that of the mode with more passes.
+    main = possible.get("fwd" if coloring.n_columns >= coloring.n_rows else "rev") or next(iter(possible.values()))
+    execution = Colored(
+        main.execution.program, problem.ends, sought.matrix, coloring, made["fwd"], made["rev"], sought.fixed
+    )
+    cells, always = problem.outputs.size * problem.inputs.size, nnz - int(sought.matrix.nnz)
+    same = f" ({always:,} do not depend on x)" if always else ""
+    note = f"{nnz:,} of {cells:,} elements can be nonzero{same}: {_told(coloring)}"
+    return Candidate("colored", execution, cost, note, main.rewrites, nnz)
+
+
+def _told(coloring: Coloring) -> str:
+    each = ((coloring.n_columns, "columns"), (coloring.n_rows, "rows"))
+    parts = [f"{what} in {counted(n, 'color')}" for n, what in each if n]
+    return " and ".join(parts) or "no pass is needed"

@@ -1,0 +1,81 @@
+"""What passes through a segment take, roughly: enough to compare orders of multiplication."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..._cost import Machine, PassWork, pass_work
+from ..._trace import Linear, Program, program_of, pullback
+from ..._trace import walk as walk_equations
+from .._free import free
+from .._problem import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What passes through a segment take, roughly: counted on a single pass.
+
+    Attributes:
+        machine: constants of the device.
+        work: for each mode that is possible, the work of a pass.
+        local: the seconds that the segment's Jacobian takes alone.
+        reason: why a mode is impossible.
+    """
+
+    machine: Machine
+    work: dict[str, PassWork]
+    local: dict[str, float]
+    reason: str
+
+    @classmethod
+    def of(cls, problem: Problem, only: str | None) -> Estimate:
+        program, machine = problem.program, problem.machine
+        work: dict[str, PassWork] = {}
+        local: dict[str, float] = {}
+        reason = ""
+        if only != "rev" and all(e.primitive.name != "custom_lin" for e in walk_equations(program.linear.equations)):
+            work["fwd"] = pass_work(program.linear, program.tangents, 1, one_hot=False)
+        if "fwd" in work and _symmetric(program):
+            work["rev"] = work["fwd"]
+        elif only != "fwd":
+            try:
+                pulled = _pulled(program)
+                work["rev"] = pass_work(pulled, pulled.inputs[len(program.residuals) :], 1, one_hot=False)
+            except Exception as error:
+                reason = str(error)
+        for mode, each in work.items():
+            forward = mode == "fwd"
+            found = free(problem, forward=forward)
+            if found is not None:  # nothing need be pushed through the first product
+                seeds = found.rest.inputs[len(program.residuals) :]
+                each = pass_work(found.rest, seeds, 1, one_hot=False)
+            local[mode] = machine.time(each.chunk(problem.sides(forward=forward)[0].size))
+        return cls(machine, work, local, reason)
+
+    def passes(self, mode: str, number: int) -> float:
+        """Seconds for so many passes."""
+        return self.machine.time(self.work[mode].chunk(number)) if mode in self.work else math.inf
+
+
+# A pass back through these takes what a pass forward does.
+_SYMMETRIC = frozenset(
+    "dot_general mul div neg add sub add_any convert_element_type transpose reshape squeeze "
+    "broadcast_in_dim reduce_sum rev copy".split()
+)
+
+
+def _symmetric(program: Linear) -> bool:
+    return all(e.primitive.name in _SYMMETRIC for e in program.linear.equations)
+
+
+def _pulled(program: Linear) -> Program:
+    """The program that pulls one cotangent back through a linear one."""
+
+    def pull(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
+        return pullback(lambda *t: program.push(residuals, t), program.in_avals)(*cotangents)
+
+    pulled, _, _ = program_of(pull, list(program.residual_avals), list(program.out_avals))
+    return pulled.pruned()

@@ -1,0 +1,203 @@
+"""A choice in words: `str(plan)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .._analysis import Line
+from .._cost import not_understood
+from .._layout import describe
+from .._planning import Candidate, Impossible, Problem
+from .._trace import UNKNOWN_LINE, walk
+from .._words import counted, human_bytes, human_flops, human_seconds, listed, pass_count, word
+
+# Modes whose `Impossible` may mean that there is nothing to win.
+_OPTIONAL = ("mixed", "colored")
+
+
+def explain(
+    title: str,
+    structure: str,
+    problem: Problem,
+    chosen: str,
+    candidates: Sequence[Candidate | Impossible],
+    measured: dict[str, float],
+    examples: int | None = None,
+) -> str:
+    """`str(plan)`.
+
+    Args:
+        title: the first line.
+        structure: what is known of J's structure.
+        problem: what was asked for.
+        chosen: the mode that runs.
+        candidates: what was looked at.
+        measured: seconds that candidates took, by mode, where they were timed.
+        examples: how many examples each of these is made for, one beside the other.
+    """
+    (best,) = [c for c in candidates if isinstance(c, Candidate) and c.mode == chosen]
+    rows = [("structure", [structure])]
+    rows.append(("chosen", [_passes(best, examples or problem.batch), *_costs(best), _time(best, measured)]))
+    told = [note for note in (_fewer(problem, best, candidates), best.note) if note]
+    notes = [("", [note]) for note in told]
+    notes += [("rewritten" if k == 0 else "", [line]) for k, line in enumerate(_rewrites(best))]
+    shown = (c for c in candidates if c is not best and (isinstance(c, Candidate) or c.told))
+    others = [_other(option, best, measured) for option in shown]
+    unknown = dict.fromkeys(e.primitive.name for e in problem.structure.unknown)
+    if unknown:
+        notes.append(("unknown", [f"treated as dense: {', '.join(unknown)} (no structure rule)"]))
+    guessed = not_understood(list(walk(problem.program.linear.equations)))
+    if guessed:
+        notes.append(("unknown cost", [", ".join(guessed)]))
+    table = _aligned([rows[1], *others])
+    first = len(told)
+    return "\n".join(
+        [title, *_aligned(rows[:1]), table[0], *_aligned(notes[:first]), *table[1:], *_aligned(notes[first:])]
+    )
+
+
+def _fewer(problem: Problem, chosen: Candidate, candidates: Sequence[Candidate | Impossible]) -> str:
+    """Why forward or reverse runs where the other is predicted to take less time; nothing where it is not."""
+    for other in candidates:
+        if isinstance(other, Candidate) and {other.mode, chosen.mode} == {"fwd", "rev"}:
+            faster = other.cost.seconds < chosen.cost.seconds <= problem.machine.slowest_alike(other.cost.seconds)
+            if faster and chosen.passes < other.passes:
+                return f"about as fast as {word(other.mode)}; fewer passes"
+    return ""
+
+
+def _rewrites(chosen: Candidate) -> list[str]:
+    """What was replaced, by what, and where: 2 max-pool gradients -> a mask (model.py:22, model.py:24)."""
+    lines = []
+    for what, by in dict.fromkeys((what, by) for what, by, _ in chosen.rewrites):
+        found = [place for one, other, place in chosen.rewrites if (one, other) == (what, by)]
+        places = [place for place in dict.fromkeys(found) if place != UNKNOWN_LINE]
+        count = what if len(found) == 1 else f"{len(found)} {what}s"
+        where = f" ({', '.join(places)})" if places else ""
+        lines.append(f"{count} -> {by}{where}")
+    return lines
+
+
+def describe_structure(
+    problem: Problem,
+    candidates: Sequence[Candidate | Impossible],
+    *,
+    asserted: bool = False,
+    examples: int | None = None,
+) -> str:
+    """What is known of J's structure, and its size.
+
+    Args:
+        problem: what was asked for.
+        candidates: what was looked at; colored mode knows how many elements can be nonzero, where it looked for them.
+        asserted: whether the user says that examples are independent.
+        examples: of how many examples each is such a problem, where they share an argument.
+    """
+    size, density = human_bytes(problem.jacobian_bytes), _density(problem, candidates)
+    if examples is not None:
+        whole = human_bytes(examples * problem.jacobian_bytes)
+        return f"{_zeros(density)}, {whole} ({counted(examples, 'example')} x {size})"
+    if problem.batch is not None:
+        pairs = [(o, i) for o in problem.outputs.shapes for i in problem.inputs.shapes]
+        (out, inp), batch = pairs[0], problem.batch
+        shape = ",".join(map(str, (batch, *out, *inp)))
+        shown = f"J is block-diagonal, [{shape}], " if len(pairs) == 1 else "J is block-diagonal, "
+        word = " (independent=True)" if asserted else ""
+        axis = problem.inputs.tied[0]
+        whole = human_bytes(problem.jacobian_bytes * batch)
+        within = f"; blocks {_zeros(density)}" if density is not None and density < 1 else ""
+        return f"{batch} independent examples along axis {axis}{word}: {shown}{size} (dense {whole}){within}"
+    diagonal = _diagonal_axes(problem)
+    if not diagonal or not problem.output.has_zeros:
+        shared = [g for c in (True, False) for g in problem.groups(forward=c) if any(g.cells)]
+        known = "some blocks are diagonal" if shared and density in (None, 1.0) else _zeros(density)
+        return f"{known}, {size}" if problem.output.has_zeros else known
+    rank = max(len(aval.shape) for aval in problem.inputs.avals)
+    axes = sorted({axis for axis, _ in diagonal})
+    if len(axes) == rank and all(a.shape == problem.inputs.avals[0].shape for a in problem.outputs.avals):
+        return f"diagonal, {size}"
+    axis, n = min(diagonal)
+    words = f"axis {axes[0]}" if len(axes) == 1 else f"axes {', '.join(map(str, axes))}"
+    return f"block-diagonal along {words}, {size}: batch_jacobian along axis {axis} would return {n}x less"
+
+
+def _density(problem: Problem, candidates: Sequence[Candidate | Impossible]) -> float | None:
+    """The fraction of J's elements, or of an example's, that can be nonzero; None where nobody looked."""
+    for candidate in candidates:
+        if candidate.nnz is not None:
+            return candidate.nnz / max(1, problem.inputs.size * problem.outputs.size)
+    return None
+
+
+def _zeros(density: float | None) -> str:
+    if density is None:
+        return "zeros not looked for"
+    if density >= 0.99:
+        return "no zeros known" if density == 1 else "dense"
+    return f"{'sparse, ' if density < 0.5 else ''}{100 * density:.2g} % can be nonzero"
+
+
+def _diagonal_axes(problem: Problem) -> set[tuple[int, int]]:
+    """Axes of every input, with their sizes, that are tied to the axis of the same number of every output."""
+    found: set[tuple[int, int]] | None = None
+    for out, dependence in zip(problem.outputs.avals, problem.structure.relations, strict=True):
+        for j, relation in dependence.items():
+            shape = problem.inputs.avals[j].shape
+            mine = {
+                (tie.inp, shape[tie.inp])
+                for tie in relation
+                if tie == Line(tie.inp, tie.inp, 1, 0) and out.shape[tie.inp] == shape[tie.inp]
+            }
+            found = mine if found is None else found & mine
+    return found or set()
+
+
+def _time(candidate: Candidate, measured: dict[str, float]) -> str:
+    seconds = measured.get(candidate.mode)
+    return f"predicted {human_seconds(candidate.seconds)}" if seconds is None else f"measured {human_seconds(seconds)}"
+
+
+def _other(option: Candidate | Impossible, chosen: Candidate, measured: dict[str, float]) -> tuple[str, list[str]]:
+    """A row for a mode that was not taken."""
+    if isinstance(option, Impossible):
+        told = option.reason if option.mode in _OPTIONAL else f"impossible: {option.reason}"
+        return word(option.mode), [told]
+    if option.mode in measured:
+        return word(option.mode), [pass_count(option.passes), *_costs(option), _time(option, measured)]
+    ratio = option.seconds / chosen.seconds
+    compared = f"{ratio:,.0f}x slower" if ratio >= 10 else f"{ratio:.1f}x slower" if ratio >= 1.05 else "about as fast"
+    if measured:
+        compared = f"not measured: predicted {human_seconds(option.seconds)}"
+    return word(option.mode), [pass_count(option.passes), *_costs(option), compared]
+
+
+def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """Rows with their cells in columns; a row of one cell may run on."""
+    cells = [row for _, row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+
+    def columns(row: list[str]) -> str:
+        return "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) if row[1:] else row[0]
+
+    return [f"  {name:<12} {columns(row)}".rstrip() for name, row in rows]
+
+
+def _passes(candidate: Candidate, examples: int | None) -> str:
+    many = f" of {counted(examples, 'example')}" if examples else ""
+    most = max((seeds.passes for seeds in candidate.seeds), default=0)
+    chunked = f", chunk_size={candidate.chunk_size}" if candidate.chunk_size < most else ""
+    return f"{word(candidate.mode)}, {pass_count(candidate.passes)}{many}{chunked}"
+
+
+def _costs(candidate: Candidate) -> list[str]:
+    return [human_flops(candidate.flops), f"peak {human_bytes(candidate.peak_bytes)}"]
+
+
+def title_of(name: str, where: str, ins: Sequence[Any], outs: Sequence[Any], what: str) -> str:
+    """The first line of a plan: jacobian of f (model.py:31): f32[784] -> f32[10]."""
+
+    def side(avals: Sequence[Any]) -> str:
+        return listed([describe(aval) for aval in avals])
+
+    return f"{what} of {name}{f' ({where})' if where else ''}: {side(ins)} -> {side(outs)}"

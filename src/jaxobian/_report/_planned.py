@@ -1,0 +1,75 @@
+"""Running a plan again: on values of the shapes that it was made for, and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+
+from .._call import Options, Traced
+from .._errors import PlanMismatchError
+from .._execute import Executable, compiled
+from .._layout import Arguments, Rest, abstract, as_array, describe, is_arraylike, is_python_number, take_apart
+from .._planning import Choice
+from .._trace import cast_varying
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """Runs a plan on other values of the same shapes, and refuses all else."""
+
+    traced: Traced
+    choice: Choice
+    options: Options
+    kwargs: dict[str, Any]
+    result: Callable[[Any, Any], Any]
+    _jitted: list[Executable] = field(default_factory=list)
+
+    def of(self, choice: Choice) -> PlannedRun:
+        """The same call by another choice."""
+        return replace(self, choice=choice, _jitted=[])
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        _compare(self.traced.arguments, self.kwargs, args, kwargs)
+        arguments = take_apart(
+            args, self.options.argnums, holomorphic=self.options.request.holomorphic, allow_int=self.options.allow_int
+        )
+        open_arrays, _ = Rest.of(arguments, kwargs).opened()
+        program, xs = self.traced.program, arguments.leaves
+        xs = cast_varying(xs, program.out_avals) or xs
+        constants = program.operands[: len(program.operands) - len(open_arrays)]
+        if not self._jitted:
+            platform = self.traced.device.platform
+            self._jitted.append(compiled(self.choice.execution, self.options.request.output, False, platform))
+        results = self.traced.placement.run(self._jitted[0], (*constants, *open_arrays), xs)
+        traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
+        _, aux, J = traced.deliver(*results, self.options)
+        return self.result(J, aux)
+
+
+def _compare(planned: Arguments, kwargs: dict[str, Any], new_args: tuple[Any, ...], new_kwargs: dict[str, Any]) -> None:
+    """Raise where a call differs from what a plan was made for.
+
+    Raises:
+        PlanMismatchError: naming the argument, what was planned and what came.
+    """
+    old, tree = jax.tree_util.tree_flatten_with_path((planned.args, kwargs))
+    new, new_tree = jax.tree_util.tree_flatten_with_path((new_args, new_kwargs))
+    advice = "Make a plan for these arguments: jacobian(f).plan(...)."
+    if tree != new_tree:
+        raise PlanMismatchError(f"the plan was made for arguments of the structure {tree}; {new_tree} came. {advice}")
+    for (path, before), (_, now) in zip(old, new, strict=True):
+        name = ("args" if path[0].idx == 0 else "kwargs") + jax.tree_util.keystr(path[1:])
+        differentiated = path[0].idx == 0 and path[1].idx in planned.positions
+        shown, shown_now = (_signature(leaf, differentiated) for leaf in (before, now))
+        if shown != shown_now:
+            raise PlanMismatchError(f"{name} was planned as {shown} and came as {shown_now}. {advice}")
+
+
+def _signature(leaf: Any, differentiated: bool) -> str:
+    """What of an argument a plan depends on: of an array shape and dtype, of all else the value."""
+    if is_arraylike(leaf) and (differentiated or not is_python_number(leaf)):
+        return describe(abstract(as_array(leaf)))
+    return f"the Python {type(leaf).__name__} {leaf!r}"
