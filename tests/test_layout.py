@@ -10,17 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxobian._layout import (
-    Layout,
-    Rest,
-    as_array,
-    block_dtype,
-    describe,
-    is_arraylike,
-    is_python_number,
-    resolve_argnums,
-    take_apart,
-)
+from jaxobian._arrays import as_array, block_dtype, describe, is_arraylike, is_python_number
+from jaxobian._call._arguments import Rest, resolve_argnums, take_apart
+from jaxobian._call._layout import Layout
 
 X = jnp.arange(3.0)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian._layout import is_concrete
+from jaxobian._arrays import is_concrete
 from jaxobian._trace import (
     LinearProgram,
     Program,

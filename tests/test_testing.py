@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian._layout import is_concrete
+from jaxobian._arrays import is_concrete
 from jaxobian.testing import _check, check_jacobian, scenarios
 
 NAMED = {s.name: s for s in scenarios()}

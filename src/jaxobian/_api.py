@@ -7,9 +7,9 @@ from typing import Any
 
 from ._analysis import Pattern, structure
 from ._call import Options, Traced
+from ._call._arguments import Argnums
 from ._call._batch import Batch
 from ._functions import HessianFunction, JacobianFunction, SharedFunction, check_callable
-from ._layout import Argnums
 from ._planning import pattern
 from ._request import Format, Mode, Request
 from ._shared import shares

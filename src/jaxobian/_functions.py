@@ -11,14 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ._arrays import in_words, is_concrete
 from ._bound import BoundFunction
 from ._cache import kept
 from ._call import Options, Traced
+from ._call._arguments import flax_advice, is_flax_module
 from ._call._plain import plain
 from ._call._surroundings import surroundings
 from ._compiler import warn_of
 from ._execute import traceable, values_alone
-from ._layout import flax_advice, in_words, is_concrete, is_flax_module
 from ._report import Plan, Source, make_plan
 from ._report._explain import describe_structure, title_of
 from ._report._planned import PlannedRun

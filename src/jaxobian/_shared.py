@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ._arrays import abstract, as_array, describe, is_arraylike, is_inexact, is_python_number
 from ._cache import check_apart
 from ._call import Options, Traced
 from ._call._batch import Batch
 from ._errors import PlanMismatchError
-from ._layout import abstract, as_array, describe, is_arraylike, is_inexact, is_python_number
 from ._trace import has_rules, sharding_without
 from ._tracebacks import stands_for
 from ._values import Given, Values

@@ -15,10 +15,10 @@ import numpy as np
 
 from ._analysis import influence
 from ._analysis._coupling import Names, check_examples, check_positions
+from ._arrays import abstract, describe, is_concrete
 from ._cache import remembered
 from ._call import Returned
 from ._call._batch import axis_of, output_axes
-from ._layout import abstract, describe, is_concrete
 from ._trace import Ends, Program, Side, index_arrays, program_key, program_of, values_key
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
-from .._layout import Arguments, as_array, describe
+from .._arrays import as_array, describe
 from .._words import listed
+from ._arguments import Arguments
 
 
 @dataclass(frozen=True)

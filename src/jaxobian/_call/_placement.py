@@ -11,7 +11,7 @@ import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .._layout import is_concrete
+from .._arrays import is_concrete
 from .._trace import LinearProgram, active_variables, is_variable, mesh_around, mesh_of, our_settings, relaxed
 from ._surroundings import surroundings
 

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import sparse
 
+from .._arrays import as_array, block_dtype, is_concrete, is_inexact
 from .._errors import BatchCouplingError
-from .._layout import as_array, block_dtype, is_concrete, is_inexact, resolve_argnums
-from ._traced import Options
+from ._arguments import resolve_argnums
+from ._options import Options
 
 
 def plain(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from .._layout import is_concrete
+from .._arrays import is_concrete
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,43 +12,16 @@ import numpy as np
 
 from .._analysis import structure
 from .._analysis._coupling import Names, check_examples
-from .._layout import (
-    Argnums,
-    Arguments,
-    Layout,
-    Rest,
-    as_array,
-    check_argnums,
-    check_outputs,
-    in_words,
-    is_arraylike,
-    is_concrete,
-    take_apart,
-)
+from .._arrays import as_array, is_concrete
 from .._planning import Choice, choose
-from .._request import DEFAULT, Request
 from .._trace import Ends, LinearProgram, Side, cast_varying, our_settings, relaxed, relaxed_program, trace
 from .._tracebacks import Call
-from ._batch import Batch, batch_of, output_axes, sharing_hint
+from ._arguments import Arguments, Rest, check_outputs, take_apart
+from ._batch import batch_of, output_axes, sharing_hint
+from ._layout import Layout
+from ._options import Options
 from ._placement import Placement
-
-
-@dataclass(frozen=True)
-class Options:
-    """How f is called and how results are handed back; and what is asked of J."""
-
-    argnums: Argnums = 0
-    has_aux: bool = False
-    allow_int: bool = False
-    batch: Batch | None = None
-    request: Request = DEFAULT
-
-    def __post_init__(self) -> None:
-        check_argnums(self.argnums)
-
-    def asking(self, **changes: Any) -> Options:
-        """The same with something else asked of J."""
-        return replace(self, request=replace(self.request, **changes))
+from ._returned import Returned
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,44 +138,3 @@ def _ends(
     in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)
     out_axes = output_axes(result.tree, outs, result.paths, options.batch.out_axes, size, sharing_hint(arguments))
     return Ends(Side(ins, in_axes), Side(outs, out_axes)), inert_axes
-
-
-@dataclass(frozen=True)
-class Returned:
-    """The trees of what f returned; its arrays belong to the trace and are not kept."""
-
-    paths: list[str]
-    tree: Any
-    rebuild_aux: Callable[[Sequence[Any]], Any]
-
-    @classmethod
-    def of(cls, out: Any, has_aux: bool) -> tuple[Returned, list[Any], list[Any]]:
-        """The trees, y's leaves and aux's arrays."""
-        aux = None
-        if has_aux:
-            if not (isinstance(out, tuple | list) and len(out) == 2):
-                raise TypeError(f"with has_aux=True, f must return a pair (y, aux); it returned {in_words(out)}.")
-            out, aux = out
-        keyed, tree = jax.tree_util.tree_flatten_with_path(out)
-        leaves, aux_tree = jax.tree.flatten(aux)
-        # Arrays are results of the program; anything else (a name, a Python number) is handed back as it is.
-        is_array = [isinstance(leaf, jax.Array) for leaf in leaves]
-        constants = [None if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
-
-        def rebuild_aux(arrays: Sequence[Any]) -> Any:
-            values = iter(arrays)
-            filled = [next(values) if array else c for c, array in zip(constants, is_array, strict=True)]
-            return jax.tree.unflatten(aux_tree, filled)
-
-        ys = [_output(leaf, jax.tree_util.keystr(path)) for path, leaf in keyed]
-        arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
-        return cls([jax.tree_util.keystr(path) for path, _ in keyed], tree, rebuild_aux), ys, arrays
-
-
-def _output(leaf: Any, path: str) -> Any:
-    if not is_arraylike(leaf):
-        raise TypeError(
-            f"the output{' ' + path if path else ''} is {in_words(leaf)}: expected arrays. Return it "
-            "beside the output and pass has_aux=True."
-        )
-    return as_array(leaf)

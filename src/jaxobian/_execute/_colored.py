@@ -13,8 +13,8 @@ import numpy as np
 from scipy import sparse
 
 from .._analysis import rows_of
+from .._arrays import block_dtype
 from .._coloring import Coloring
-from .._layout import block_dtype
 from .._outputs import Output
 from .._seeds import Seeds
 from .._trace import Ends, Linear

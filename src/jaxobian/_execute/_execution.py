@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from .._layout import zeros_like
+from .._arrays import zeros_like
 from .._outputs import Output
 from .._seeds import Seeds
 from .._trace import Linear

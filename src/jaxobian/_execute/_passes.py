@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._layout import abstract, zeros_like
+from .._arrays import abstract, zeros_like
 from .._rewrite import arranged, beside, compact, place_of_passes
 from .._seeds import Run, Seeds
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import block_dtype
+from .._arrays import block_dtype
 from .._outputs import Output
 from .._seeds import Seeds
 from .._trace import Ends

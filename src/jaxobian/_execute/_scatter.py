@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import zeros_like
+from .._arrays import zeros_like
 from .._seeds import MOST_INDEXED
 
 

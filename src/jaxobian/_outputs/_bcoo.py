@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import sparse
 
 from .._analysis import Relation
-from .._layout import block_dtype
+from .._arrays import block_dtype
 from .._trace import Ends
 from ._output import Block, compressed_size
 

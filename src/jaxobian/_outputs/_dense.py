@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._analysis import Relation
-from .._layout import block_dtype
+from .._arrays import block_dtype
 from .._trace import Ends
 from ._output import Block
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .._analysis import Relation
-from .._layout import block_dtype
+from .._arrays import block_dtype
 from .._seeds import Seeds, groups
 from .._trace import Ends
 

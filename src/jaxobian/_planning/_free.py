@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .._arrays import varying_axes
 from .._cost import Work, nbytes
 from .._execute import LinearMap, Swept
-from .._layout import varying_axes
 from .._seeds import Group
 from .._trace import UNKNOWN_LINE, Program, active_variables, is_variable, pullback, source_line
 from ._problem import Candidate, Problem

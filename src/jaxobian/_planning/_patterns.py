@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from .._analysis import Full, Pattern, Structure, csr, elements, fixed, merged, taken
-from .._layout import is_complex
+from .._arrays import is_complex
 from .._trace import Ends, Linear, Side
 
 

@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from .._analysis import Structure
+from .._arrays import is_complex
 from .._cost import Cost, Machine, Work, count, nbytes, repeated
 from .._execute import Execution
-from .._layout import is_complex
 from .._outputs import OUTPUTS, Output
 from .._request import Request
 from .._rewrite import goes_beside

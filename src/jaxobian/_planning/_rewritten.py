@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .._arrays import varying_axes
 from .._cost import count
-from .._layout import varying_axes
 from .._rewrite import Around, Offer, linear_in, offers, rewritten
 from .._trace import LinearProgram, Program, active_variables, is_variable, program_of, pullback, source_line
 from ._problem import Candidate, Impossible, Problem

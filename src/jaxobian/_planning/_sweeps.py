@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .._arrays import varying_axes
 from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, repeated
 from .._execute import Build, Stored, Swept
-from .._layout import varying_axes
 from .._rewrite import few_rows, made_once, shrunk
 from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
 from .._trace import Program, batched, inlined, program_of, source_line

@@ -23,10 +23,10 @@ import numpy as np
 from scipy import sparse
 
 from .._analysis import shape_of, structure
+from .._arrays import varying_axes
 from .._coloring import Coloring, by_both, by_columns, by_rows, fewest, star
 from .._cost import Cost, Work
 from .._execute import Colored, Stored
-from .._layout import varying_axes
 from .._seeds import Classes, Seeds
 from .._trace import Linear, LinearProgram, source_line
 from .._words import counted, pass_count

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from .._analysis import Structure
+from .._arrays import varying_axes
 from .._cost import is_elementwise
 from .._execute import Copied, Stored, Swept
-from .._layout import varying_axes
 from .._trace import Ends, Linear, Side, closed, is_variable, program_of
 from . import reverse
 from ._examples import has_line

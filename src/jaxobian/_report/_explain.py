@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._analysis import Line
+from .._arrays import describe
 from .._cost import not_understood
-from .._layout import describe
 from .._planning import Candidate, Impossible, Problem
 from .._trace import UNKNOWN_LINE, walk
 from .._words import counted, human_bytes, human_flops, human_seconds, listed, pass_count, word

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import jax
 
-from .._layout import abstract, as_array, is_arraylike, is_python_number
+from .._arrays import abstract, as_array, is_arraylike, is_python_number
 from .._planning import Candidate, Choice, Impossible
 from .._tracebacks import entry
 from ._explain import explain

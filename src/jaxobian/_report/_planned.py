@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 
+from .._arrays import abstract, as_array, describe, is_arraylike, is_python_number
 from .._call import Options, Traced
+from .._call._arguments import Arguments, Rest, take_apart
 from .._errors import PlanMismatchError
 from .._execute import Executable, compiled
-from .._layout import Arguments, Rest, abstract, as_array, describe, is_arraylike, is_python_number, take_apart
 from .._planning import Choice
 from .._trace import cast_varying
 

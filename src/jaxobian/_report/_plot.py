@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .._layout import is_inexact
+from .._arrays import is_inexact
 from .._planning import Candidate, Factored, Part, Problem, Sum, Through, nodes
 from .._trace import UNKNOWN_LINE, active_variables, is_variable, source_line
 from .._words import WORDS, pass_count

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._layout import abstract, varying_axes
+from .._arrays import abstract, varying_axes
 from .._trace import Program, active_variables, inlined, is_variable, program_of
 from ._offer import Offer, rewritten
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import zeros_like
+from .._arrays import zeros_like
 from .._rewrite import shrunk
 from .._trace._ends import Side
 from ._groups import Cell, Group, plain

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from .._layout import abstract, varying_axes, zeros_like
+from .._arrays import abstract, varying_axes, zeros_like
 from ._joint import both_apart
 from ._program import CALLS, Program, inlined, is_variable, program_of, subprograms, walk
 from ._segment import active_variables, is_flag, with_flags, zero_literal

@@ -15,7 +15,7 @@ import jax
 import jax.extend.core as jex
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .._layout import is_concrete
+from .._arrays import is_concrete
 from ._program import Program, is_variable, program_of, walk
 from ._trace import LinearProgram
 

@@ -11,7 +11,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import is_complex, is_concrete, varying_axes
+from .._arrays import is_complex, is_concrete, varying_axes
 from ._program import Program, is_variable, program_of
 
 

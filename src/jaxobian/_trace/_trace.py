@@ -17,7 +17,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from .._layout import abstract, is_concrete, varying_axes
+from .._arrays import abstract, is_concrete, varying_axes
 from .._tracebacks import Call
 from ._linearize import linearize
 from ._program import Program, inlined, is_variable, program_of, walk

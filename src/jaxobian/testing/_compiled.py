@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from .._layout import abstract
+from .._arrays import abstract
 from .._trace import program_of
 
 

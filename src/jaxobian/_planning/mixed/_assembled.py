@@ -31,9 +31,9 @@ import numpy as np
 from jax import lax
 
 from ..._analysis import Ends, Term, Terms, ends, up_to_sign
+from ..._arrays import block_dtype, is_complex, varying_axes
 from ..._cost import Work
 from ..._execute import Blocks
-from ..._layout import block_dtype, is_complex, varying_axes
 from ..._outputs import Compressed
 from ..._rewrite import has_all_axes, product_and_sum, rewritten, written
 from ..._seeds import Seeds

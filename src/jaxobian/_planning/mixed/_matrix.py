@@ -13,8 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from ..._arrays import block_dtype
 from ..._execute import Blocks
-from ..._layout import block_dtype
 from ..._trace import Side
 
 ONE = "one"  # a block that is the identity

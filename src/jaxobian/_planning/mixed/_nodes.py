@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 from jax import lax
 
+from ..._arrays import block_dtype
 from ..._cost import Work
 from ..._execute import LinearMap, Results, Stage, Stored, filled
-from ..._layout import block_dtype
 from ..._outputs import OUTPUTS
 from ..._seeds import Seeds
 from ..._trace import Side

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 
 from ..._analysis import Cut, chain, narrow_places, narrowest, path_splits, stages
+from ..._arrays import describe, is_complex, is_inexact
 from ..._execute import Blocks, Held, Results, Stage
-from ..._layout import describe, is_complex, is_inexact
 from ..._outputs import Output
 from ..._trace import UNKNOWN_LINE, Linear, Side, active_variables, obstructions, source_line
 from ..._words import WORDS, counted, listed, pass_count
