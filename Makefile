@@ -47,6 +47,7 @@ fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs with JAX run op by op
 
 lint: $(VENV)/.has-dev ## Check style, types, and who imports whom
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
 	$(VENV)/bin/lint-imports
 

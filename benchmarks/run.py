@@ -63,9 +63,7 @@ def timed(method: Method, args: tuple[Any, ...]) -> float:
     return time.perf_counter() - start
 
 
-def medians(
-    methods: dict[str, Method], args: tuple[Any, ...], *, seconds: float, calls: int
-) -> dict[str, float]:
+def medians(methods: dict[str, Method], args: tuple[Any, ...], *, seconds: float, calls: int) -> dict[str, float]:
     """Median seconds a call; the methods take turns for so many `seconds`, TURNS to `calls` times."""
     times = {name: [timed(method, args) for _ in range(2)] for name, method in methods.items()}
     best = min(map(min, times.values()))
@@ -91,9 +89,7 @@ def verify(name: str, actual: Any, expected: Any) -> None:
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         wide = np.complex128 if np.iscomplexobj(b) else np.float64
         a, b = np.asarray(a, wide), np.asarray(b, wide)
-        np.testing.assert_allclose(
-            a, b, rtol=0, atol=1e-4 * float(np.max(np.abs(b), initial=0)), err_msg=name
-        )
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(np.max(np.abs(b), initial=0)), err_msg=name)
 
 
 def bench(scenario: Scenario, *, quick: bool) -> dict[str, Any]:
@@ -209,16 +205,10 @@ def milliseconds(t: float | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these scenarios (of any tag)")
-    parser.add_argument(
-        "--out", type=Path, help="where to write the JSON; by default benchmarks/results/run.json"
-    )
-    parser.add_argument(
-        "--before", type=Path, metavar="JSON", help="a result of an earlier version, to compare with"
-    )
+    parser.add_argument("--out", type=Path, help="where to write the JSON; by default benchmarks/results/run.json")
+    parser.add_argument("--before", type=Path, metavar="JSON", help="a result of an earlier version, to compare with")
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument(
         "--render", type=Path, metavar="JSON", help="print a result's table; the committed one's goes into the README"

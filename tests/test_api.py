@@ -446,9 +446,7 @@ FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("out", FLOATS)
 @pytest.mark.parametrize("inp", FLOATS)
-def test_a_leaf_has_the_promoted_dtype_whichever_mode_ran(
-    inp: Any, out: Any, mode: str, promotion: str
-) -> None:
+def test_a_leaf_has_the_promoted_dtype_whichever_mode_ran(inp: Any, out: Any, mode: str, promotion: str) -> None:
     f = lambda a: (a * a).astype(out)
     with jax.numpy_dtype_promotion(promotion):
         J = jb.jacobian(f, mode=mode)(jnp.array([1.0, 2.0, 0.5], inp))

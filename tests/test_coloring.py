@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from jaxobian._coloring import Coloring, _weights, by_both, by_columns, by_rows, fewest, star
+from jaxobian._coloring import Coloring, _weights, bicolored, color_columns, color_rows, lower_bounds, star
 
 
 def pattern(dense: np.ndarray) -> sparse.csr_matrix:
@@ -44,10 +44,10 @@ dense_patterns = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 
 @given(dense_patterns)
 def test_random_patterns(dense: np.ndarray) -> None:
     matrix = pattern(dense)
-    for make in (by_columns, by_rows, by_both):
+    for make in (color_columns, color_rows, bicolored):
         coloring = make(matrix)
         # Where all rows and columns are equally full there is nothing to split.
-        assert coloring is not None or make is by_both
+        assert coloring is not None or make is bicolored
         if coloring is not None:
             assert_recovers(coloring, dense)
 
@@ -66,7 +66,7 @@ def test_random_symmetric_patterns(dense: np.ndarray) -> None:
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 10_000))
 def test_small_patterns_take_the_fewest_colors(height: int, width: int, seed: int) -> None:
     dense = np.random.default_rng(seed).random((height, width)) < 0.4
-    coloring = by_columns(pattern(dense))
+    coloring = color_columns(pattern(dense))
     assert coloring is not None
     filled = [k for k in range(width) if dense[:, k].any()]
     for count in range(coloring.n_columns):
@@ -97,7 +97,7 @@ def banded(n: int, *offsets: int, periodic: bool = False) -> np.ndarray:
     ],
 )
 def test_known_optima(dense: np.ndarray, best: int) -> None:
-    coloring = by_columns(pattern(dense), [(dense.shape[1],)])
+    coloring = color_columns(pattern(dense), [(dense.shape[1],)])
     assert coloring is not None
     assert coloring.passes == best
     assert_recovers(coloring, dense)
@@ -111,16 +111,16 @@ def five_point(n: int) -> np.ndarray:
 
 def test_a_stencil_on_a_grid_takes_a_lattice() -> None:
     dense = five_point(9)
-    coloring = by_columns(pattern(dense), [(9, 9)])
+    coloring = color_columns(pattern(dense), [(9, 9)])
     assert coloring is not None
-    assert coloring.passes == 5 == fewest(pattern(dense))[0]
+    assert coloring.passes == 5 == lower_bounds(pattern(dense))[0]
     assert_recovers(coloring, dense)
 
 
 def test_an_arrowhead_takes_both_sides() -> None:
     dense = np.eye(40, dtype=bool)
     dense[0] = dense[:, 0] = True
-    both, columns = by_both(pattern(dense)), by_columns(pattern(dense))
+    both, columns = bicolored(pattern(dense)), color_columns(pattern(dense))
     assert both is not None
     assert columns is not None
     assert (both.passes, columns.passes) == (3, 40)
@@ -129,15 +129,15 @@ def test_an_arrowhead_takes_both_sides() -> None:
     assert symmetric is not None
     assert symmetric.passes == 2
     assert_recovers(symmetric, dense, symmetric=True)
-    mirrored = by_both(pattern(np.vstack([dense, np.roll(dense, 1, 0)])))
+    mirrored = bicolored(pattern(np.vstack([dense, np.roll(dense, 1, 0)])))
     assert mirrored is not None
     assert_recovers(mirrored, np.vstack([dense, np.roll(dense, 1, 0)]))
 
 
 def test_what_cannot_win_is_given_up() -> None:
     dense = np.ones((5, 50), bool)
-    assert by_columns(pattern(dense), below=50) is None
-    assert by_rows(pattern(dense), below=6) is not None
+    assert color_columns(pattern(dense), below=50) is None
+    assert color_rows(pattern(dense), below=6) is not None
     assert star(pattern(np.ones((3, 4), bool))) is None
 
 

@@ -54,12 +54,8 @@ COMPOSITIONS: dict[str, Callable[[Any], Any]] = {
     "jit of vmap": lambda jac: jax.jit(jax.vmap(jac(f)))(BATCH),
     "vmap of jit": lambda jac: jax.vmap(jax.jit(jac(f)))(BATCH),
     "grad": lambda jac: jax.grad(lambda x: jnp.sum(jac(f)(x) ** 2))(X),
-    "grad by a closed-over array": lambda jac: jax.grad(
-        lambda s: jnp.sum(jac(lambda x: f(x) * s)(X) ** 2)
-    )(2.0),
-    "grad by another argument": lambda jac: jax.grad(
-        lambda s: jnp.sum(jac(lambda x, s: f(x * s))(X, s) ** 2)
-    )(2.0),
+    "grad by a closed-over array": lambda jac: jax.grad(lambda s: jnp.sum(jac(lambda x: f(x) * s)(X) ** 2))(2.0),
+    "grad by another argument": lambda jac: jax.grad(lambda s: jnp.sum(jac(lambda x, s: f(x * s))(X, s) ** 2))(2.0),
     "jvp": lambda jac: jax.jvp(jac(f), (X,), (X,)),
     "vjp": lambda jac: jax.vjp(jac(f), X)[1](W),
     "linearize": lambda jac: jax.linearize(jac(f), X)[1](X),

@@ -56,7 +56,7 @@ def three_cosines(x, g):
 pulled.defvjp(lambda x: (jnp.sin(x), x), three_cosines)
 
 
-# Tracing and linearizing (_linear/_trace.py, _program.py) ---------------------------------------------------
+# Tracing and linearizing (_trace/_trace.py, _program.py) ---------------------------------------------------
 
 
 def test_linearize_returns_a_pytree_whose_leaves_are_the_residuals() -> None:
@@ -92,9 +92,7 @@ def test_make_jaxpr_returns_constants_beside_the_jaxpr_and_the_shapes() -> None:
 
 def test_a_function_made_of_equations_runs_under_transformations() -> None:
     jaxpr = jax.make_jaxpr(lambda x: jnp.sin(x) * x)(X).jaxpr
-    made = jex.Jaxpr(
-        (), list(jaxpr.invars), list(jaxpr.outvars), list(jaxpr.eqns), jaxpr.effects, jaxpr.debug_info
-    )
+    made = jex.Jaxpr((), list(jaxpr.invars), list(jaxpr.outvars), list(jaxpr.eqns), jaxpr.effects, jaxpr.debug_info)
     run = jex.jaxpr_as_fun(jex.ClosedJaxpr(made, ()))
     np.testing.assert_allclose(run(X)[0], jnp.sin(X) * X, rtol=1e-6)
     np.testing.assert_allclose(jax.vmap(run)(X[None])[0][0], jnp.sin(X) * X, rtol=1e-6)
@@ -195,7 +193,7 @@ def test_typeof_knows_weak_types() -> None:
     assert not jax.typeof(X).weak_type
 
 
-# Custom rules (_linear/_modes.py, _identity.py) -------------------------------------------------------------
+# Custom rules (_trace/_modes.py, _identity.py) -------------------------------------------------------------
 
 
 def test_a_custom_vjp_stands_as_custom_lin_residuals_first() -> None:

@@ -157,9 +157,9 @@ def test_what_does_not_depend_on_the_seeds_is_done_once_a_chunk() -> None:
     w = jnp.ones((16, 16))
     f = lambda t: (w @ w) @ t
     counted = passes(f, shape(16), 4)
-    assert counted.fixed.dot == 2 * 16 * 16 * 16
+    assert counted.constant.dot == 2 * 16 * 16 * 16
     assert counted.each.dot == 2 * 16 * 16
-    assert counted.chunk(10).dot == counted.fixed.dot + 10 * counted.each.dot
+    assert counted.chunk(10).dot == counted.constant.dot + 10 * counted.each.dot
 
 
 def test_intermediates_grow_with_what_is_kept() -> None:

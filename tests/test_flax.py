@@ -69,9 +69,7 @@ LAYERS = {
         {"deterministic": True},
     ),
     "embed": Layer(nn.Embed(5, 3), lambda r: nnx.Embed(5, 3, rngs=r), jnp.array([4, 0, 4]), {}),
-    "dropout off": Layer(
-        nn.Dropout(0.5), lambda r: nnx.Dropout(0.5, rngs=r), normal(5, 2, 4), {"deterministic": True}
-    ),
+    "dropout off": Layer(nn.Dropout(0.5), lambda r: nnx.Dropout(0.5, rngs=r), normal(5, 2, 4), {"deterministic": True}),
     "dropout on": Layer(
         nn.Dropout(0.5),
         lambda r: nnx.Dropout(0.5, rngs=r),

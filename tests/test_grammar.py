@@ -79,5 +79,3 @@ def test_every_public_primitive_with_a_derivative_is_in_the_grammar() -> None:
 
 def test_no_exception_is_out_of_date() -> None:
     assert EXCEPTIONS & given().keys() <= {"lt_to"}  # of sorts in some versions
-
-

@@ -197,7 +197,7 @@ def test_the_parts_of_a_path_split_add_up() -> None:
     for z in cuts:
         (inner,) = zip(*dense(program.segment(program.tangents, z)), strict=True)
         (outer,) = dense(program.segment(z, program.linear.outputs))
-        ((direct,),) = dense(program.segment(program.tangents, program.linear.outputs, held=z))
+        ((direct,),) = dense(program.segment(program.tangents, program.linear.outputs, frozen=z))
         total = direct + sum(a @ b for a, b in zip(outer, inner, strict=True))
         np.testing.assert_allclose(total, jax.jacrev(f)(x), atol=1e-5)
         assert np.count_nonzero(direct) <= 30

@@ -406,9 +406,12 @@ def test_arguments_of_other_kinds_are_other_programs() -> None:
 
 def test_callbacks_are_told_apart_by_what_they_call() -> None:
     def calling(g):
-        return lambda x: jax.pure_callback(
-            g, jax.ShapeDtypeStruct((3,), jnp.float32), jax.lax.stop_gradient(x), vmap_method="sequential"
-        ) * x
+        return lambda x: (
+            jax.pure_callback(
+                g, jax.ShapeDtypeStruct((3,), jnp.float32), jax.lax.stop_gradient(x), vmap_method="sequential"
+            )
+            * x
+        )
 
     for g in (np.sin, np.cos, np.sin):
         J = jb.jacobian(calling(g))(X)

@@ -316,9 +316,7 @@ def test_f_of_a_batch_may_speak_of_shardings(name: str) -> None:
         x, few = put(X, mesh, "b"), put(X[:4], mesh, "b")
         for run in HOW.values():
             assert_same(run(jb.batch_jacobian(f))(x), one(lambda _, x: plain(x), 1)(W, X))
-            assert_same(
-                run(jb.hessian(lambda x: f(x).sum()))(few), jax.hessian(lambda x: plain(x).sum())(X[:4])
-            )
+            assert_same(run(jb.hessian(lambda x: f(x).sum()))(few), jax.hessian(lambda x: plain(x).sum())(X[:4]))
 
 
 @pytest.mark.parametrize("names", [{"b"}, {"b", "m"}], ids=["in part", "in all"])

@@ -106,9 +106,7 @@ def test_complex_numbers_in_the_bottleneck() -> None:
     assert_same(jb.jacobian(around, mode="mixed")(z), jax.jacrev(around)(z))
     assert_same(jb.jacobian(inwards, mode="mixed")(z), jax.jacrev(inwards)(z))
     through = lambda z: jnp.tanh(0.1 * z @ to) @ back
-    assert_same(
-        jb.jacobian(through, mode="mixed", holomorphic=True)(z), jax.jacrev(through, holomorphic=True)(z), 1e-4
-    )
+    assert_same(jb.jacobian(through, mode="mixed", holomorphic=True)(z), jax.jacrev(through, holomorphic=True)(z), 1e-4)
     with pytest.raises(ValueError, match="holomorphic"):
         jb.jacobian(through, mode="mixed")(z)
 

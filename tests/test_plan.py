@@ -427,9 +427,7 @@ def test_many_chunks_run_every_pass_and_hardly_any_twice() -> None:
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])
-@pytest.mark.parametrize(
-    "order", ["forward, then reverse", "reverse, then forward", "side by side", "sandwich"]
-)
+@pytest.mark.parametrize("order", ["forward, then reverse", "reverse, then forward", "side by side", "sandwich"])
 def test_mixed_passes_are_those_that_run(order: str, chunk_size: int | None) -> None:
     seen, also = Passes(), Passes()
     f, twin = {

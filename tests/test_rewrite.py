@@ -12,7 +12,7 @@ import pytest
 from jax import Array, lax
 
 import jaxobian as jb
-from jaxobian._rewrite import Around, arranged, few_rows, offers, rewritten
+from jaxobian._rewrite import Around, offers, rewritten, skinny_matmuls, weights_first
 from jaxobian._rewrite._convolution import _Convolution
 from jaxobian._trace import active_variables, program_of, trace
 from jaxobian.testing._networks import avg_pool, conv, max_pool
@@ -330,9 +330,7 @@ def test_rewritten_functions_compose() -> None:
     actual = jb.jacobian(jb.jacobian(lambda x: jnp.sin(f(x)), mode="rev"))(x)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     many = jnp.stack([x, 2 * x - 1])
-    np.testing.assert_allclose(
-        jax.vmap(jb.jacobian(f))(many), jax.vmap(jax.jacrev(f))(many), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(jax.vmap(jb.jacobian(f))(many), jax.vmap(jax.jacrev(f))(many), rtol=1e-5, atol=1e-6)
 
 
 # Products ---------------------------------------------------------------------------------------------------
@@ -343,8 +341,8 @@ def test_products_of_few_rows(rows: int) -> None:
     constant, seeds = normal(256, 300, seed=1), normal(rows, 300, seed=2)
     linear = lambda t: [lax.dot_general(t, constant, (((0,), (1,)), ((), ())))]
     program, constants, _ = program_of(jax.vmap(linear), seeds)
-    assert len(few_rows(program, program.inputs[len(constants) :])) == 1
-    (actual,) = jax.jit(arranged(jax.vmap(linear)))(seeds)
+    assert len(skinny_matmuls(program, program.inputs[len(constants) :])) == 1
+    (actual,) = jax.jit(weights_first(jax.vmap(linear)))(seeds)
     np.testing.assert_allclose(actual, jax.jit(jax.vmap(linear))(seeds)[0], rtol=1e-5, atol=1e-4)
 
 
@@ -353,11 +351,13 @@ def test_products_over_several_axes() -> None:
     numbers = (((2, 1), (1, 2)), ((), ()))
     linear = lambda t: [lax.dot_general(t, constant, numbers)]
     program, constants, _ = program_of(jax.vmap(linear), seeds)
-    assert len(few_rows(program, program.inputs[len(constants) :])) == 0  # not large enough for twenty rows
+    assert len(skinny_matmuls(program, program.inputs[len(constants) :])) == 0  # not large enough for twenty rows
     constant = normal(256, 20, 16, seed=1)
     program, constants, _ = program_of(jax.vmap(linear), seeds)
-    assert len(few_rows(program, program.inputs[len(constants) :])) == 1
-    np.testing.assert_allclose(arranged(jax.vmap(linear))(seeds)[0], jax.vmap(linear)(seeds)[0], rtol=1e-5, atol=1e-4)
+    assert len(skinny_matmuls(program, program.inputs[len(constants) :])) == 1
+    np.testing.assert_allclose(
+        weights_first(jax.vmap(linear))(seeds)[0], jax.vmap(linear)(seeds)[0], rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_products_over_several_axes() -> None:
 )
 def test_other_products_are_left_alone(linear: Callable[[Array], Array]) -> None:
     program, constants, _ = program_of(jax.vmap(linear), normal(5, 300))
-    assert not few_rows(program, program.inputs[len(constants) :])
+    assert not skinny_matmuls(program, program.inputs[len(constants) :])
 
 
 def classifier(x: Array) -> Array:

@@ -19,8 +19,7 @@ NAMED = {s.name: s for s in scenarios()}
 ORDINARY = [s for s in NAMED.values() if "large" not in s.tags]
 # In forward mode, hundreds of passes through convolutions of whole batches: many seconds each.
 TOO_SLOW = {
-    (name, "fwd")
-    for name in ("lenet5_batch64", "lenet5_avg_tanh_batch64", "conv32_batch32", "lenet5_dense_batch3")
+    (name, "fwd") for name in ("lenet5_batch64", "lenet5_avg_tanh_batch64", "conv32_batch32", "lenet5_dense_batch3")
 }
 
 # Those that must be cut.
@@ -43,9 +42,7 @@ def transform(scenario: Scenario, f: Any, **options: Any) -> Any:
 def assert_same(actual: Any, expected: Any, rtol: float = 2e-5) -> None:
     """Same tree and shapes, and values to `rtol` of the largest entry of each block."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
-    ):
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
         assert a.shape == b.shape, jax.tree_util.keystr(path)
         wide = np.complex128 if np.iscomplexobj(b) else np.float64
         a, b = np.asarray(a, wide), np.asarray(b, wide)

@@ -20,46 +20,44 @@ from jaxobian._trace import Side
 from jaxobian.testing import Scenario, scenarios
 
 
-def side(*shapes: tuple[int, ...], tied: tuple[int | None, ...] = (), dtype: Any = "float32") -> Side:
+def side(*shapes: tuple[int, ...], batch_axes: tuple[int | None, ...] = (), dtype: Any = "float32") -> Side:
     avals = tuple(jax.ShapeDtypeStruct(s, dtype) for s in shapes)
-    return Side(avals, tied or (None,) * len(shapes))
+    return Side(avals, batch_axes or (None,) * len(shapes))
 
 
-def random_map(
-    seeded: Side, landed: Side, *, forward: bool
-) -> tuple[Callable[..., list[Any]], list[list[np.ndarray]]]:
-    """A linear map and its blocks [seeded][landed], each (tied, out, in), the axes of the seeded side flat.
+def random_map(seeded: Side, result: Side, *, forward: bool) -> tuple[Callable[..., list[Any]], list[list[np.ndarray]]]:
+    """A linear map and its blocks [seeded][result], each (tied, out, in), the axes of the seeded side flat.
 
     Every example along a tied axis has a matrix of its own; a map without tied axes has one.
     """
-    tied_axes = [*zip(seeded.avals, seeded.tied, strict=True), *zip(landed.avals, landed.tied, strict=True)]
-    (batch,) = {aval.shape[tied] for aval, tied in tied_axes if tied is not None} or {1}
-    matrices = np.random.default_rng(0).normal(size=(batch, landed.size, seeded.size)).astype(np.float32)
+    tied_axes = [*zip(seeded.avals, seeded.batch_axes, strict=True), *zip(result.avals, result.batch_axes, strict=True)]
+    (batch,) = {aval.shape[batch_axis] for aval, batch_axis in tied_axes if batch_axis is not None} or {1}
+    matrices = np.random.default_rng(0).normal(size=(batch, result.size, seeded.size)).astype(np.float32)
 
     def rows(values: Sequence[Any], of: Side) -> Any:
         """(batch, elements), with the tied axis in front and everything else flat."""
         parts = []
-        for x, tied, size in zip(values, of.tied, of.sizes, strict=True):
-            x = x[None] if tied is None else jnp.moveaxis(x, tied, 0)
+        for x, batch_axis, size in zip(values, of.batch_axes, of.sizes, strict=True):
+            x = x[None] if batch_axis is None else jnp.moveaxis(x, batch_axis, 0)
             parts.append(x.reshape(batch, size))
         return jnp.concatenate(parts, 1)
 
     def linear(*values: Any) -> list[Any]:
         out = jnp.einsum("bij,bj->bi", matrices, rows(values, seeded))
-        pieces = jnp.split(out, list(accumulate(landed.sizes))[:-1], axis=1)
+        pieces = jnp.split(out, list(accumulate(result.sizes))[:-1], axis=1)
         made = []
-        for piece, aval, shape, tied in zip(pieces, landed.avals, landed.shapes, landed.tied, strict=True):
+        for piece, aval, shape, batch_axis in zip(pieces, result.avals, result.shapes, result.batch_axes, strict=True):
             x = piece.reshape(batch, *shape)
-            made.append(x[0].reshape(aval.shape) if tied is None else jnp.moveaxis(x, 0, tied))
+            made.append(x[0].reshape(aval.shape) if batch_axis is None else jnp.moveaxis(x, 0, batch_axis))
         return made
 
     blocks = []
     columns = np.split(matrices, list(accumulate(seeded.sizes))[:-1], axis=2)
     for part in columns:
-        row = np.split(part, list(accumulate(landed.sizes))[:-1], axis=1)
+        row = np.split(part, list(accumulate(result.sizes))[:-1], axis=1)
         made = []
-        for block, shape, tied in zip(row, landed.shapes, landed.tied, strict=True):
-            lead = () if tied is None else (batch,)
+        for block, shape, batch_axis in zip(row, result.shapes, result.batch_axes, strict=True):
+            lead = () if batch_axis is None else (batch,)
             if forward:  # out axes, then the flat in axis
                 made.append(block.reshape(*lead, *shape, part.shape[2]))
             else:  # the seeded side is the output: its flat axis first
@@ -75,10 +73,10 @@ SIDES: dict[str, tuple[Side, Side]] = {
     "several leaves": (side((2,), (), (2, 2)), side((3,), (2,))),
     "an empty leaf between": (side((2,), (0, 3), (3,)), side((3,), (2, 0))),
     "all empty": (side((0,)), side((2,))),
-    "tied, in front": (side((4, 5), tied=(0,)), side((4, 3), tied=(0,))),
-    "tied, elsewhere": (side((3, 4, 2), tied=(1,)), side((2, 3, 4), tied=(2,))),
-    "tied leaves": (side((4, 2), (3, 4), (4,), tied=(0, 1, 0)), side((4,), (2, 4), tied=(0, 1))),
-    "no examples": (side((0, 3), tied=(0,)), side((0, 2), tied=(0,))),
+    "tied, in front": (side((4, 5), batch_axes=(0,)), side((4, 3), batch_axes=(0,))),
+    "tied, elsewhere": (side((3, 4, 2), batch_axes=(1,)), side((2, 3, 4), batch_axes=(2,))),
+    "tied leaves": (side((4, 2), (3, 4), (4,), batch_axes=(0, 1, 0)), side((4,), (2, 4), batch_axes=(0, 1))),
+    "no examples": (side((0, 3), batch_axes=(0,)), side((0, 2), batch_axes=(0,))),
 }
 
 
@@ -87,12 +85,12 @@ SIDES: dict[str, tuple[Side, Side]] = {
 @pytest.mark.parametrize("vmapped", [True, False], ids=["vmapped", "one by one"])
 @pytest.mark.parametrize("name", SIDES)
 def test_every_width_gives_the_matrix(name: str, vmapped: bool, looped: bool, forward: bool) -> None:
-    seeded, landed = SIDES[name]
-    linear, expected = random_map(seeded, landed, forward=forward)
+    seeded, result = SIDES[name]
+    linear, expected = random_map(seeded, result, forward=forward)
     like = [jnp.ones(a.shape, a.dtype) for a in seeded.avals]
     widths = (1, 3, 50) if vmapped else (1, 2)
     for width in widths:
-        seeds = Seeds(seeded, landed, forward, width, vmapped, looped)
+        seeds = Seeds(seeded, result, forward, width, vmapped, looped)
         assert seeds.passes == seeded.size
         with jax.disable_jit(not looped):  # nothing to compile where nothing loops
             blocks = seeds.blocks(swept(seeds, linear, like))
@@ -122,7 +120,7 @@ def test_small_leaves_share_a_run() -> None:
 
 
 def test_sides() -> None:
-    s = side((4, 2, 3), (2, 4), tied=(0, 1))
+    s = side((4, 2, 3), (2, 4), batch_axes=(0, 1))
     assert s.shapes == ((2, 3), (2,))
     assert s.sizes == (6, 2)
     assert s.size == 8

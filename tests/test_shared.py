@@ -167,8 +167,7 @@ def test_integers_that_keep_examples_apart_are_proved_to(name: str, jitted: bool
 
     def one(*args: Any) -> Any:
         widened = [
-            x if axis is None else jax.tree.map(jnp.expand_dims, x, axis)
-            for x, axis in zip(args, in_axes, strict=True)
+            x if axis is None else jax.tree.map(jnp.expand_dims, x, axis) for x, axis in zip(args, in_axes, strict=True)
         ]
         return f(*widened)[0]
 

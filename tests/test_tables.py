@@ -6,7 +6,7 @@ import pytest
 from test_grammar import OF_JAX_ITSELF, given, public_primitives
 
 from jaxobian._analysis._constants import CONSTANTS
-from jaxobian._analysis.pattern._fixed import _RULES as FIXED
+from jaxobian._analysis.pattern._constant_part import _RULES as FIXED
 from jaxobian._analysis.pattern._inner import INNER
 from jaxobian._analysis.pattern._moves import MOVES
 from jaxobian._analysis.pattern._unions import UNIONS

@@ -82,9 +82,7 @@ def test_nan_in_one_mode_only() -> None:
     # The cotangent 0 times the slope inf of sqrt at 0.
     report = check_jacobian(lambda x: {"y": jnp.where(x > 0, jnp.sqrt(x), 0.0)}, jnp.array([1.0, 0.0]))
     assert not report.ok
-    assert any(
-        np.isnan(v).any() != np.isnan(v).all() for v in (list(d.values.values()) for d in report.differences)
-    )
+    assert any(np.isnan(v).any() != np.isnan(v).all() for v in (list(d.values.values()) for d in report.differences))
     assert any("out['y'][1] / d args[0][1]" in str(d) for d in report.differences)
     assert "nan" in str(report)
 

@@ -77,7 +77,7 @@ def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False)
     return run
 
 
-def check_apart(traced: Traced) -> None:
+def check_independent(traced: Traced) -> None:
     """Raise unless the derivatives of a call are proved to keep its examples apart.
 
     Raises:
@@ -94,7 +94,7 @@ def check_apart(traced: Traced) -> None:
 
 def _key(traced: Traced) -> Hashable:
     ends = traced.ends
-    return identity(traced.program), ends.inputs.tied, ends.outputs.tied, traced.device
+    return identity(traced.program), ends.inputs.batch_axes, ends.outputs.batch_axes, traced.device
 
 
 def remembered(key: Hashable, make: Callable[[], Any]) -> Any:

@@ -62,7 +62,7 @@ class Coloring:
 Shapes = Sequence[tuple[int, ...]]
 
 
-def by_columns(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> Coloring | None:
+def color_columns(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> Coloring | None:
     """Push all columns.
 
     Args:
@@ -79,7 +79,7 @@ def by_columns(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = ma
     return Coloring(colors, np.full(height, -1), _count(colors), 0, none, colors[j], i)
 
 
-def by_rows(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> Coloring | None:
+def color_rows(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> Coloring | None:
     """Pull all rows."""
     colors = distance_two(sparse.csr_matrix(matrix.T), shapes, below)
     if colors is None:
@@ -89,7 +89,7 @@ def by_rows(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.
     return Coloring(np.full(width, -1), colors, 0, _count(colors), np.ones(len(i), bool), colors[i], j)
 
 
-def by_both(
+def bicolored(
     matrix: sparse.csr_matrix,
     columns: Shapes = (),
     rows: Shapes = (),
@@ -137,7 +137,7 @@ def star(matrix: sparse.csr_matrix) -> Coloring | None:
     return Coloring(colors, np.full(width, -1), count, 0, np.zeros(len(i), bool), color, landing)
 
 
-def fewest(matrix: sparse.csr_matrix) -> tuple[int, int]:
+def lower_bounds(matrix: sparse.csr_matrix) -> tuple[int, int]:
     """The least colors that the columns and the rows can take: the nonzeros of the fullest row, and column."""
     by_row = int(np.diff(matrix.indptr).max(initial=0))
     by_column = int(np.bincount(matrix.indices, minlength=1).max(initial=0))
@@ -149,7 +149,7 @@ def fewest(matrix: sparse.csr_matrix) -> tuple[int, int]:
 
 def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> np.ndarray | None:
     """A color for each column, such that no two of a color have a nonzero in the same row; -1 for empty ones."""
-    least, _ = fewest(matrix)
+    least, _ = lower_bounds(matrix)
     if least >= below:
         return None
     regular = _lattice(matrix, shapes, range(least, least + 2))

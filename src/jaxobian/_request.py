@@ -52,8 +52,7 @@ class Request:
             object.__setattr__(self, "mode", SYNONYMS.get(self.mode, self.mode))
         if self.mode not in MODES:
             raise ValueError(
-                'mode must be "auto", "fwd" ("forward"), "rev" ("reverse"), "mixed" or "colored"; '
-                f"got {self.mode!r}."
+                f'mode must be "auto", "fwd" ("forward"), "rev" ("reverse"), "mixed" or "colored"; got {self.mode!r}.'
             )
         if self.format not in get_args(Format):
             raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ._arrays import abstract, as_array, describe, is_arraylike, is_inexact, is_python_number
-from ._cache import check_apart
+from ._cache import check_independent
 from ._call import Options, Traced
 from ._call._batch import Batch
 from ._errors import PlanMismatchError
@@ -160,7 +160,7 @@ class Examples:
             batch = Batch(tuple(axes[k] for k in real), self.out_axes)
             options = replace(self.options, argnums=tuple(range(len(real))), batch=batch).asking(holomorphic=False)
             traced = Traced.of(taking(real), options, tuple(leaves[k] for k in real), {})
-            check_apart(replace(traced, names=replace(traced.names, inputs=[names[k] for k in real])))
+            check_independent(replace(traced, names=replace(traced.names, inputs=[names[k] for k in real])))
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class Values:
             BatchCouplingError: naming what couples them.
             ValueError: an array that has no batch axis has an entry for each example.
         """
-        axes = self.ends.inputs.tied, self.ends.outputs.tied
+        axes = self.ends.inputs.batch_axes, self.ends.outputs.batch_axes
         # The program is that of f, on the types that it is called with: nothing of ours is set around it.
         remembered((program_key(self.program), values_key(self.indices), axes), self._proved)
 

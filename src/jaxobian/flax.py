@@ -110,9 +110,7 @@ def _from_linen(
     others = {name: value for name, value in collections.items() if name != "params"}
     shapes = _shapes(free)
     # Linen raises where a field and an argument both set the mode.
-    switches = {
-        name: on for name, on in _switches(train).items() if not isinstance(getattr(model, name, None), bool)
-    }
+    switches = {name: on for name, on in _switches(train).items() if not isinstance(getattr(model, name, None), bool)}
     if "default" in keys:
         keys = {"params": keys["default"], **keys}  # Linen's name for the stream to fall back to
 

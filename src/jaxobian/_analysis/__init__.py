@@ -16,8 +16,8 @@ from .cuts._incidence import Terms as Terms
 from .cuts._incidence import ends as ends
 from .cuts._incidence import up_to_sign as up_to_sign
 from .cuts._stages import stages as stages
+from .pattern._constant_part import constant_part as constant_part
 from .pattern._elements import elements as elements
-from .pattern._fixed import fixed as fixed
 from .pattern._pattern import Pattern as Pattern
 from .pattern._pattern import rows_of as rows_of
 from .pattern._rows import FULL as FULL

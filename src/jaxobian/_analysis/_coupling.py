@@ -46,8 +46,10 @@ def check_examples(
     """
     for o, dependence in enumerate(structure.relations):
         for j, relation in sorted(dependence.items()):
-            apart = _kept_apart(relation, ends.outputs.avals[o].shape, ends.outputs.tied[o], ends.inputs.tied[j])
-            if ends.inputs.tied[j] is not None and not apart:
+            apart = _independent(
+                relation, ends.outputs.avals[o].shape, ends.outputs.batch_axes[o], ends.inputs.batch_axes[j]
+            )
+            if ends.inputs.batch_axes[j] is not None and not apart:
                 equation = _culprit(structure, o, j, ends)
                 witness = _witness(structure.program, values, ends, o, j) if values else None
                 raise BatchCouplingError(_message(names, o, j, _told(equation), witness))
@@ -60,11 +62,11 @@ def check_positions(structure: Structure, ends: Ends, names: Names) -> None:
         ValueError: naming the array.
     """
     for o, dependence in enumerate(structure.relations):
-        axis = ends.outputs.tied[o]
+        axis = ends.outputs.batch_axes[o]
         for j, relation in sorted(dependence.items()):
             shape, size = ends.inputs.avals[j].shape, ends.outputs.avals[o].shape[axis or 0]
             own = any(Line(axis or 0, a, 1, 0) in relation for a, n in enumerate(shape) if n == size)
-            if ends.inputs.tied[j] is None and own:
+            if ends.inputs.batch_axes[j] is None and own:
                 raise ValueError(
                     f"each example of the batch has its own entry of {names.inputs[j]}, and f is differentiated one "
                     "example at a time, by an argument whose in_axes is None: it would be given all entries. Pass "
@@ -72,7 +74,7 @@ def check_positions(structure: Structure, ends: Ends, names: Names) -> None:
                 )
 
 
-def _kept_apart(relation: Relation, shape: tuple[int, ...], out_axis: int | None, in_axis: int | None) -> bool:
+def _independent(relation: Relation, shape: tuple[int, ...], out_axis: int | None, in_axis: int | None) -> bool:
     return out_axis is None or shape[out_axis] <= 1 or Line(out_axis, in_axis or 0, 1, 0) in relation
 
 
@@ -82,7 +84,7 @@ def _culprit(structure: Structure, o: int, j: int, ends: Ends) -> Any:
     None where the output is the input itself.
     """
     makers = {v: e for e in structure.program.linear.equations for v in e.outvars}
-    axis, size = ends.inputs.tied[j], ends.inputs.avals[j].shape[ends.inputs.tied[j] or 0]
+    axis, size = ends.inputs.batch_axes[j], ends.inputs.avals[j].shape[ends.inputs.batch_axes[j] or 0]
     variable = structure.program.linear.outputs[o]
     while True:
         equation = makers.get(variable)
@@ -96,7 +98,7 @@ def _culprit(structure: Structure, o: int, j: int, ends: Ends) -> Any:
             moved = [
                 v
                 for v in equation.invars
-                if j in structure.of(v) and all(tie.out != ends.outputs.tied[o] for tie in structure.of(v)[j])
+                if j in structure.of(v) and all(tie.out != ends.outputs.batch_axes[o] for tie in structure.of(v)[j])
             ]
             several = sum(j in structure.of(v) for v in equation.invars) > 1
             return makers.get(moved[0], equation) if several and moved else equation
@@ -145,7 +147,7 @@ def _witness(
     j: int,
 ) -> tuple[int, int] | None:
     """An example of output o, and another of input j on which it depends."""
-    in_axis, out_axis = ends.inputs.tied[j] or 0, ends.outputs.tied[o] or 0
+    in_axis, out_axis = ends.inputs.batch_axes[j] or 0, ends.outputs.batch_axes[o] or 0
     size = ends.inputs.avals[j].shape[in_axis]
     if isinstance(program, LinearProgram):
         _, _, residuals = program.evaluate(*values)
@@ -160,7 +162,7 @@ def _by_a_pass(
 ) -> tuple[int, int] | None:
     """A witness by a pass of example b, from either end."""
     rng = np.random.default_rng(0)
-    in_axis, out_axis = ends.inputs.tied[j] or 0, ends.outputs.tied[o] or 0
+    in_axis, out_axis = ends.inputs.batch_axes[j] or 0, ends.outputs.batch_axes[o] or 0
 
     def only(aval: Any, axis: int) -> Any:
         noise = np.zeros(aval.shape, aval.dtype)

@@ -78,7 +78,7 @@ class Traced:
         result = returned[-1]
         typed, program = program, relaxed_program(program)
         ends, inert_axes = _ends(arguments, program, result, options)
-        placement = Placement.of(typed, ends.outputs.tied, ends.inputs.tied)
+        placement = Placement.of(typed, ends.outputs.batch_axes, ends.inputs.batch_axes)
         names = Names(arguments.paths, result.paths)
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
         aux = result.rebuild_aux
@@ -119,8 +119,8 @@ class Traced:
     def _inert_block(self, out: int, slot: int) -> Any:
         """The block of an integer leaf, as `jax.jacrev` gives it: zeros of its own dtype."""
         array = as_array(self.arguments.inert[slot])
-        batched, tied = self.inert_axes.get(slot), self.ends.outputs.tied[out]
-        batch = () if tied is None else (self.ends.outputs.avals[out].shape[tied],)
+        batched, batch_axis = self.inert_axes.get(slot), self.ends.outputs.batch_axes[out]
+        batch = () if batch_axis is None else (self.ends.outputs.avals[out].shape[batch_axis],)
         own = tuple(n for axis, n in enumerate(array.shape) if axis != batched)
         shape = (*batch, *self.ends.outputs.shapes[out], *own)
         if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # a random key

@@ -36,15 +36,15 @@ class PassWork:
         each: work that every pass adds.
         intermediates: bytes that every pass makes on its way: what it holds at most, however little is let go.
         together: bytes that a pass holds where each array is let go after it is read last.
-        turned: elements of results that are read from memory, or computed of what is: to transpose those is to read
-            across them. What is computed of one-hot vectors alone is computed in any order.
+        transposed_elements: elements of results that are read from memory, or computed of what is: to transpose those
+            is to read across them. What is computed of one-hot vectors alone is computed in any order.
     """
 
     fixed: Work
     each: Work
     intermediates: float
     together: float
-    turned: float
+    transposed_elements: float
 
     def chunk(self, width: int) -> Work:
         return self.fixed + self.each * width
@@ -92,8 +92,8 @@ def pass_work(
         else:
             fixed += work
     together = _together(program, active, fusion.fused)
-    turned = sum(size(v) for v in program.outputs if is_variable(v) and v in read)
-    return PassWork(fixed, each * (1.0 / width), alive / width, together / width, turned / width)
+    transposed_elements = sum(size(v) for v in program.outputs if is_variable(v) and v in read)
+    return PassWork(fixed, each * (1.0 / width), alive / width, together / width, transposed_elements / width)
 
 
 def _together(program: Program, active: set[Any], fused: set[Any]) -> float:

@@ -24,7 +24,7 @@ class Work:
         bytes: bytes written and read again where a fused chain of equations ends.
         scatter: elements written at computed positions, one after the other.
         gather: elements read at computed positions.
-        turned: elements written across the order in which they are read, as in a transposition.
+        transposed_elements: elements written across the order in which they are read, as in a transposition.
         window: elements looked at by pooling windows.
         reduce: elements summed, compared or accumulated.
         arithmetic: elementwise operations (a transcendental counts as several).
@@ -43,7 +43,7 @@ class Work:
     bytes: float = 0.0
     scatter: float = 0.0
     gather: float = 0.0
-    turned: float = 0.0
+    transposed_elements: float = 0.0
     window: float = 0.0
     reduce: float = 0.0
     arithmetic: float = 0.0

@@ -37,7 +37,7 @@ class Colored:
         matrix: the pattern of what passes bring back, of one example where there is a batch.
         coloring: its colors.
         pushed, pulled: the passes; None where there are none.
-        fixed: numbers that are the same for every x, and are added.
+        constant: numbers that are the same for every x, and are added.
     """
 
     program: Linear
@@ -46,13 +46,13 @@ class Colored:
     coloring: Coloring
     pushed: Seeds | None
     pulled: Seeds | None
-    fixed: sparse.csr_matrix
+    constant: sparse.csr_matrix
     uses_known_values: bool = True
 
     @property
     def nnz(self) -> int:
         """How many elements can be nonzero."""
-        return int((self.matrix + (self.fixed != 0)).nnz)
+        return int((self.matrix + (self.constant != 0)).nnz)
 
     @property
     def _made(self) -> tuple[Seeds, ...]:
@@ -62,9 +62,7 @@ class Colored:
     def stages(self) -> tuple[Stage, ...]:
         """Those pushed, then those pulled."""
         stored = Stored(self.program)
-        return tuple(
-            Stage(seeds, partial(stored.linear, forward=seeds.forward)) for seeds in self._made
-        )
+        return tuple(Stage(seeds, partial(stored.linear, forward=seeds.forward)) for seeds in self._made)
 
     def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
         """Residuals."""
@@ -84,10 +82,10 @@ class Colored:
         return False
 
     def _entries(self, results: Sequence[Results]) -> list[list[Entries]]:
-        landed: dict[bool, Any] = {}
+        brought: dict[bool, Any] = {}
         for seeds, (run,) in zip(self._made, results, strict=True):
-            landed[seeds.forward] = run
-        pushed, pulled = landed.get(True), landed.get(False)
+            brought[seeds.forward] = run
+        pushed, pulled = brought.get(True), brought.get(False)
         rows, columns = range(len(self.ends.outputs.avals)), range(len(self.ends.inputs.avals))
         return [[_entries(self, o, i, pushed, pulled) for i in columns] for o in rows]
 
@@ -124,8 +122,10 @@ class Entries:
             return self.dense()
         batch = self.data.shape[:-1]
         sizes, places = indexed(self.index, self.shape[len(batch) :])
-        added = block.reshape(*batch, *sizes).at[..., *places].add(
-            self.data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
+        added = (
+            block.reshape(*batch, *sizes)
+            .at[..., *places]
+            .add(self.data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
         )
         return added.reshape(self.shape)
 
@@ -151,17 +151,19 @@ def _entries(found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: l
     joined = jnp.concatenate(values, -1) if values else jnp.zeros((*batch, 1), dtype)
     shape = found.ends.shape(o, i)
 
-    kept, known = _in_block(found.fixed, (row, m), (column, n))
+    kept, known = _in_block(found.constant, (row, m), (column, n))
     if not len(kept):
         return Entries(joined.at[..., places].get(mode="promise_in_bounds"), index, m * n, shape)
     every = np.union1d(index, known)
     numbers, passed = np.zeros(len(every)), np.searchsorted(every, index)
-    numbers[np.searchsorted(every, known)] = found.fixed.data[kept]
+    numbers[np.searchsorted(every, known)] = found.constant.data[kept]
     numbers = jnp.asarray(numbers, dtype)
     if len(index) <= _FEW * len(every):
         few = joined.at[..., places].get(mode="promise_in_bounds")
-        data = jnp.broadcast_to(numbers, (*batch, len(every))).at[..., passed].add(
-            few, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
+        data = (
+            jnp.broadcast_to(numbers, (*batch, len(every)))
+            .at[..., passed]
+            .add(few, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
         )
     else:
         source, there = np.zeros(len(every), np.int64), np.zeros(len(every), bool)

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from .._arrays import abstract, zeros_like
-from .._rewrite import arranged, beside, compact, place_of_passes
+from .._rewrite import batch_major, compact, pass_axis, weights_first
 from .._seeds import Run, Seeds
 
 LinearMap = Callable[..., Sequence[Any]]
-# What the passes of some seeds bring back: for each run the landed arrays, passes on an axis of their own.
+# What the passes of some seeds bring back: for each run the result arrays, passes on an axis of their own.
 Results = list[list[Any]]
 
 
@@ -22,7 +22,7 @@ def swept(seeds: Seeds, linear: LinearMap, like: Sequence[Any]) -> Results:
 
     Args:
         seeds: which passes, and how they are chunked.
-        linear: the linear map, from one seed on the seeded side to one result on the landed side.
+        linear: the linear map, from one seed on the seeded side to one result on the result side.
         like: arrays like the seeded ones; where rows are at hand, those.
     """
     return [
@@ -31,9 +31,7 @@ def swept(seeds: Seeds, linear: LinearMap, like: Sequence[Any]) -> Results:
     ]
 
 
-def step(
-    seeds: Seeds, run: Run, k: Any, buffers: Sequence[Any], linear: LinearMap, like: Sequence[Any]
-) -> list[Any]:
+def step(seeds: Seeds, run: Run, k: Any, buffers: Sequence[Any], linear: LinearMap, like: Sequence[Any]) -> list[Any]:
     """Chunk k of a run written into `buffers`; the last one overlaps its neighbor where widths do not divide."""
     start = jnp.minimum(k * run.width, run.total - run.width)
     parts = _piece(seeds, run, start, run.width, _own(seeds, linear), like)
@@ -75,17 +73,17 @@ def _unrolled(seeds: Seeds, run: Run, linear: LinearMap, like: Sequence[Any]) ->
 
 
 def _own(seeds: Seeds, linear: LinearMap) -> LinearMap:
-    """The map to the landed arrays of the group alone, from seeds as they are made."""
+    """The map to the result arrays of the group alone, from seeds as they are made."""
 
     def selected(*tangents: Any) -> list[Any]:
         results = linear(*tangents)
         return [results[k] for k in seeds.numbers]
 
-    return compact(selected, seeds.seeded.avals, seeds.alike) if seeds.once else selected
+    return compact(selected, seeds.seeded.avals, seeds.invariant_axes) if seeds.hoisted else selected
 
 
 def _piece(seeds: Seeds, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-    """Passes start, ..., start + width - 1 of a run: an array for each landed one, in the order of a block."""
+    """Passes start, ..., start + width - 1 of a run: an array for each result one, in the order of a block."""
     made = seeds.made(run.first + start, width, like)
     if width == 1:
         results = [result[None] for result in linear(*(seed[0] for seed in made))]
@@ -99,10 +97,10 @@ def _piece(seeds: Seeds, run: Run, start: Any, width: int, linear: LinearMap, li
 def _together(seeds: Seeds, linear: LinearMap, made: Sequence[Any]) -> Sequence[Any]:
     """Several passes as one: seeds and results have them in front."""
     passes = jax.vmap(linear)
-    if seeds.beside:
+    if seeds.batch_major:
         avals = [aval.update(shape=aval.shape[1:]) for aval in map(abstract, made)]
-        places = [place_of_passes(aval) for aval in avals]
+        places = [pass_axis(aval) for aval in avals]
         made = [jnp.moveaxis(seed, 0, place) for seed, place in zip(made, places, strict=True)]
-        passes = beside(linear, avals)
-    results = (arranged(passes) if seeds.arranged else passes)(*made)
-    return [jnp.moveaxis(x, min(1, x.ndim - 1), 0) for x in results] if seeds.beside else results
+        passes = batch_major(linear, avals)
+    results = (weights_first(passes) if seeds.weights_first else passes)(*made)
+    return [jnp.moveaxis(x, min(1, x.ndim - 1), 0) for x in results] if seeds.batch_major else results

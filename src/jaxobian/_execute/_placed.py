@@ -27,25 +27,25 @@ class Place:
     Attributes:
         shape: of the block.
         seeds: the passes that brought it back.
-        seeded, landed: numbers of the arrays that it is between.
+        seeded, result: numbers of the arrays that it is between.
         block: what they brought.
     """
 
     shape: tuple[int, ...]
     seeds: Seeds
     seeded: int
-    landed: int
+    result: int
     block: Any
 
     def dense(self) -> Any:
         """All elements."""
         if not self.seeds.scattered or not self.block.size:
-            return self.seeds.spread(self.seeded, self.landed, self.block).reshape(self.shape)
+            return self.seeds.spread(self.seeded, self.result, self.block).reshape(self.shape)
         return scattered(*self.entries(), self.shape)
 
     def entries(self) -> tuple[Any, np.ndarray]:
         """The elements without the zeros that ties know of, and their flat indices, sorted."""
-        order, index = self.seeds.entries(self.seeded, self.landed)
+        order, index = self.seeds.entries(self.seeded, self.result)
         return self.block.reshape(-1)[order] if len(order) else jnp.zeros(0, self.block.dtype), index
 
     def added_to(self, other: Any) -> Any:
@@ -71,8 +71,8 @@ def filled(ends: Ends, groups: Sequence[Seeds], results: Sequence[Results], outp
     """blocks[out][in] as the output has them, from what the runs of each group returned."""
     found = {
         (out, inp): output.block(place)
-        for seeds, landed in zip(groups, results, strict=True)
-        for out, inp, place in placed(ends, seeds, landed)
+        for seeds, brought in zip(groups, results, strict=True)
+        for out, inp, place in placed(ends, seeds, brought)
     }
     outputs, inputs = range(len(ends.outputs.avals)), range(len(ends.inputs.avals))
     return [[found[o, i] for i in inputs] for o in outputs]

@@ -96,13 +96,13 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
         for number, stage in enumerate(stages):
             # What seeds are made like is there; rows are computed, once.
             begin = stage.like(held, results) if stage.rows is None else rows(number, held, results)
-            landed = []
+            brought = []
             for run in stage.seeds.runs():
                 buffers = start(number, run, held.read, begin)
                 for k in range(run.chunks):
                     buffers = chunk(number, run, jnp.asarray(k), buffers, held.read, begin)
-                landed.append(buffers)
-            results.append(landed)
+                brought.append(buffers)
+            results.append(brought)
         pairs = list(zip(itertools.chain(*donated), itertools.chain(*results), strict=True))
         blocks = finish([x for one, x in pairs if one], [x for one, x in pairs if not one])
         return blocks, ys if value else [], aux

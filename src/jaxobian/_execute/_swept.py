@@ -114,8 +114,8 @@ class Swept:
     def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
         """Other blocks, with each result added where it belongs."""
         total = [list(row) for row in others]
-        for seeds, landed in zip(self.seeds, results, strict=True):
-            for out, inp, place in placed(self.ends, seeds, landed):
+        for seeds, brought in zip(self.seeds, results, strict=True):
+            for out, inp, place in placed(self.ends, seeds, brought):
                 total[out][inp] = place.added_to(total[out][inp])
         return total
 
@@ -149,8 +149,8 @@ class Copied:
     def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
         """The blocks of the batch, examples where y has them."""
         batched = filled(self.swept.ends, self.swept.seeds, results, OUTPUTS["dense"])
-        tied = self.swept.ends.outputs.tied
-        return [[jnp.moveaxis(b, 0, axis or 0) for b in row] for axis, row in zip(tied, batched, strict=True)]
+        batch_axis = self.swept.ends.outputs.batch_axes
+        return [[jnp.moveaxis(b, 0, axis or 0) for b in row] for axis, row in zip(batch_axis, batched, strict=True)]
 
     def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
         """Rows are full: nothing is to be won by adding them in their places."""

@@ -69,13 +69,13 @@ def compressed_size(ends: Ends, relations: Sequence[dict[int, Relation]], index_
     """
     sizes = []
     for forward in (True, False):
-        seeded, landed = ends.sides(forward=forward)
+        seeded, result = ends.sides(forward=forward)
         total = 0
-        for group in groups(relations, seeded, landed, forward=forward):
-            colors = Seeds(seeded, landed, forward, 1, group=group).colors
+        for group in groups(relations, seeded, result, forward=forward):
+            colors = Seeds(seeded, result, forward, 1, group=group).colors
             for passes, a in zip(colors, seeded.avals, strict=True):
-                for number in group.landed:
-                    b = landed.avals[number]
+                for number in group.results:
+                    b = result.avals[number]
                     entry = block_dtype(a, b).itemsize + index_bytes * (len(a.shape) + len(b.shape))
                     total += passes * math.prod(b.shape) * entry
         sizes.append(total)

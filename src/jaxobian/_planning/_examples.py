@@ -53,7 +53,7 @@ def example_axis(problem: Problem, dependence: dict[int, Any], shape: Sequence[i
     """The axis along which a variable keeps examples apart."""
     for axis, size in enumerate(shape):
         if size == problem.batch and all(
-            has_line(relation, axis, problem.inputs.tied[j]) for j, relation in dependence.items()
+            has_line(relation, axis, problem.inputs.batch_axes[j]) for j, relation in dependence.items()
         ):
             return axis
     return None
@@ -70,6 +70,6 @@ def spread(example: Problem, o: int, i: int, block: Any) -> Any:
     out, inp = left.shapes[o], right.shapes[i]
     mask = np.eye(n, dtype=bool).reshape(n, *(1,) * len(out), n, *(1,) * len(inp))
     whole = numpy.where(mask, block.reshape(n, *out, 1, *inp), numpy.zeros((), block.dtype))
-    whole = numpy.moveaxis(whole, 0, left.tied[o] or 0)
+    whole = numpy.moveaxis(whole, 0, left.batch_axes[o] or 0)
     first = len(out) + 1
-    return numpy.moveaxis(whole, first, first + (right.tied[i] or 0))
+    return numpy.moveaxis(whole, first, first + (right.batch_axes[i] or 0))

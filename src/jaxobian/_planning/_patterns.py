@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from .._analysis import Full, Pattern, Structure, csr, elements, fixed, merged, taken
+from .._analysis import Full, Pattern, Structure, constant_part, csr, elements, merged, taken
 from .._arrays import is_complex
 from .._trace import Ends, Linear, Side
 
@@ -23,11 +23,11 @@ def example_pattern(
     columns, total = _columns(ends.inputs)
     found, dense = elements(structure, columns, total, effort)
     parts = []
-    for rows, aval, tied, size in zip(found, outputs.avals, outputs.tied, outputs.sizes, strict=True):
+    for rows, aval, batch_axis, size in zip(found, outputs.avals, outputs.batch_axes, outputs.sizes, strict=True):
         if rows is None:
             rows = sparse.csr_matrix((size, total), dtype=bool)
-        elif tied is not None:
-            rows = merged(rows, _within_example(aval.shape, tied).reshape(-1), size)
+        elif batch_axis is not None:
+            rows = merged(rows, _within_example(aval.shape, batch_axis).reshape(-1), size)
         if isinstance(rows, Full):
             if all(isinstance(r, Full) for r in found if r is not None):
                 return None, dense
@@ -49,18 +49,18 @@ def pattern(structure: Structure, ends: Ends) -> Pattern:
 def _columns(inputs: Side) -> tuple[list[np.ndarray], int]:
     """The column that each element of the inputs stands for, and how many there are."""
     starts = [0, *accumulate(inputs.sizes)]
-    sides = zip(starts, inputs.avals, inputs.tied, strict=False)
-    return [start + _within_example(aval.shape, tied) for start, aval, tied in sides], starts[-1]
+    sides = zip(starts, inputs.avals, inputs.batch_axes, strict=False)
+    return [start + _within_example(aval.shape, batch_axis) for start, aval, batch_axis in sides], starts[-1]
 
 
-def _within_example(shape: Sequence[int], tied: int | None) -> np.ndarray:
+def _within_example(shape: Sequence[int], batch_axis: int | None) -> np.ndarray:
     """The number of each element within its example."""
-    own = [n for axis, n in enumerate(shape) if axis != tied]
+    own = [n for axis, n in enumerate(shape) if axis != batch_axis]
     numbers = np.arange(math.prod(own)).reshape(own)
-    return numbers if tied is None else np.broadcast_to(np.expand_dims(numbers, tied), tuple(shape))
+    return numbers if batch_axis is None else np.broadcast_to(np.expand_dims(numbers, batch_axis), tuple(shape))
 
 
-def fixed_part(structure: Structure, ends: Ends, most: int) -> tuple[sparse.csr_matrix, Linear] | None:
+def example_constant_part(structure: Structure, ends: Ends, most: int) -> tuple[sparse.csr_matrix, Linear] | None:
     """The numbers in J that are the same for every x, and the program of the rest; None where there are none.
 
     Args:
@@ -72,13 +72,13 @@ def fixed_part(structure: Structure, ends: Ends, most: int) -> tuple[sparse.csr_
     if any(map(is_complex, (*ends.inputs.avals, *outputs.avals))):
         return None
     columns, total = _columns(ends.inputs)
-    found = fixed(structure, columns, total, most)
+    found = constant_part(structure, columns, total, most)
     if found is None:
         return None
     parts = []
-    for numbers, aval, tied in zip(found[0], outputs.avals, outputs.tied, strict=True):
-        if tied is not None:
-            examples = np.moveaxis(np.arange(math.prod(aval.shape)).reshape(aval.shape), tied, 0)
+    for numbers, aval, batch_axis in zip(found[0], outputs.avals, outputs.batch_axes, strict=True):
+        if batch_axis is not None:
+            examples = np.moveaxis(np.arange(math.prod(aval.shape)).reshape(aval.shape), batch_axis, 0)
             one: Any = taken(numbers, examples[0])
             every: Any = taken(numbers, examples)
             if (every != sparse.vstack([one] * len(examples))).nnz:

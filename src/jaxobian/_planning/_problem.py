@@ -14,7 +14,7 @@ from .._cost import Cost, Machine, Work, count, nbytes, repeated
 from .._execute import Execution
 from .._outputs import OUTPUTS, Output
 from .._request import Request
-from .._rewrite import goes_beside
+from .._rewrite import supports_batch_major
 from .._seeds import Group, Seeds, groups
 from .._trace import Ends, Linear, LinearProgram, Side, active_variables, is_variable, obstructions
 from .._words import human_bytes, human_flops, human_seconds, pass_count, word
@@ -56,28 +56,28 @@ class Problem:
 
     @property
     def batch(self) -> int | None:
-        """Examples along the tied axis."""
+        """Examples along the batch axes."""
         return self.ends.batch
 
     @cached_property
-    def beside(self) -> bool:
+    def batch_major(self) -> bool:
         """Whether passes are to stand beside their examples, which come first on both sides."""
-        first = {*self.inputs.tied, *self.outputs.tied} == {0}
-        return first and self.request.rewrite and goes_beside(self.program.linear)
+        first = {*self.inputs.batch_axes, *self.outputs.batch_axes} == {0}
+        return first and self.request.rewrite and supports_batch_major(self.program.linear)
 
     def sides(self, *, forward: bool) -> tuple[Side, Side]:
         """The side on which seeds are put, and the one on which results land."""
         return self.ends.sides(forward=forward)
 
     def groups(self, *, forward: bool) -> list[Group]:
-        """Which landed arrays share passes, and which elements share one."""
-        seeded, landed = self.sides(forward=forward)
-        return groups(self.structure.relations, seeded, landed, forward=forward)
+        """Which result arrays share passes, and which elements share one."""
+        seeded, result = self.sides(forward=forward)
+        return groups(self.structure.relations, seeded, result, forward=forward)
 
     def passes(self, *, forward: bool) -> int:
         """(Co)tangents that a single mode pushes or pulls."""
-        seeded, landed = self.sides(forward=forward)
-        return sum(Seeds(seeded, landed, forward, 1, group=g).passes for g in self.groups(forward=forward))
+        seeded, result = self.sides(forward=forward)
+        return sum(Seeds(seeded, result, forward, 1, group=g).passes for g in self.groups(forward=forward))
 
     def part(self, program: Linear, ends: Ends) -> Problem:
         """The same question about a segment of the program, whose Jacobian is to be dense."""
@@ -227,10 +227,10 @@ def complex_reason(problem: Problem, mode: str) -> str | None:
     """Why `mode` would give the wrong answer for complex numbers, or None."""
     if problem.request.holomorphic:
         return None
-    seeded, landed = problem.sides(forward=mode == "fwd")
+    seeded, result = problem.sides(forward=mode == "fwd")
     if any(is_complex(aval) for aval in seeded.avals):
         words = "forward mode needs real inputs" if mode == "fwd" else "reverse mode needs real outputs"
-        both = all(is_complex(aval) for aval in (*seeded.avals, *landed.avals))
+        both = all(is_complex(aval) for aval in (*seeded.avals, *result.avals))
         return words + ("; for a holomorphic function pass holomorphic=True" if both else "")
     return None
 

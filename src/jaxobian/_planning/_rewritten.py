@@ -8,7 +8,7 @@ from typing import Any
 
 from .._arrays import varying_axes
 from .._cost import count
-from .._rewrite import Around, Offer, linear_in, offers, rewritten
+from .._rewrite import Around, Rewrite, linear_in, offers, rewritten
 from .._trace import LinearProgram, Program, active_variables, is_variable, program_of, pullback, source_line
 from ._problem import Candidate, Impossible, Problem
 from ._sweeps import CLEAR_WIN, count_passes
@@ -50,7 +50,7 @@ def _hopeless(problem: Problem, mode: str) -> bool:
     return problem.passes(forward=mode == "fwd") > _HOPELESS * problem.passes(forward=mode != "fwd")
 
 
-def _in_passes(problem: Problem, mode: str) -> dict[int, Offer]:
+def _in_passes(problem: Problem, mode: str) -> dict[int, Rewrite]:
     """Offers worth taking in the linear program, by the place of their equation."""
     forward, active = mode == "fwd", active_variables(problem.program.linear, problem.program.tangents)
     passes = problem.passes(forward=forward)
@@ -60,13 +60,13 @@ def _in_passes(problem: Problem, mode: str) -> dict[int, Offer]:
         others = [k for k in range(len(operands)) if k not in ours]
         one = _one_pass(run, ours, others, [operands[k].aval for k in ours], forward=forward)
         seeds = [operands[k].aval for k in ours] if forward else [v.aval for v in results]
-        sweep = count_passes(one, [operands[k].aval for k in others], seeds, passes, forward=forward, one_hot=False)
-        return problem.machine.time(sweep.work.chunk(passes))
+        pass_cost = count_passes(one, [operands[k].aval for k in others], seeds, passes, forward=forward, one_hot=False)
+        return problem.machine.time(pass_cost.work.chunk(passes))
 
     return _worthwhile(problem.program.linear, active, mode, seconds)
 
 
-def _in_primal(problem: Problem) -> dict[int, Offer]:
+def _in_primal(problem: Problem) -> dict[int, Rewrite]:
     """Offers worth taking in the primal program."""
     if not isinstance(problem.program, LinearProgram):
         return {}
@@ -80,7 +80,7 @@ def _in_primal(problem: Problem) -> dict[int, Offer]:
 
 def _worthwhile(
     program: Program, active: set[Any], mode: str, seconds: Callable[[_Run, Sequence[Any], Sequence[Any]], float]
-) -> dict[int, Offer]:
+) -> dict[int, Rewrite]:
     """The best offer for each equation that has one, where it is predicted to win clearly."""
     taken, seen, around = {}, dict[Any, int | None](), Around.of(program, active)
     for place, equation in enumerate(program.equations):

@@ -10,7 +10,7 @@ from typing import Any
 from .._arrays import varying_axes
 from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, repeated
 from .._execute import Build, Stored, Swept
-from .._rewrite import few_rows, made_once, shrunk
+from .._rewrite import hoist, shrunk, skinny_matmuls
 from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
 from .._trace import Program, batched, inlined, program_of, source_line
 from ._problem import NO_WORK, Candidate, Problem
@@ -21,7 +21,7 @@ CLEAR_WIN = 1.3
 _CHUNKED = 1.2
 # What takes so many times as long takes about as long.
 _ABOUT = 1.1
-# Of chunks that run side by side, so much is held at once. Measured: 0.64 to 0.82 in three networks.
+# Of chunks that run side by side, so much is alive at once. Measured: 0.64 to 0.82 in three networks.
 _OVERLAP = 0.7
 # First products are made once for all where that is predicted to save so much.
 _SAVED = 1.05
@@ -34,25 +34,25 @@ LOOP_STEPS_HELD = 4
 
 
 @dataclass(frozen=True)
-class Sweep:
+class PassCost:
     """One segment's passes, counted: how their work and memory depend on how they are chunked."""
 
     work: PassWork
     passes: int
     forward: bool
     vmapped: bool
-    landed: float  # bytes that a pass brings back
-    turned: float = 0.0  # elements that a forward pass brings back against the order of J
-    few: tuple[tuple[str, str, str], ...] = ()  # products of few rows: what they are, what is better, and where
-    once: tuple[tuple[str, str, str], ...] = ()  # products that are made once for all that a pass seeds alike
+    result_bytes: float  # that a pass brings back
+    transposed_elements: float = 0.0  # elements that a forward pass brings back against the order of J
+    skinny: tuple[tuple[str, str, str], ...] = ()  # products of few rows: what they are, what is better, and where
+    hoisted: tuple[tuple[str, str, str], ...] = ()  # products that are made once for all that a pass seeds alike
     elements: float = 0.0  # that a pass brings back
     last: Work = NO_WORK  # elementwise work that a pass ends with, fused with what puts results in their place
     placing: Work = NO_WORK  # of all results, beside the writing of J
     scattered: bool = False  # whether they are put there one by one
 
-    def arranged(self, chunking: Chunking, problem: Problem) -> bool:
+    def weights_first(self, chunking: Chunking, problem: Problem) -> bool:
         """Whether chunks put the constant of their products first."""
-        return bool(self.few) and problem.request.rewrite and problem.machine.packs and chunking.width <= _ROWS
+        return bool(self.skinny) and problem.request.rewrite and problem.machine.packs and chunking.width <= _ROWS
 
     @property
     def flops(self) -> float:
@@ -62,7 +62,7 @@ class Sweep:
     @property
     def compressed_bytes(self) -> float:
         """What all passes bring back, in bytes."""
-        return self.landed * self.passes
+        return self.result_bytes * self.passes
 
     def chunks(self, width: int) -> int:
         return max(1, math.ceil(self.passes / width))
@@ -78,8 +78,8 @@ class Sweep:
         elif width > 1:
             chunk += problem.repeated_work(forward=self.forward) * width
         if chunking.width < self.passes:
-            chunk += Work(bytes=2.0 * width * self.landed)  # results are copied to their place in J
-        chunk += Work(turned=width * self.turned)  # J's columns come back as rows
+            chunk += Work(bytes=2.0 * width * self.result_bytes)  # results are copied to their place in J
+        chunk += Work(transposed_elements=width * self.transposed_elements)  # J's columns come back as rows
         fresh = machine.fresh(self._allocated(chunking, problem))
         return chunk * self.chunks(chunking.width) + self.placing + fresh
 
@@ -87,8 +87,8 @@ class Sweep:
         """Bytes that XLA is likely to allocate for what it computes on the way."""
         width = even(max(1, self.passes), chunking.width)
         beside = _OVERLAP * (self.passes - width) if self._overlaps(chunking) else 0.0
-        landed = self.landed * self.passes if width < self.passes else 0.0
-        return (width + beside) * self.work.together + landed + problem.residual_bytes
+        brought = self.result_bytes * self.passes if width < self.passes else 0.0
+        return (width + beside) * self.work.together + brought + problem.residual_bytes
 
     def _overlaps(self, chunking: Chunking) -> bool:
         """Whether chunks run side by side: measured, XLA lets those with convolutions or windows, if written out.
@@ -122,7 +122,7 @@ def count_passes(
     *,
     forward: bool,
     one_hot: bool = True,
-) -> Sweep:
+) -> PassCost:
     """Count the passes of `run(residuals, seeds)` on the program that vmapping it gives.
 
     Raises:
@@ -137,84 +137,88 @@ def count_passes(
         program, width, vmapped = inlined(program).pruned(), 1, False
     made = program.inputs[len(program.inputs) - len(seeds) :]
     work = pass_work(program, made, width, one_hot=one_hot, lands=True)
-    landed = sum(map(nbytes, program.out_avals)) / width
+    result_bytes = sum(map(nbytes, program.out_avals)) / width
     elements = sum(math.prod(aval.shape) for aval in program.out_avals) / width
-    offers = few_rows(program, made) if vmapped and width > 1 else {}
-    few = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
+    offers = skinny_matmuls(program, made) if vmapped and width > 1 else {}
+    skinny = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
     last = repeated(program, program.outputs) * (1.0 / width)
-    turned = work.turned if forward else 0.0
-    return Sweep(work, passes, forward, vmapped, landed, turned, few, elements=elements, last=last)
+    transposed_elements = work.transposed_elements if forward else 0.0
+    return PassCost(
+        work, passes, forward, vmapped, result_bytes, transposed_elements, skinny, elements=elements, last=last
+    )
 
 
-def choose_chunks(problem: Problem, sweep: Sweep, held: int) -> Chunking:
+def choose_chunks(problem: Problem, pass_cost: PassCost, held_bytes: int) -> Chunking:
     """How the passes are chunked: as the user says, else as is fastest, within the budget.
 
     Args:
         problem: the problem, with its budget and chunk_size.
-        sweep: the passes, counted.
-        held: bytes allocated whatever the width.
+        pass_cost: the passes, counted.
+        held_bytes: bytes allocated whatever the width.
     """
-    passes = max(1, sweep.passes)
-    if not sweep.vmapped:
+    passes = max(1, pass_cost.passes)
+    if not pass_cost.vmapped:
         return Chunking(1, passes > 1)
-    room = max(0, problem.budget - held)
-    fits = passes if sweep.work.intermediates == 0 else max(1, int(room // sweep.work.intermediates))
+    room = max(0, problem.budget - held_bytes)
+    fits = passes if pass_cost.work.intermediates == 0 else max(1, int(room // pass_cost.work.intermediates))
     if problem.request.chunk_size is not None:
         width = min(problem.request.chunk_size, passes, fits if problem.request.bounded else passes)
         if width == passes:
             return Chunking(passes, False)
         options = [Chunking(width, True), Chunking(width, False)]
-        return min(filter(_allowed(sweep, fits), options), key=lambda option: sweep.seconds(option, problem))
+        return min(filter(_allowed(pass_cost, fits), options), key=lambda option: pass_cost.seconds(option, problem))
     widths = {even(passes, 2**k) for k in range(passes.bit_length()) if 2**k < passes}
     options = [Chunking(min(w, max(1, fits // LOOP_STEPS_HELD)), True) for w in widths]
     options += [Chunking(w, False) for w in widths]
-    seconds = {option: sweep.seconds(option, problem) for option in filter(_allowed(sweep, fits), options)}
+    seconds = {option: pass_cost.seconds(option, problem) for option in filter(_allowed(pass_cost, fits), options)}
     best = min(seconds, key=seconds.__getitem__, default=None)
     if best is not None and not best.looped:
         # Of chunks that are written out and take about as long, fewer compile faster.
         close = (o for o, each in seconds.items() if not o.looped and each <= _ABOUT * seconds[best])
         best = max(close, key=lambda option: option.width)
-    once = Chunking(passes, False)
-    if best is None or (passes <= fits and sweep.seconds(once, problem) <= _CHUNKED * sweep.seconds(best, problem)):
-        return once
+    at_once = Chunking(passes, False)
+    if best is None or (
+        passes <= fits and pass_cost.seconds(at_once, problem) <= _CHUNKED * pass_cost.seconds(best, problem)
+    ):
+        return at_once
     return best
 
 
-def _allowed(sweep: Sweep, fits: int) -> Callable[[Chunking], bool]:
+def _allowed(pass_cost: PassCost, fits: int) -> Callable[[Chunking], bool]:
     """Chunks are written out only where all fit at once, for nothing else bounds memory, and only a few of them."""
 
     def allowed(chunking: Chunking) -> bool:
-        return chunking.looped or (sweep.passes <= fits and sweep.chunks(chunking.width) <= UNROLLED_CHUNKS)
+        return chunking.looped or (pass_cost.passes <= fits and pass_cost.chunks(chunking.width) <= UNROLLED_CHUNKS)
 
     return allowed
 
 
 def count_groups(
     problem: Problem, run: Callable[..., Any], residuals: Sequence[Any], *, forward: bool
-) -> list[tuple[Group, Sweep]]:
-    """Count the passes of each group of landed arrays. Raises what `count_passes` does."""
-    seeded, landed = problem.sides(forward=forward)
+) -> list[tuple[Group, PassCost]]:
+    """Count the passes of each group of result arrays. Raises what `count_passes` does."""
+    seeded, result = problem.sides(forward=forward)
     counted = []
     for group in problem.groups(forward=forward):
 
-        def part(held: Sequence[Any], seeds: Sequence[Any], group: Group = group) -> list[Any]:
-            results = run(held, seeds)
-            return [results[k] for k in group.landed]
+        def part(residuals: Sequence[Any], seeds: Sequence[Any], group: Group = group) -> list[Any]:
+            results = run(residuals, seeds)
+            return [results[k] for k in group.results]
 
-        seeds = Seeds(seeded, landed, forward, 1, group=group)
+        seeds = Seeds(seeded, result, forward, 1, group=group)
         program, constants, _ = program_of(part, list(residuals), list(seeded.avals))
 
         def one(
-            held: Sequence[Any], seeds: Sequence[Any], program: Program = program, constants: Any = constants
+            residuals: Sequence[Any], seeds: Sequence[Any], program: Program = program, constants: Any = constants
         ) -> list[Any]:
-            return program(*constants, *held, *seeds)
+            return program(*constants, *residuals, *seeds)
 
-        sweep = count_passes(one, residuals, seeded.avals, seeds.passes, forward=forward)
-        counted.append((group, _with_once(problem, program, constants, residuals, seeds, sweep)))
+        pass_cost = count_passes(one, residuals, seeded.avals, seeds.passes, forward=forward)
+        counted.append((group, _with_hoisting(problem, program, constants, residuals, seeds, pass_cost)))
     return counted
 
 
-def _placed(problem: Problem, seeds: Seeds, sweep: Sweep) -> Sweep:
+def _placed(problem: Problem, seeds: Seeds, pass_cost: PassCost) -> PassCost:
     """The sweep with the cheaper way to put results that several elements share into their places in J.
 
     They are spread over J's zeros by a comparison. XLA makes that, and the elementwise work before it, for every
@@ -222,50 +226,62 @@ def _placed(problem: Problem, seeds: Seeds, sweep: Sweep) -> Sweep:
     """
     shared = seeds.elements_per_pass
     if shared == 1 or seeds.last_axis_is_shared or not problem.output.has_zeros:
-        return sweep
-    anew = (sweep.last + problem.repeated_work(forward=seeds.forward)) * (sweep.passes * (shared - 1))
-    results = sweep.passes * sweep.elements
+        return pass_cost
+    anew = (pass_cost.last + problem.repeated_work(forward=seeds.forward)) * (pass_cost.passes * (shared - 1))
+    results = pass_cost.passes * pass_cost.elements
     one_by_one = Work(scatter=float(results))
-    few = shared >= _SPARSE and results <= _MOST_SCATTERED and not any(map(varying_axes, seeds.seeded.avals))
+    skinny = shared >= _SPARSE and results <= _MOST_SCATTERED and not any(map(varying_axes, seeds.seeded.avals))
     time = problem.machine.time
-    if few and CLEAR_WIN * time(one_by_one) < time(anew):
-        return replace(sweep, placing=one_by_one, scattered=True)
-    return replace(sweep, placing=anew)
+    if skinny and CLEAR_WIN * time(one_by_one) < time(anew):
+        return replace(pass_cost, placing=one_by_one, scattered=True)
+    return replace(pass_cost, placing=anew)
 
 
-def _with_once(
-    problem: Problem, program: Program, constants: Sequence[Any], residuals: Sequence[Any], seeds: Seeds, plain: Sweep
-) -> Sweep:
+def _with_hoisting(
+    problem: Problem,
+    program: Program,
+    constants: Sequence[Any],
+    residuals: Sequence[Any],
+    seeds: Seeds,
+    plain: PassCost,
+) -> PassCost:
     """The sweep whose first products are made once for all elements that a pass seeds alike, where that is faster."""
     avals, passes = seeds.seeded.avals, seeds.passes
-    if not problem.request.rewrite or not plain.vmapped or not any(seeds.alike) or any(map(varying_axes, avals)):
+    if (
+        not problem.request.rewrite
+        or not plain.vmapped
+        or not any(seeds.invariant_axes)
+        or any(map(varying_axes, avals))
+    ):
         return plain
-    shared, products = made_once(inlined(program), seeds.alike)
+    shared, products = hoist(inlined(program), seeds.invariant_axes)
     spared = count(Program((), (), tuple(products)))
     if problem.machine.time(spared) < (1 - 1 / _SAVED) * problem.machine.time(plain.work.each):
         return plain
 
-    def once(held: Sequence[Any], small: Sequence[Any]) -> list[Any]:
-        return shared(*constants, *held, *small)
+    def hoisted(residuals: Sequence[Any], small: Sequence[Any]) -> list[Any]:
+        return shared(*constants, *residuals, *small)
 
-    small = [aval.update(shape=shrunk(aval.shape, axes)) for aval, axes in zip(avals, seeds.alike, strict=True)]
-    sweep = count_passes(once, residuals, small, passes, forward=seeds.forward)
+    small = [
+        aval.update(shape=shrunk(aval.shape, axes)) for aval, axes in zip(avals, seeds.invariant_axes, strict=True)
+    ]
+    pass_cost = count_passes(hoisted, residuals, small, passes, forward=seeds.forward)
     time = problem.machine.time
-    if _SAVED * time(sweep.work.chunk(passes)) > time(plain.work.chunk(passes)):
+    if _SAVED * time(pass_cost.work.chunk(passes)) > time(plain.work.chunk(passes)):
         return plain
     words = tuple(("matmul", "hoisted out of the batch", source_line(e)) for e in products)
-    return replace(sweep, once=words)
+    return replace(pass_cost, hoisted=words)
 
 
 def candidate(
     problem: Problem,
     mode: str,
-    counted: Sequence[tuple[Group, Sweep]],
+    counted: Sequence[tuple[Group, PassCost]],
     *,
-    held: int,
+    held_bytes: int,
     build: Build | None = None,
     note: str = "",
-    given: tuple[tuple[int, ...], ...] | None = None,
+    initial: tuple[tuple[int, ...], ...] | None = None,
     before: Work | None = None,
 ) -> Candidate:
     """A candidate of one segment, forward or reverse; its groups run one after the other.
@@ -274,40 +290,48 @@ def candidate(
         problem: what is asked for.
         mode: "fwd" or "rev".
         counted: the groups, with their passes.
-        held: bytes that are allocated whatever the chunking.
+        held_bytes: bytes that are allocated whatever the chunking.
         build: how a pass is made; by default through the linear program.
         note: what there is to know about it.
-        given: the shapes of what rows at hand seed, where passes begin with some.
+        initial: the shapes of what rows at hand seed, where passes begin with some.
         before: work beside the passes.
     """
     forward = mode == "fwd"
-    seeded, landed = problem.sides(forward=forward)
-    held += math.ceil(sum(sweep.compressed_bytes for group, sweep in counted if any(group.cells)))
-    made, sweeps, peak, words = [], [], held, ()
+    seeded, result = problem.sides(forward=forward)
+    held_bytes += math.ceil(sum(pass_cost.compressed_bytes for group, pass_cost in counted if any(group.cells)))
+    made, sweeps, peak, words = [], [], held_bytes, ()
     for group, unplaced in counted:
-        sweep = _placed(problem, Seeds(seeded, landed, forward, 1, group=group), unplaced)
-        chunking = choose_chunks(problem, sweep, held)
-        arranged = sweep.arranged(chunking, problem)
+        pass_cost = _placed(problem, Seeds(seeded, result, forward, 1, group=group), unplaced)
+        chunking = choose_chunks(problem, pass_cost, held_bytes)
+        weights_first = pass_cost.weights_first(chunking, problem)
         made.append(
             Seeds(
-                seeded, landed, forward, chunking.width, sweep.vmapped, chunking.looped, group, given,
-                arranged=arranged, beside=problem.beside, once=bool(sweep.once), scattered=sweep.scattered,
+                seeded,
+                result,
+                forward,
+                chunking.width,
+                pass_cost.vmapped,
+                chunking.looped,
+                group,
+                initial,
+                weights_first=weights_first,
+                batch_major=problem.batch_major,
+                hoisted=bool(pass_cost.hoisted),
+                scattered=pass_cost.scattered,
             )
-        )  # fmt: skip
-        words += (*sweep.once, *(sweep.few if arranged else ()))
-        sweeps.append((sweep, chunking))
-        peak = max(peak, held + sweep.peak(chunking))
+        )
+        words += (*pass_cost.hoisted, *(pass_cost.skinny if weights_first else ()))
+        sweeps.append((pass_cost, chunking))
+        peak = max(peak, held_bytes + pass_cost.peak(chunking))
     cost = cost_of(problem, sweeps, peak, before or NO_WORK)
     execution = Swept(problem.program, problem.ends, tuple(made), build or Stored(problem.program))
     return Candidate(mode, execution, cost, note, tuple(dict.fromkeys(words)))
 
 
-def cost_of(
-    problem: Problem, sweeps: Sequence[tuple[Sweep, Chunking]], peak: int, before: Work = NO_WORK
-) -> Cost:
+def cost_of(problem: Problem, sweeps: Sequence[tuple[PassCost, Chunking]], peak: int, before: Work = NO_WORK) -> Cost:
     """The cost of some sweeps, each with its chunking, with the primal program and the writing of J."""
-    passes = [sweep.total(chunking, problem) for sweep, chunking in sweeps]
-    return cost_with(problem, [before, *passes], sum(sweep.flops for sweep, _ in sweeps), peak)
+    passes = [pass_cost.total(chunking, problem) for pass_cost, chunking in sweeps]
+    return cost_with(problem, [before, *passes], sum(pass_cost.flops for pass_cost, _ in sweeps), peak)
 
 
 def cost_with(problem: Problem, passes: Sequence[Work], flops: float, peak: int) -> Cost:

@@ -2,8 +2,8 @@
 
     J[i, j] = (J s_c)[i]    for j of color c, where s_c has ones at all columns of the color
 
-The pattern of J is found on the linear program (`_structure`), element by element, and holds for every value of the
-arguments; what each pass brings back is then a sum of columns that do not overlap.
+The pattern of J is found on the linear program, element by element (`_analysis/pattern`), and holds for every value of
+the arguments; what each pass brings back is then a sum of columns that do not overlap.
 
 Elements that are the same for every x take no pass: J(x) = F + R(x), F known, and the colors are those of R. A
 reaction-diffusion equation, whose stencil is in F, takes one pass for each species.
@@ -24,16 +24,16 @@ from scipy import sparse
 
 from .._analysis import shape_of, structure
 from .._arrays import varying_axes
-from .._coloring import Coloring, by_both, by_columns, by_rows, fewest, star
+from .._coloring import Coloring, bicolored, color_columns, color_rows, lower_bounds, star
 from .._cost import Cost, Work
 from .._execute import Colored, Stored
 from .._seeds import Classes, Seeds
 from .._trace import Linear, LinearProgram, source_line
 from .._words import counted, pass_count
 from . import forward, reverse
-from ._patterns import example_pattern, fixed_part
+from ._patterns import example_constant_part, example_pattern
 from ._problem import NO_WORK, Candidate, Impossible, Problem, Proposals
-from ._sweeps import CLEAR_WIN, Sweep, choose_chunks, count_passes
+from ._sweeps import CLEAR_WIN, PassCost, choose_chunks, count_passes
 
 # With fewer passes than this there is nothing worth looking for, unless it is asked for.
 _WORTHWHILE = 16
@@ -69,7 +69,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
         return Impossible("colored", f"no zeros are known in J{where}", nnz=problem.outputs.size * problem.inputs.size)
     sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric)
-    sought = _without_fixed(sought) or sought
+    sought = _without_constant_part(sought) or sought
     bound = _least_colors(sought.matrix, symmetric=symmetric)
     if bound >= least and not wanted:  # seen before passes are traced to be priced
         return _no_gain(sought, f"at least {counted(bound, 'color')}", least)
@@ -94,7 +94,7 @@ def hopeless(problem: Problem) -> bool:
     # What does not depend on x takes no colors.
     most = _MOST + 2 * int(matrix.nnz)
     few = _least_colors(matrix, symmetric=False) < least
-    return not few and fixed_part(problem.structure, problem.ends, most) is None
+    return not few and example_constant_part(problem.structure, problem.ends, most) is None
 
 
 def _least_colors(matrix: sparse.csr_matrix, *, symmetric: bool) -> int:
@@ -103,7 +103,7 @@ def _least_colors(matrix: sparse.csr_matrix, *, symmetric: bool) -> int:
     Of a symmetric matrix it brings back two elements at once.
     """
     count = -(-int(matrix.nnz) // max(1, *shape_of(matrix)))
-    return min(*fewest(matrix), -(-count // 2) if symmetric else count)
+    return min(*lower_bounds(matrix), -(-count // 2) if symmetric else count)
 
 
 # The choice ---------------------------------------------------------------------------------------------------------
@@ -117,20 +117,20 @@ class _Sought:
         problem: whose program they run through.
         matrix: the pattern of it.
         possible: what single modes propose for it.
-        fixed: numbers to be added.
+        constant: numbers to be added.
         symmetric: whether it is symmetric.
     """
 
     problem: Problem
     matrix: sparse.csr_matrix
     possible: dict[str, Candidate]
-    fixed: sparse.csr_matrix
+    constant: sparse.csr_matrix
     symmetric: bool
 
     @property
     def nnz(self) -> int:
         """How many elements can be nonzero."""
-        return int((self.matrix + (self.fixed != 0)).nnz)
+        return int((self.matrix + (self.constant != 0)).nnz)
 
     @property
     def fewest(self) -> int:
@@ -139,11 +139,11 @@ class _Sought:
 
 
 def _fewest(matrix: sparse.csr_matrix, modes: Container[str]) -> int:
-    pairs = zip(("fwd", "rev"), fewest(matrix), strict=True)
+    pairs = zip(("fwd", "rev"), lower_bounds(matrix), strict=True)
     return min(least for mode, least in pairs if mode in modes)
 
 
-def _without_fixed(sought: _Sought) -> _Sought | None:
+def _without_constant_part(sought: _Sought) -> _Sought | None:
     """The same without what is the same for every x; None where that takes hardly fewer colors.
 
     Numbers are added to what passes bring back, which takes about as long as to bring it back does.
@@ -151,7 +151,7 @@ def _without_fixed(sought: _Sought) -> _Sought | None:
     problem, matrix = sought.problem, sought.matrix
     if any(varying_axes(aval) for aval in (*problem.inputs.avals, *problem.outputs.avals)):
         return None
-    found = fixed_part(problem.structure, problem.ends, _MOST + 2 * int(matrix.nnz))
+    found = example_constant_part(problem.structure, problem.ends, _MOST + 2 * int(matrix.nnz))
     if found is None:
         return None
     numbers, program = found
@@ -183,7 +183,7 @@ def _of_program(problem: Problem, linear: Linear) -> Problem:
     return replace(problem, program=linear, structure=problem.structure.part(linear))
 
 
-def _sweep(problem: Problem, candidate: Candidate) -> Sweep:
+def _sweep(problem: Problem, candidate: Candidate) -> PassCost:
     """One pass in a mode, counted."""
     forward, program = candidate.mode == "fwd", candidate.execution.program
     seeded, _ = problem.sides(forward=forward)
@@ -196,13 +196,13 @@ def _sweep(problem: Problem, candidate: Candidate) -> Sweep:
     return count_passes(run, program.residual_avals, seeded.avals, passes, forward=forward, one_hot=False)
 
 
-def _cheapest(sought: _Sought, sweeps: dict[str, Sweep], least: float) -> Coloring | None:
+def _cheapest(sought: _Sought, sweeps: dict[str, PassCost], least: float) -> Coloring | None:
     """The coloring whose passes take the least time; the likelier mode first, the other only if it can still win."""
     problem, matrix = sought.problem, sought.matrix
-    price = {mode: problem.machine.time(sweep.work.each) + 1e-12 for mode, sweep in sweeps.items()}
+    price = {mode: problem.machine.time(pass_cost.work.each) + 1e-12 for mode, pass_cost in sweeps.items()}
     columns, rows = problem.inputs.shapes, problem.outputs.shapes
-    makers: dict[str, Any] = {"fwd": (by_columns, columns), "rev": (by_rows, rows)}
-    bounds: dict[str, int] = dict(zip(("fwd", "rev"), fewest(matrix), strict=True))
+    makers: dict[str, Any] = {"fwd": (color_columns, columns), "rev": (color_rows, rows)}
+    bounds: dict[str, int] = dict(zip(("fwd", "rev"), lower_bounds(matrix), strict=True))
     best, cost = None, math.inf
     for mode in sorted(sweeps, key=lambda mode: bounds[mode] * price[mode]):
         make, shapes = makers[mode]
@@ -215,7 +215,7 @@ def _cheapest(sought: _Sought, sweeps: dict[str, Sweep], least: float) -> Colori
             return pushed * price["fwd"] + pulled * price["rev"]
 
         limit = min(cost, least * max(price.values()))
-        found = by_both(matrix, columns, rows, both, limit)
+        found = bicolored(matrix, columns, rows, both, limit)
         if found is not None and both(found.n_columns, found.n_rows) < cost:
             best, cost = found, both(found.n_columns, found.n_rows)
     if sought.symmetric and "fwd" in sweeps and len(columns) == len(rows) == 1:
@@ -229,35 +229,45 @@ def _no_gain(sought: _Sought, colors: str, least: int) -> Impossible:
     return Impossible("colored", f"J takes {colors}, and {pass_count(least)} without", nnz=sought.nnz)
 
 
-def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, Sweep]) -> Candidate:
+def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, PassCost]) -> Candidate:
     """The candidate that a coloring is, with its cost."""
     problem, possible = sought.problem, sought.possible
     batch, nnz = problem.batch or 1, sought.nnz
     size = problem.output.entries_size(problem.ends, batch * nnz)
-    held, peak, work, flops = size + problem.residual_bytes, 0, NO_WORK, 0.0
+    held_bytes, peak, work, flops = size + problem.residual_bytes, 0, NO_WORK, 0.0
     made: dict[str, Seeds | None] = {"fwd": None, "rev": None}
     for mode, count in (("fwd", coloring.n_columns), ("rev", coloring.n_rows)):
         if not count:
             continue
-        sweep = replace(sweeps[mode], passes=count)
-        held += math.ceil(sweep.compressed_bytes)
-        chunking = choose_chunks(problem, sweep, held)
-        seeded, landed = problem.sides(forward=mode == "fwd")
+        pass_cost = replace(sweeps[mode], passes=count)
+        held_bytes += math.ceil(pass_cost.compressed_bytes)
+        chunking = choose_chunks(problem, pass_cost, held_bytes)
+        seeded, result = problem.sides(forward=mode == "fwd")
         colors = coloring.columns if mode == "fwd" else coloring.rows
         classes = Classes(tuple(np.split(colors, np.cumsum(seeded.sizes)[:-1])), count)
-        arranged = sweep.arranged(chunking, problem)
+        weights_first = pass_cost.weights_first(chunking, problem)
         made[mode] = Seeds(
-            seeded, landed, mode == "fwd", chunking.width, sweep.vmapped, chunking.looped, classes=classes,
-            arranged=arranged,
-        )  # fmt: skip
-        work, flops, peak = work + sweep.total(chunking, problem), flops + sweep.flops, max(peak, sweep.peak(chunking))
+            seeded,
+            result,
+            mode == "fwd",
+            chunking.width,
+            pass_cost.vmapped,
+            chunking.looped,
+            classes=classes,
+            weights_first=weights_first,
+        )
+        work, flops, peak = (
+            work + pass_cost.total(chunking, problem),
+            flops + pass_cost.flops,
+            max(peak, pass_cost.peak(chunking)),
+        )
     placed = Work(gather=float(batch * nnz)) + Work(scatter=float(batch * nnz) * problem.output.has_zeros)
     work += placed + problem.primal_work + problem.machine.result(float(size))
-    cost = Cost(work, flops, held + peak, problem.machine.call_time(work))
+    cost = Cost(work, flops, held_bytes + peak, problem.machine.call_time(work))
     # Which program runs is all the same to the values: that of the mode with more passes.
     main = possible.get("fwd" if coloring.n_columns >= coloring.n_rows else "rev") or next(iter(possible.values()))
     execution = Colored(
-        main.execution.program, problem.ends, sought.matrix, coloring, made["fwd"], made["rev"], sought.fixed
+        main.execution.program, problem.ends, sought.matrix, coloring, made["fwd"], made["rev"], sought.constant
     )
     cells, always = problem.outputs.size * problem.inputs.size, nnz - int(sought.matrix.nnz)
     same = f" ({always:,} do not depend on x)" if always else ""

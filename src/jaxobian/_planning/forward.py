@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .._execute import Recomputed
 from .._trace import LinearProgram
-from ._free import begun, better
+from ._known_first import begun, better
 from ._problem import NOTHING, Candidate, Impossible, Problem, Proposals, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
@@ -31,17 +31,19 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     except Exception as error:
         return Impossible("fwd", forbidden_reason(problem, "fwd", error) or "")
     # custom_lin can be traced one pass at a time, and fails only where it is compiled.
-    vmapped = all(sweep.vmapped for _, sweep in counted)
+    vmapped = all(pass_cost.vmapped for _, pass_cost in counted)
     forbidden = None if vmapped else forbidden_reason(problem, "fwd")
     if forbidden:
         return Impossible("fwd", forbidden)
-    linear = candidate(problem, "fwd", counted, held=problem.jacobian_bytes + problem.residual_bytes)
+    linear = candidate(problem, "fwd", counted, held_bytes=problem.jacobian_bytes + problem.residual_bytes)
     passes = linear.cost.peak_bytes - problem.jacobian_bytes - problem.residual_bytes
     if problem.residual_bytes > max(passes, problem.jacobian_bytes) or linear.cost.peak_bytes > problem.budget:
         return _recomputing(problem) or linear
     # A loop that stores no residuals is often faster, too.
     again = _recomputing(problem) if any(e.primitive.name in _LOOPS for e in program.linear.equations) else None
-    return better(problem, begun(problem, "fwd", held=problem.jacobian_bytes + problem.residual_bytes), again, linear)
+    return better(
+        problem, begun(problem, "fwd", held_bytes=problem.jacobian_bytes + problem.residual_bytes), again, linear
+    )
 
 
 def _recomputing(problem: Problem) -> Candidate | None:
@@ -59,7 +61,7 @@ def _recomputing(problem: Problem) -> Candidate | None:
         problem,
         "fwd",
         counted,
-        held=problem.jacobian_bytes,
+        held_bytes=problem.jacobian_bytes,
         build=build,
         note=note,
         before=problem.primal_work * -1.0,  # it is a part of what was counted

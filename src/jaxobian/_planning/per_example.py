@@ -61,9 +61,11 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     if not isinstance(swept, Swept) or not isinstance(swept.build, Stored):
         return plain
     # The primal program is the same, but unknown to the one of copies.
-    held = problem.residual_bytes
+    held_bytes = problem.residual_bytes
     work = offer.cost.work + problem.primal_work
-    cost = replace(offer.cost, work=work, peak_bytes=offer.peak_bytes + held, seconds=problem.machine.call_time(work))
+    cost = replace(
+        offer.cost, work=work, peak_bytes=offer.peak_bytes + held_bytes, seconds=problem.machine.call_time(work)
+    )
     # Its passes are not what others are: fewer of them say nothing.
     rivals = [c.seconds for c in (earlier["fwd"], plain) if isinstance(c, Candidate)]
     if CLEAR_WIN * cost.seconds > min(rivals) or cost.peak_bytes > max(problem.budget, plain.peak_bytes):
@@ -79,10 +81,10 @@ def _copied(problem: Problem) -> Problem | None:
         return None
     sizes = dict.fromkeys(n for v in outputs[:1] for n in v.aval.shape if n >= _FEWEST)
     for size in sizes:
-        for tied in _places(outputs, size):
-            axes = _axes(problem, tied)
+        for batch_axes in _places(outputs, size):
+            axes = _axes(problem, batch_axes)
             if axes is not None:
-                return _with_copies(problem, tied, axes, size)
+                return _with_copies(problem, batch_axes, axes, size)
     return None
 
 
@@ -96,7 +98,7 @@ def _places(outputs: Sequence[Any], size: int) -> list[tuple[int, ...]]:
     return places
 
 
-def _axes(problem: Problem, tied: Sequence[int]) -> _Axes | None:
+def _axes(problem: Problem, batch_axes: Sequence[int]) -> _Axes | None:
     """For each variable that matters, the axis of its examples, or _COPY.
 
     None where x itself has such an axis, and where nothing but elementwise work is left once copies are told apart:
@@ -104,7 +106,7 @@ def _axes(problem: Problem, tied: Sequence[int]) -> _Axes | None:
     """
     linear, worth = problem.program.linear, False
     axes: _Axes = {}
-    for v, axis in zip(linear.outputs, tied, strict=True):
+    for v, axis in zip(linear.outputs, batch_axes, strict=True):
         if is_variable(v) and problem.structure.of(v) and axes.setdefault(v, axis) != axis:
             return None
     for equation, local in reversed(problem.structure.steps):
@@ -182,7 +184,7 @@ def _data_axis(equation: Any, axes: _Axes, axis: int) -> tuple[int, int] | None:
     return None
 
 
-def _with_copies(problem: Problem, tied: tuple[int, ...], axes: _Axes, size: int) -> Problem | None:
+def _with_copies(problem: Problem, batch_axes: tuple[int, ...], axes: _Axes, size: int) -> Problem | None:
     """The problem of copies, for variables with their examples along these axes."""
     program, avals = problem.program, [_with_axis(aval, size) for aval in problem.program.in_avals]
 
@@ -209,8 +211,8 @@ def _with_copies(problem: Problem, tied: tuple[int, ...], axes: _Axes, size: int
         return None
     linear = Linear(closed(traced, constants), program.n_in)
     found = problem.structure.part(linear)
-    ends = Ends(Side(tuple(avals), (0,) * len(avals)), Side(problem.outputs.avals, tied))
-    for axis, dependence in zip(tied, found.relations, strict=True):
+    ends = Ends(Side(tuple(avals), (0,) * len(avals)), Side(problem.outputs.avals, batch_axes))
+    for axis, dependence in zip(batch_axes, found.relations, strict=True):
         if not all(has_line(relation, axis, 0) for relation in dependence.values()):
             return None
     return replace(problem, program=linear, structure=found, ends=ends)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._trace import pullback
-from ._free import begins_whole, begun, better
+from ._known_first import begins_whole, begun, better
 from ._problem import NOTHING, Candidate, Impossible, Problem, Proposals, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
@@ -26,13 +26,13 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     def pull(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
         return pullback(lambda *t: program.push(residuals, t), program.in_avals)(*cotangents)
 
-    held = problem.jacobian_bytes + problem.residual_bytes
+    held_bytes = problem.jacobian_bytes + problem.residual_bytes
     try:
-        free = begun(problem, "rev", held=held)
-        fits = free is not None and not problem.request.bounded and free.cost.peak_bytes <= problem.budget
-        if free is not None and fits and begins_whole(free):
-            return free  # it does what other passes do, but for a product
+        known_first = begun(problem, "rev", held_bytes=held_bytes)
+        fits = known_first is not None and not problem.request.bounded and known_first.cost.peak_bytes <= problem.budget
+        if known_first is not None and fits and begins_whole(known_first):
+            return known_first  # it does what other passes do, but for a product
         counted = count_groups(problem, pull, program.residual_avals, forward=False)
     except Exception as error:
         return Impossible("rev", forbidden_reason(problem, "rev", error) or "")
-    return better(problem, free, candidate(problem, "rev", counted, held=held))
+    return better(problem, known_first, candidate(problem, "rev", counted, held_bytes=held_bytes))

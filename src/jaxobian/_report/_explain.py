@@ -104,7 +104,7 @@ def describe_structure(
         shape = ",".join(map(str, (batch, *out, *inp)))
         shown = f"J is block-diagonal, [{shape}], " if len(pairs) == 1 else "J is block-diagonal, "
         word = " (independent=True)" if asserted else ""
-        axis = problem.inputs.tied[0]
+        axis = problem.inputs.batch_axes[0]
         whole = human_bytes(problem.jacobian_bytes * batch)
         within = f"; blocks {_zeros(density)}" if density is not None and density < 1 else ""
         return f"{batch} independent examples along axis {axis}{word}: {shown}{size} (dense {whole}){within}"

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ._offer import Around, Offer
 from ._pooling import pooled_next
+from ._rewrite import Around, Rewrite
 
 # What moving an element costs, in multiply-adds of a matrix product. Measured on LeNet's two layers.
 _MOVED = 16
@@ -182,7 +182,7 @@ def _windows_by_product(x: Array, axis: int, count: int, step: int, size: int) -
     return y.reshape(*x.shape[:axis], count, size, c)
 
 
-def convolution(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
+def convolution(equation: Any, active: set[int], mode: str, around: Around) -> list[Rewrite]:
     """Tiles where the image is what is differentiated (or nothing is), patches where the kernel is."""
     params, (x, kernel) = equation.params, (v.aval for v in equation.invars)
     numbers, space = params["dimension_numbers"], len(x.shape) - 2
@@ -225,7 +225,7 @@ def convolution(equation: Any, active: set[int], mode: str, around: Around) -> l
         return finished(conv.by_patches(*canonical(x, kernel), **precision))
 
     if active == {1}:
-        return [Offer(by_patches, "kernel gradient", "matmul with patches", operands)]
+        return [Rewrite(by_patches, "kernel gradient", "matmul with patches", operands)]
     if min(conv.kernel[2:]) > _WIDE:
         return []
     tile, transposed = conv.best_tile(), bool(active) and mode == "rev"
@@ -235,7 +235,7 @@ def convolution(equation: Any, active: set[int], mode: str, around: Around) -> l
         sizes = (*lift, *(windows[a] for a in numbers.out_spec[2:]))
         if math.prod(sizes) == math.prod(windows) and all(t % n == 0 for t, n in zip(tile, sizes, strict=True)):
             pooled = sizes
-    return [Offer(by_tiles, "convolution", f"matmuls of {tile[0]} x {tile[1]} tiles", operands)]
+    return [Rewrite(by_tiles, "convolution", f"matmuls of {tile[0]} x {tile[1]} tiles", operands)]
 
 
 def _precision(params: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 
 from jax import Array, lax
 
-from ._offer import Around, Offer
+from ._rewrite import Around, Rewrite
 
 
-def outer(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
+def outer(equation: Any, active: set[int], mode: str, around: Around) -> list[Rewrite]:
     """A multiplication and a sum, whose transpose is a multiplication."""
     if mode != "rev" or len(active) != 1 or equation.params.get("out_sharding") is not None:
         return []
@@ -36,7 +36,7 @@ def has_all_axes(equation: Any) -> int | None:
     return max(either, key=lambda k: len(equation.invars[k].aval.shape), default=None)
 
 
-def product_and_sum(equation: Any, whole: int) -> Offer:
+def product_and_sum(equation: Any, whole: int) -> Rewrite:
     """A contraction, one operand of which has all axes of the other, as an elementwise product and a sum of it."""
     other = 1 - whole
     contract, batch = equation.params["dimension_numbers"]
@@ -54,7 +54,7 @@ def product_and_sum(equation: Any, whole: int) -> Offer:
         y = lax.reduce_sum(h * operands[whole], axes=sorted(contract[whole]))
         return [y.transpose([kept.index(a) for a in wanted]).reshape(made.shape)]
 
-    return Offer(run, "weight gradient", "elementwise outer product", tuple(equation.invars))
+    return Rewrite(run, "weight gradient", "elementwise outer product", tuple(equation.invars))
 
 
 def _free_size(equation: Any, k: int) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array, lax
 
 from .._trace import pullback
-from ._offer import Around, Offer
+from ._rewrite import Around, Rewrite
 
 # With more elements in a window than this, one slice for each of them is no way to go about it.
 _LARGEST = 64
@@ -119,7 +119,7 @@ class _Windows:
         return jnp.where(place[..., None] == each, each, dtype(0)).sum(-1, dtype=dtype)
 
 
-def gathered(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
+def gathered(equation: Any, active: set[int], mode: str, around: Around) -> list[Rewrite]:
     """Max-pooling's derivative: the winner's place as a residual, and a mask for each pass.
 
     What a relu before it lets through is looked up at the winner's place, rather than everywhere.
@@ -132,7 +132,7 @@ def gathered(equation: Any, active: set[int], mode: str, around: Around) -> list
 
     relu, cases = around.makers.get(t, (None, set()))
     if relu is None or not _is_mask(relu, cases):
-        return [Offer(lambda t, x: [windows.summed(t, windows.winner(x, select))], _name(select), _MASK, (t, x))]
+        return [Rewrite(lambda t, x: [windows.summed(t, windows.winner(x, select))], _name(select), _MASK, (t, x))]
     (kept,) = cases  # the other case is zero, or this would not be linear
 
     def run(t: Array, x: Array, which: Array) -> list[Array]:
@@ -140,7 +140,7 @@ def gathered(equation: Any, active: set[int], mode: str, around: Around) -> list
         through = windows.summed((which == (kept == 2)).astype(np.int8), place)
         return [jnp.where(through > 0, windows.summed(t, place), jnp.zeros((), t.dtype))]
 
-    return [Offer(run, _name(select), _MASK, (relu.invars[kept], x, relu.invars[0]))]
+    return [Rewrite(run, _name(select), _MASK, (relu.invars[kept], x, relu.invars[0]))]
 
 
 def pooled_next(variable: Any, around: Around) -> tuple[int, ...] | None:
@@ -157,7 +157,7 @@ def pooled_next(variable: Any, around: Around) -> tuple[int, ...] | None:
     return windows.sizes
 
 
-def scattered(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
+def scattered(equation: Any, active: set[int], mode: str, around: Around) -> list[Rewrite]:
     """The transpose of that, which the derivative of a gradient has in it."""
     windows = _Windows.of(equation, equation.invars[1].aval.shape)
     if active != {0} or windows is None:
@@ -168,15 +168,15 @@ def scattered(equation: Any, active: set[int], mode: str, around: Around) -> lis
         place = windows.winner(x, select)
         return list(pullback(lambda source: (windows.summed(source, place),), [equation.invars[1].aval])(t))
 
-    return [Offer(run, _name(select), _MASK, tuple(equation.invars))]
+    return [Rewrite(run, _name(select), _MASK, tuple(equation.invars))]
 
 
-def summed(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
+def summed(equation: Any, active: set[int], mode: str, around: Around) -> list[Rewrite]:
     """Average pooling: windows side by side as axes of their own."""
     windows = _Windows.of(equation, equation.invars[0].aval.shape)
     if windows is None:
         return []
-    return [Offer(lambda t: [windows.summed(t)], "sum-pool", "sums along axes", tuple(equation.invars))]
+    return [Rewrite(lambda t: [windows.summed(t)], "sum-pool", "sums along axes", tuple(equation.invars))]
 
 
 def _is_mask(equation: Any, active: set[int]) -> bool:

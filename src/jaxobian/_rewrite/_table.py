@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ._convolution import convolution
-from ._offer import Around, Offer
 from ._outer import outer
 from ._pooling import gathered, scattered, summed
+from ._rewrite import Around, Rewrite
 
-_Family = Callable[[Any, set[int], str, Around], list[Offer]]
+_Family = Callable[[Any, set[int], str, Around], list[Rewrite]]
 
 _FAMILIES: dict[str, _Family] = {
     "dot_general": outer,
@@ -21,7 +21,7 @@ _FAMILIES: dict[str, _Family] = {
 }
 
 
-def offers(equation: Any, active: set[int], mode: str, around: Around) -> list[Offer]:
+def offers(equation: Any, active: set[int], mode: str, around: Around) -> list[Rewrite]:
     """Other ways to compute an equation.
 
     Args:

@@ -1,7 +1,7 @@
 """Ties -> which elements share a pass, and which of them a result belongs to.
 
-A *cell* is a digit of an axis of a seeded array. Where every landed array that depends on the array ties the cell to a
-digit of its own, all values of the cell are seeded in one pass: a landed element knows by its own position which of
+A *cell* is a digit of an axis of a seeded array. Where every result array that depends on the array ties the cell to a
+digit of its own, all values of the cell are seeded in one pass: a result element knows by its own position which of
 them it can depend on. Elements that differ in no cell but in the rest are told apart by their *color*, one a pass.
 
     J[i, k] = result[i, color of k]   where the cells of k are those of i, and 0 elsewhere
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
 
 class Landing(NamedTuple):
-    """The same digit, read off a landed array's axis: floor(d / part) mod values, with d a digit of sign i + shift."""
+    """The same digit, read off a result array's axis: floor(d / part) mod values, with d a digit of sign i + shift."""
 
     axis: int
     sign: int
@@ -54,13 +54,13 @@ class Group:
     """Landed arrays that share their passes.
 
     Attributes:
-        landed: their numbers.
+        results: their numbers.
         seeded: numbers of the seeded arrays that any of them depends on.
         cells: for each seeded array, the digits of its axes that one pass seeds at once.
-        landings: `landings[s][r]`, for seeded array s and the r-th of `landed`: where to read each cell.
+        landings: `landings[s][r]`, for seeded array s and the r-th of `results`: where to read each cell.
     """
 
-    landed: tuple[int, ...]
+    results: tuple[int, ...]
     seeded: frozenset[int]
     cells: tuple[tuple[Cell, ...], ...]
     landings: tuple[tuple[tuple[Landing, ...], ...], ...]
@@ -68,21 +68,19 @@ class Group:
 
 def plain(n_seeded: int, n_landed: int) -> Group:
     """The standard basis: every element is a color of its own."""
-    return Group(
-        tuple(range(n_landed)), frozenset(range(n_seeded)), ((),) * n_seeded, (((),) * n_landed,) * n_seeded
-    )
+    return Group(tuple(range(n_landed)), frozenset(range(n_seeded)), ((),) * n_seeded, (((),) * n_landed,) * n_seeded)
 
 
-def groups(relations: Sequence[dict[int, Relation]], seeded: Side, landed: Side, *, forward: bool) -> list[Group]:
-    """The groups of landed arrays that take the fewest passes.
+def groups(relations: Sequence[dict[int, Relation]], seeded: Side, result: Side, *, forward: bool) -> list[Group]:
+    """The groups of result arrays that take the fewest passes.
 
     Args:
         relations: for each output, its ties to the inputs that it depends on.
         seeded: the side on which seeds are put; its batch axes are left aside, every pass seeds them as a whole.
-        landed: the side on which results arrive.
+        result: the side on which results arrive.
         forward: whether the seeded side is the input.
     """
-    table = [_offers(relations, seeded, r, forward=forward) for r in range(len(landed.avals))]
+    table = [_offers(relations, seeded, r, forward=forward) for r in range(len(result.avals))]
     alike: dict[tuple[frozenset[Cell] | None, ...], list[int]] = {}
     for r, offers in enumerate(table):
         signature = tuple(None if offer is None else frozenset(cell for cell, _ in offer) for offer in offers)
@@ -107,9 +105,9 @@ Offers = list[tuple[Cell, Landing]]
 
 
 def _offers(relations: Sequence[dict[int, Relation]], seeded: Side, r: int, *, forward: bool) -> list[Offers | None]:
-    """For each seeded array, the cells that landed array r can tell apart; None where it does not depend on it."""
+    """For each seeded array, the cells that result array r can tell apart; None where it does not depend on it."""
     found: list[Offers | None] = []
-    for s, (aval, batch) in enumerate(zip(seeded.avals, seeded.tied, strict=True)):
+    for s, (aval, batch) in enumerate(zip(seeded.avals, seeded.batch_axes, strict=True)):
         relation = relations[r].get(s) if forward else relations[s].get(r)
         if relation is None:
             found.append(None)

@@ -45,59 +45,59 @@ class Seeds:
 
     Attributes:
         seeded: the side on which seeds are put.
-        landed: the side on which results arrive.
+        result: the side on which results arrive.
         forward: whether the seeded side is the input: its axes are then the last ones of a block.
         width: passes made at once.
         vmapped: whether several passes can run as one (every primitive has a batching rule).
         looped: whether chunks run in a loop, which bounds memory, or are written out.
-        group: which elements share a pass, and which landed arrays are looked at; by default no tie is known.
-        given: where passes begin with rows at hand rather than with one-hot vectors: the shapes of what they seed.
+        group: which elements share a pass, and which result arrays are looked at; by default no tie is known.
+        initial: where passes begin with rows at hand rather than with one-hot vectors: the shapes of what they seed.
         classes: where a pass stands for all elements of a color.
-        arranged: whether products of the few rows that passes are put their constant first.
-        beside: whether passes stand beside their examples, rather than in front of them, in all that they make.
-        once: whether axes along which a seed is the same are kept at size 1 for as long as it makes no difference.
+        weights_first: whether products of the few rows that passes are put their constant first.
+        batch_major: whether passes stand beside their examples, rather than in front of them, in all that they make.
+        hoisted: whether axes along which a seed is the same are kept at size 1 for as long as it makes no difference.
         scattered: whether results that several elements share are put into J one by one.
     """
 
     seeded: Side
-    landed: Side
+    result: Side
     forward: bool
     width: int
     vmapped: bool = True
     looped: bool = False
     group: Group | None = None
-    given: tuple[tuple[int, ...], ...] | None = None
+    initial: tuple[tuple[int, ...], ...] | None = None
     classes: Classes | None = None
-    arranged: bool = False
-    beside: bool = False
-    once: bool = False
+    weights_first: bool = False
+    batch_major: bool = False
+    hoisted: bool = False
     scattered: bool = False
 
     @cached_property
     def _group(self) -> Group:
-        return self.group or plain(len(self.seeded.avals), len(self.landed.avals))
+        return self.group or plain(len(self.seeded.avals), len(self.result.avals))
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Those of the landed arrays of the group."""
-        return self._group.landed
+        """Those of the result arrays of the group."""
+        return self._group.results
 
     @cached_property
-    def _landed(self) -> Side:
-        """The landed arrays of the group."""
-        return self.landed.only(self._group.landed)
+    def _results(self) -> Side:
+        """The result arrays of the group."""
+        return self.result.only(self._group.results)
 
     @cached_property
     def _splits(self) -> list[Split]:
-        pairs = zip(self.seeded.avals, self.seeded.tied, self._group.cells, strict=True)
+        pairs = zip(self.seeded.avals, self.seeded.batch_axes, self._group.cells, strict=True)
         return [Split.of(aval.shape, batch, cells) for aval, batch, cells in pairs]
 
     @cached_property
-    def alike(self) -> tuple[tuple[int, ...], ...]:
+    def invariant_axes(self) -> tuple[tuple[int, ...], ...]:
         """The axes of each seeded array along which every pass seeds the same."""
         return tuple(
             tuple(axis for axis, n in enumerate(aval.shape) if n > 1 and (axis == batch or Cell(axis, 1, n) in cells))
-            for aval, batch, cells in zip(self.seeded.avals, self.seeded.tied, self._group.cells, strict=True)
+            for aval, batch, cells in zip(self.seeded.avals, self.seeded.batch_axes, self._group.cells, strict=True)
         )
 
     @cached_property
@@ -146,7 +146,7 @@ class Seeds:
         """The blocks of J from what each run returned.
 
         Returns:
-            `blocks[s][r]`, for seeded array s and the r-th landed array of the group: of shape (batch, out, in), the
+            `blocks[s][r]`, for seeded array s and the r-th result array of the group: of shape (batch, out, in), the
             axes of the seeded array still flat.
         """
         return [
@@ -156,9 +156,9 @@ class Seeds:
     def compressed(self, results: Sequence[Sequence[Any]]) -> list[list[Any]]:
         """Blocks that have colors in place of the elements of the seeded array."""
         rows: dict[int, list[Any]] = {}
-        for run, landed in zip(self.runs(), results, strict=True):
+        for run, brought in zip(self.runs(), results, strict=True):
             ends = list(accumulate(self.colors[k] for k in run.leaves))[:-1]
-            parts = [jnp.split(x, ends, axis) if ends else [x] for x, axis in zip(landed, self.axes, strict=True)]
+            parts = [jnp.split(x, ends, axis) if ends else [x] for x, axis in zip(brought, self.axes, strict=True)]
             rows.update((leaf, [part[k] for part in parts]) for k, leaf in enumerate(run.leaves))
         return [rows[k] if k in rows else self._empty() for k in range(len(self.seeded.avals))]
 
@@ -167,7 +167,7 @@ class Seeds:
         split, axis = self._splits[s], self.axes[r] % block.ndim
         before, after = block.shape[:axis], block.shape[axis + 1 :]
         if block.shape[axis] == 0:
-            return zeros_like(self._landed.avals[r], (*before, split.size, *after)).astype(block.dtype)
+            return zeros_like(self._results.avals[r], (*before, split.size, *after)).astype(block.dtype)
         if not split.cells:
             return block
         block = block.reshape(*before, *split.free, *after)
@@ -177,8 +177,8 @@ class Seeds:
         return spread.reshape(*before, split.size, *after)
 
     def _mask(self, s: int, r: int, rank: int, first: int) -> Any:
-        """Where the cells of a seeded element are those of the landed one; None where there is no dependence."""
-        split, aval, batch = self._splits[s], self._landed.avals[r], self._landed.tied[r]
+        """Where the cells of a seeded element are those of the result one; None where there is no dependence."""
+        split, aval, batch = self._splits[s], self._results.avals[r], self._results.batch_axes[r]
         mask = None
         for place, cell, landing in zip(split.places, split.cells, self._group.landings[s][r], strict=False):
             here = jnp.arange(cell.base).reshape(cell.base, *(1,) * (rank - first - place - 1))
@@ -188,7 +188,7 @@ class Seeds:
         return mask
 
     def _axis_in_block(self, axis: int, batch: int | None, first: int, width: int) -> int:
-        """Where an axis of a landed array stands in a block whose seeded axes are `width` ones from `first` on."""
+        """Where an axis of a result array stands in a block whose seeded axes are `width` ones from `first` on."""
         if axis == batch:
             return 0
         own = axis - int(batch is not None and axis > batch) + int(batch is not None)
@@ -202,7 +202,7 @@ class Seeds:
         """
         if self.colors[s] == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        split, aval, batch = self._splits[s], self._landed.avals[r], self._landed.tied[r]
+        split, aval, batch = self._splits[s], self._results.avals[r], self._results.batch_axes[r]
         lead = () if batch is None else (aval.shape[batch],)
         own = tuple(n for a, n in enumerate(aval.shape) if a != batch)
         shape = (*lead, *own, *split.free) if self.forward else (*lead, *split.free, *own)
@@ -228,20 +228,20 @@ class Seeds:
             width: how many.
             like: arrays like the seeded ones; where passes begin with rows at hand, those.
         """
-        make = self._colored if self.classes else self._basis if self.given is None else self._rows
+        make = self._colored if self.classes else self._basis if self.initial is None else self._rows
         return make(start, width, like)
 
     def _rows(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Rows start, ..., start + width - 1 of those at hand, the same along axes that a pass seeds as a whole."""
         rows = [jax.lax.dynamic_slice_in_dim(x, start, width) for x in like]
-        return [jnp.broadcast_to(x, (width, *shape)) for x, shape in zip(rows, self.given or (), strict=True)]
+        return [jnp.broadcast_to(x, (width, *shape)) for x, shape in zip(rows, self.initial or (), strict=True)]
 
     def _colored(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Ones at all elements of colors start, ..., start + width - 1."""
         made = []
         assert self.classes is not None
-        for colors, split, aval, tied, x in zip(
-            self.classes.colors, self._splits, self.seeded.avals, self.seeded.tied, like, strict=True
+        for colors, split, aval, batch_axis, x in zip(
+            self.classes.colors, self._splits, self.seeded.avals, self.seeded.batch_axes, like, strict=True
         ):
             if isinstance(start, int) and width * split.size <= MOST_INDEXED:
                 # Written where they are, ones take no comparisons, which XLA would make anew wherever it reads a seed.
@@ -253,16 +253,16 @@ class Seeds:
                 rows = (jnp.arange(width, dtype=jnp.int32) + start)[:, None] == jnp.asarray(colors, jnp.int32)[None]
                 ones = rows.astype(aval.dtype)
             ones = ones.reshape(width, *split.shape)
-            if tied is not None:
-                ones = jnp.broadcast_to(jnp.expand_dims(ones, tied + 1), (width, *aval.shape))
+            if batch_axis is not None:
+                ones = jnp.broadcast_to(jnp.expand_dims(ones, batch_axis + 1), (width, *aval.shape))
             made.append(ones + jnp.zeros_like(x))
         return made
 
     def _basis(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Basis vectors start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array."""
         made, offset = [], 0
-        pairs = zip(self._splits, self.colors, self.seeded.avals, self.seeded.tied, like, strict=True)
-        for split, colors, aval, tied, x in pairs:
+        pairs = zip(self._splits, self.colors, self.seeded.avals, self.seeded.batch_axes, like, strict=True)
+        for split, colors, aval, batch_axis, x in pairs:
             rows = jnp.arange(width) + (start - offset)
             shape = split.free if colors else (0,)
             ones = (rows[:, None] == jnp.arange(colors)[None, :]).astype(aval.dtype).reshape(width, *shape)
@@ -271,12 +271,16 @@ class Seeds:
             elif split.cells:
                 ones = jnp.broadcast_to(ones, (width, *split.all))
             ones = ones.reshape(width, *split.shape)
-            if tied is not None:
-                ones = jnp.broadcast_to(jnp.expand_dims(ones, tied + 1), (width, *aval.shape))
+            if batch_axis is not None:
+                ones = jnp.broadcast_to(jnp.expand_dims(ones, batch_axis + 1), (width, *aval.shape))
             # The zero takes over x's varying axes under shard_map.
             made.append(ones + jnp.zeros_like(x))
             offset += colors
-        return [self._first(seed, axes) for seed, axes in zip(made, self.alike, strict=True)] if self.once else made
+        return (
+            [self._first(seed, axes) for seed, axes in zip(made, self.invariant_axes, strict=True)]
+            if self.hoisted
+            else made
+        )
 
     @staticmethod
     def _first(seeds: Any, axes: Sequence[int]) -> Any:
@@ -285,8 +289,8 @@ class Seeds:
 
     @property
     def axes(self) -> list[int]:
-        """Where the axis of passes stands in the block of each landed array."""
-        return [-1 if self._last else int(tied is not None) for tied in self._landed.tied]
+        """Where the axis of passes stands in the block of each result array."""
+        return [-1 if self._last else int(batch_axis is not None) for batch_axis in self._results.batch_axes]
 
     @property
     def _last(self) -> bool:
@@ -294,20 +298,25 @@ class Seeds:
         return self.forward and self.classes is None
 
     def turned(self, results: Sequence[Any]) -> list[Any]:
-        """Results (passes, ...) with their axes in the order of a block: tied, out, in."""
-        return [self._turned(result, tied) for result, tied in zip(results, self._landed.tied, strict=True)]
+        """Results (passes, ...) with their axes in the order of a block: batch, out, in."""
+        return [
+            self._turned(result, batch_axis)
+            for result, batch_axis in zip(results, self._results.batch_axes, strict=True)
+        ]
 
-    def _turned(self, result: Any, tied: int | None) -> Any:
-        """A result (passes, ...) with its axes in the order of a block: tied, out, in."""
-        if tied is not None:
-            result = jnp.moveaxis(result, tied + 1, 0)  # tied, passes, ...
+    def _turned(self, result: Any, batch_axis: int | None) -> Any:
+        """A result (passes, ...) with its axes in the order of a block: batch, out, in."""
+        if batch_axis is not None:
+            result = jnp.moveaxis(result, batch_axis + 1, 0)  # tied, passes, ...
             return jnp.moveaxis(result, 1, -1) if self._last else result
         return jnp.moveaxis(result, 0, -1) if self._last else result
 
     def _empty(self) -> list[Any]:
         """Compressed blocks of a seeded array that takes no pass."""
         blocks = []
-        for aval, shape, tied in zip(self._landed.avals, self._landed.shapes, self._landed.tied, strict=True):
-            batch = () if tied is None else (aval.shape[tied],)
+        for aval, shape, batch_axis in zip(
+            self._results.avals, self._results.shapes, self._results.batch_axes, strict=True
+        ):
+            batch = () if batch_axis is None else (aval.shape[batch_axis],)
             blocks.append(zeros_like(aval, (*batch, *shape, 0) if self.forward else (*batch, 0, *shape)))
         return blocks

@@ -10,17 +10,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Side:
-    """The arrays on one side of a linear map, and the axis of each that is tied to the other side's."""
+    """The arrays on one side of a linear map, and the axis of each along which examples are independent."""
 
     avals: tuple[Any, ...]
-    tied: tuple[int | None, ...]
+    batch_axes: tuple[int | None, ...]
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Each array's shape without its tied axis: what one pass tells apart."""
+        """Each array's shape without its batch axis: what one pass tells apart."""
         return tuple(
-            tuple(n for axis, n in enumerate(aval.shape) if axis != tied)
-            for aval, tied in zip(self.avals, self.tied, strict=True)
+            tuple(n for axis, n in enumerate(aval.shape) if axis != batch_axis)
+            for aval, batch_axis in zip(self.avals, self.batch_axes, strict=True)
         )
 
     @property
@@ -34,7 +34,7 @@ class Side:
 
     def only(self, numbers: Sequence[int]) -> Side:
         """Some of the arrays."""
-        return Side(tuple(self.avals[k] for k in numbers), tuple(self.tied[k] for k in numbers))
+        return Side(tuple(self.avals[k] for k in numbers), tuple(self.batch_axes[k] for k in numbers))
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Ends:
 
     @property
     def batch(self) -> int | None:
-        """Examples along the tied axis."""
-        pairs = zip(self.inputs.avals, self.inputs.tied, strict=True)
-        return next((aval.shape[tied] for aval, tied in pairs if tied is not None), None)
+        """Examples along the batch axes."""
+        pairs = zip(self.inputs.avals, self.inputs.batch_axes, strict=True)
+        return next((aval.shape[batch_axis] for aval, batch_axis in pairs if batch_axis is not None), None)
 
     @property
     def lead(self) -> tuple[int, ...]:

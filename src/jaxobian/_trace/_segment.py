@@ -51,18 +51,18 @@ class Linear:
         """One tangent through the linear program: J t."""
         return self.linear(*residuals, *tangents)
 
-    def segment(self, inputs: Sequence[Any], outputs: Sequence[Any], held: Sequence[Any] = ()) -> Linear:
+    def segment(self, inputs: Sequence[Any], outputs: Sequence[Any], frozen: Sequence[Any] = ()) -> Linear:
         """The part from some variables to others, by every path that passes none of `inputs` or `held` on its way.
 
         Args:
             inputs: variables that take tangents.
             outputs: variables whose tangents are asked for. What does not depend on `inputs` is zero.
-            held: variables that are held fixed: their tangents are zero.
+            frozen: variables that are frozen: their tangents are zero.
         """
-        cut, active = {*inputs, *held}, active_variables(self.linear, self.tangents)
-        # An input that is held takes a tangent that nothing reads.
-        names = {v: jex.Var(v.aval) if v in held else v for v in inputs}
-        alive = {v for v in inputs if v not in held}
+        cut, active = {*inputs, *frozen}, active_variables(self.linear, self.tangents)
+        # An input that is frozen takes a tangent that nothing reads.
+        names = {v: jex.Var(v.aval) if v in frozen else v for v in inputs}
+        alive = {v for v in inputs if v not in frozen}
 
         def read(atom: Any) -> Any:
             return zero_literal(atom.aval) if is_variable(atom) and atom in active and atom not in alive else atom

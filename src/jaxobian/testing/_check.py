@@ -115,16 +115,12 @@ class _Problem:
         self._leaves = [leaf for _, leaf in leaves]
         paths = [f"args[{self._argnums[path[0].idx]}]{keystr(path[1:])}" for path, _ in leaves]
         self._where = [k for k, leaf in enumerate(self._leaves) if _is_inexact(leaf)]
-        self.skipped = [
-            _named(path, x) for path, x in zip(paths, self._leaves, strict=True) if not _is_inexact(x)
-        ]
+        self.skipped = [_named(path, x) for path, x in zip(paths, self._leaves, strict=True) if not _is_inexact(x)]
         self.paths = [paths[k] for k in self._where]
         self.inputs = [_widen(self._leaves[k]) if wide else jnp.asarray(self._leaves[k]) for k in self._where]
         if not self.inputs:
             came = ", ".join(self.skipped) or "no arrays"
-            raise ValueError(
-                f"argnums={argnums} should hold floating-point arrays to differentiate by; got {came}."
-            )
+            raise ValueError(f"argnums={argnums} should hold floating-point arrays to differentiate by; got {came}.")
 
     def _output(self, *inputs: jax.Array) -> Any:
         leaves, args = list(self._leaves), list(self._args)
@@ -235,9 +231,7 @@ def _wide_blocks(rows: Any) -> Blocks:
     return [[_wide_array(block) for block in row] for row in rows]
 
 
-def _central_differences(
-    f: _Problem, eps: float, unit: float, holomorphic: bool
-) -> tuple[dict[str, Blocks], Blocks]:
+def _central_differences(f: _Problem, eps: float, unit: float, holomorphic: bool) -> tuple[dict[str, Blocks], Blocks]:
     """Return the blocks by central differences, and how far each entry is to be trusted."""
     run = jax.jit(lambda *inputs: f(*inputs))
     at = [np.asarray(x) for x in f.inputs]

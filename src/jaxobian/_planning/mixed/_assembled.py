@@ -114,7 +114,7 @@ class Assembled(NoPasses, Answer):
             for v, u, s, r in _pairs(part, seeds):
                 shapes = part.left.avals[v].shape, part.right.avals[u].shape
                 shared = _shared(part, seeds, v, u, s, r) or {}
-                derivative = Derivative.of(compressed[s][r], *shapes, shared, part.left.tied[v], seeds.forward)
+                derivative = Derivative.of(compressed[s][r], *shapes, shared, part.left.batch_axes[v], seeds.forward)
                 for term in self.before[u]:
                     rank = len(self.right.avals[term.end].shape)
                     found[v, term.end].append(Element.of(derivative, term, rank))
@@ -133,7 +133,7 @@ class Assembled(NoPasses, Answer):
         """A part of a block: (batch, output, input)."""
         left, right = self.left.avals[o].shape, self.right.avals[i].shape
         axes = [*zip(left, y, strict=True), *zip(right, element.x, strict=True)]
-        tied_out, tied_in = self.left.tied[o], self.right.tied[i]
+        tied_out, tied_in = self.left.batch_axes[o], self.right.batch_axes[i]
         if tied_out is not None and tied_in is not None:
             del axes[len(left) + tied_in]
             axes.insert(0, axes.pop(tied_out))
@@ -213,14 +213,14 @@ def _can_be_told_apart(made: Assembled) -> bool:
             labels = labels_of_u(shared, rank_v, len(part.right.avals[u].shape))
             for term in made.before[u]:
                 x = input_labels(labels, term, len(made.right.avals[term.end].shape), rank_v)
-                tied = made.right.tied[term.end]
-                if tied is not None and x[tied] != part.left.tied[v]:
+                batch_axis = made.right.batch_axes[term.end]
+                if batch_axis is not None and x[batch_axis] != part.left.batch_axes[v]:
                     return False
                 maps[v, term.end].append(x)
     for v, terms in enumerate(made.behind):
         for term in terms:
-            tied, rank = made.left.tied[term.end], len(made.left.avals[term.end].shape)
-            if tied is not None and output_labels(term, rank)[tied] != part.left.tied[v]:
+            batch_axis, rank = made.left.batch_axes[term.end], len(made.left.avals[term.end].shape)
+            if batch_axis is not None and output_labels(term, rank)[batch_axis] != part.left.batch_axes[v]:
                 return False
     return all(order(found, len(part.left.avals[v].shape)) is not None for (v, _), found in maps.items())
 
@@ -274,7 +274,7 @@ def _pairs(part: Part, seeds: Seeds) -> Iterator[tuple[int, int, int, int]]:
 
 def _shared(part: Part, seeds: Seeds, v: int, u: int, s: int, r: int) -> dict[int, int] | None:
     """The axes of v that run along those of u; None where what passes seed alike are other than whole axes."""
-    batch = part.left.tied[v], part.right.tied[u]
+    batch = part.left.batch_axes[v], part.right.batch_axes[u]
     shared = {} if batch[0] is None or batch[1] is None else {batch[0]: batch[1]}
     shapes = part.left.avals[v].shape, part.right.avals[u].shape
     cells = (seeds.group.cells[s], seeds.group.landings[s][r]) if seeds.group else ((), ())

@@ -10,7 +10,7 @@ from typing import Any
 from ..._cost import Machine, PassWork, pass_work
 from ..._trace import Linear, Program, program_of, pullback
 from ..._trace import walk as walk_equations
-from .._free import free
+from .._known_first import known_first
 from .._problem import Problem
 
 
@@ -48,7 +48,7 @@ class Estimate:
                 reason = str(error)
         for mode, each in work.items():
             forward = mode == "fwd"
-            found = free(problem, forward=forward)
+            found = known_first(problem, forward=forward)
             if found is not None:  # nothing need be pushed through the first product
                 seeds = found.rest.inputs[len(program.residuals) :]
                 each = pass_work(found.rest, seeds, 1, one_hot=False)

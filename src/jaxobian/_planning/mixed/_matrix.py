@@ -96,9 +96,9 @@ def as_rows(blocks: Blocks, left: Side, right: Side, batch: tuple[int, ...], *, 
         joined = [jnp.moveaxis(jnp.concatenate(column, -2), -2, 0) for column in parts]
         side = right
     rows = []
-    for x, aval, shape, tied in zip(joined, side.avals, side.shapes, side.tied, strict=True):
+    for x, aval, shape, batch_axis in zip(joined, side.avals, side.shapes, side.batch_axes, strict=True):
         x = x.reshape(x.shape[0], *batch, *shape).astype(aval.dtype)
-        rows.append(x if tied is None else jnp.moveaxis(x, 1, tied + 1))
+        rows.append(x if batch_axis is None else jnp.moveaxis(x, 1, batch_axis + 1))
     return rows
 
 

@@ -21,7 +21,7 @@ from ..._outputs import OUTPUTS
 from ..._seeds import Seeds
 from ..._trace import Side
 from .._problem import Candidate, Problem
-from .._sweeps import Chunking, Sweep
+from .._sweeps import Chunking, PassCost
 from ._matrix import ONE, Blocks, as_rows, dense, elements, multiplied
 
 # The variables of the whole program that a node begins and ends at.
@@ -223,7 +223,7 @@ class Through(Answer):
         segment: what the columns or rows go through.
         given: the Jacobian at hand.
         passes: one for each column or row.
-        sweep, chunking: what they take.
+        pass_cost, chunking: what they take.
         span: the variables that the further segment begins and ends at.
     """
 
@@ -231,7 +231,7 @@ class Through(Answer):
     segment: Problem
     given: Node
     passes: Seeds
-    sweep: Sweep
+    pass_cost: PassCost
     chunking: Chunking
     span: Span
 
@@ -241,15 +241,15 @@ class Through(Answer):
 
     @property
     def work(self) -> Work:
-        return self.sweep.total(self.chunking, self.segment)
+        return self.pass_cost.total(self.chunking, self.segment)
 
     @property
     def flops(self) -> float:
-        return self.sweep.flops
+        return self.pass_cost.flops
 
     @property
     def passing_bytes(self) -> int:
-        return self.sweep.peak(self.chunking)
+        return self.pass_cost.peak(self.chunking)
 
     def stages(self, made: Callable[[Sequence[Results]], Made]) -> tuple[Stage, ...]:
         forward, stored = self.passes.forward, Stored(self.segment.program)

@@ -13,7 +13,7 @@ from ..._execute import Stored
 from ..._seeds import Seeds, plain
 from .. import colored, forward, reverse
 from .._problem import Candidate, Impossible, Problem
-from .._sweeps import Sweep, choose_chunks, count_passes
+from .._sweeps import PassCost, choose_chunks, count_passes
 from ._brackets import Chain, Leaf, Multiply, Pull, Push, Tree
 from ._estimate import Estimate
 from ._nodes import Node, Part, Product, Span, Sum, Through, matrix_work, product_work
@@ -24,9 +24,7 @@ _MODES = {"fwd": forward, "rev": reverse}
 _FAR = 4
 
 
-def chained(
-    problem: Problem, cuts: Sequence[Cut], modes: Sequence[str] | None = None
-) -> tuple[Node, tuple[Cut, ...]]:
+def chained(problem: Problem, cuts: Sequence[Cut], modes: Sequence[str] | None = None) -> tuple[Node, tuple[Cut, ...]]:
     """The cheapest order for the chain that the cuts make of the program.
 
     Args:
@@ -51,7 +49,7 @@ def chained(
     return _built(links, tree, _spare(problem, links, tree)), tuple(links.ends[k] for k in _met(tree))
 
 
-def apart(problem: Problem, cuts: Sequence[Cut]) -> list[Cut]:
+def without_thin_segments(problem: Problem, cuts: Sequence[Cut]) -> list[Cut]:
     """Without cuts between two others that no product or convolution separates: nothing is won by cutting there."""
     if len(cuts) <= 2:
         return list(cuts)
@@ -115,16 +113,23 @@ def _built(links: Links, tree: Tree, budget: int) -> Node:
             given, mode, span = _built(links, outer, budget), "rev", (first, outer.first - 1)
     whole = links.segment(tree.first, tree.last)
     segment = replace(links.segment(*span), budget=budget)
-    seeded, landed = whole.sides(forward=mode == "fwd")
+    seeded, result = whole.sides(forward=mode == "fwd")
     counted = _given_passes(segment, seeded.size, mode)
     chunking = choose_chunks(segment, counted, 0)
     shapes = tuple(aval.shape for aval in segment.sides(forward=mode == "fwd")[0].avals)
-    group = plain(len(seeded.avals), len(landed.avals))
-    arranged = counted.arranged(chunking, problem)
+    group = plain(len(seeded.avals), len(result.avals))
+    weights_first = counted.weights_first(chunking, problem)
     seeds = Seeds(
-        seeded, landed, mode == "fwd", chunking.width, counted.vmapped, chunking.looped, group, shapes,
-        arranged=arranged,
-    )  # fmt: skip
+        seeded,
+        result,
+        mode == "fwd",
+        chunking.width,
+        counted.vmapped,
+        chunking.looped,
+        group,
+        shapes,
+        weights_first=weights_first,
+    )
     ends = links.ends[span[0]], links.ends[span[1] + 1]
     return Through(whole, segment, given, seeds, counted, chunking, ends)
 
@@ -153,7 +158,7 @@ def _colored(problem: Problem, span: Span) -> Part:
     return Part(problem, offer, span)
 
 
-def _given_passes(problem: Problem, passes: int, mode: str) -> Sweep:
+def _given_passes(problem: Problem, passes: int, mode: str) -> PassCost:
     """Passes through a segment that begin with rows at hand, counted."""
     program, forward, stored = problem.program, mode == "fwd", Stored(problem.program)
 
@@ -173,7 +178,7 @@ def split(problem: Problem, z: Cut, *, colors: bool = False) -> list[Node]:
     try:
         x, y = program.tangents, program.linear.outputs
         right, middle, left = in_parts(problem, problem.inputs), side_at(problem, z), in_parts(problem, problem.outputs)
-        direct = restricted(problem, program.segment(x, y, held=z), right, left)
+        direct = restricted(problem, program.segment(x, y, frozen=z), right, left)
         inner = restricted(problem, program.segment(x, z), right, middle)
         outer = restricted(problem, program.segment(z, y), middle, left)
         around = _colored(direct, (x, y)) if colors else single(direct, (x, y))

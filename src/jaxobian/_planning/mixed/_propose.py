@@ -32,7 +32,7 @@ from .._problem import Candidate, Impossible, Problem, Proposals
 from .._sweeps import CLEAR_WIN, cost_with
 from ._assembled import Assembled, assembled
 from ._nodes import Node, Part, Product, Sum, Through, dense_blocks, matrix_bytes, walk
-from ._order import apart, chained, split
+from ._order import chained, split, without_thin_segments
 from ._segments import NoBottleneckError, NoCutError, side_at
 
 _OTHER = {"fwd": "rev", "rev": "fwd"}
@@ -196,11 +196,11 @@ def _narrowed(problem: Problem, gain: float) -> Candidate:
     weigh = _weigher(example)
     bound = math.ceil(min(_size(example.inputs), _size(example.outputs)) / gain)
     cuts, width = chain(example.program, weigh, bound)
-    offers = [_offer(problem, example, *chained(example, apart(example, cuts)))] if cuts else []
+    offers = [_offer(problem, example, *chained(example, without_thin_segments(example, cuts)))] if cuts else []
     fewest = min(example.passes(forward=True), example.passes(forward=False))
     together = assembled(example, int(fewest / gain))
     offers += [] if together is None else [_offer(problem, together.problem, together, together.part.span)]
-    _, splits = path_splits(example.structure, weigh, example.inputs.tied, width)
+    _, splits = path_splits(example.structure, weigh, example.inputs.batch_axes, width)
     offers += [_offer(problem, example, node, (z,)) for z in splits[:1] for node in split(example, z)]
     if not offers:
         places = narrow_places(example.program, weigh, bound // _NARROW)[:1]

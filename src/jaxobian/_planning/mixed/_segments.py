@@ -45,28 +45,28 @@ class Links:
 
 def side_at(problem: Problem, cut: Cut) -> Side:
     """The arrays that a Jacobian ends at where it ends at a cut."""
-    tied: list[int | None] = [None] * len(cut)
+    batch_axes: list[int | None] = [None] * len(cut)
     if problem.batch is not None:
-        tied = [example_axis(problem, problem.structure.of(v), v.aval.shape) for v in cut]
-        if None in tied:
-            raise NoCutError(f"the cut at {_shape(cut[tied.index(None)])} mixes examples")
-    return in_parts(problem, Side(tuple(v.aval for v in cut), tuple(tied)))
+        batch_axes = [example_axis(problem, problem.structure.of(v), v.aval.shape) for v in cut]
+        if None in batch_axes:
+            raise NoCutError(f"the cut at {_shape(cut[batch_axes.index(None)])} mixes examples")
+    return in_parts(problem, Side(tuple(v.aval for v in cut), tuple(batch_axes)))
 
 
 def in_parts(problem: Problem, side: Side) -> Side:
     """The side with complex arrays in two parts: a map between those need not be C-linear."""
     if problem.request.holomorphic:
         return side
-    pairs = [(part, tied) for aval, tied in zip(side.avals, side.tied, strict=True) for part in real_avals(aval)]
-    return Side(tuple(part for part, _ in pairs), tuple(tied for _, tied in pairs))
+    pairs = [(part, axis) for aval, axis in zip(side.avals, side.batch_axes, strict=True) for part in real_avals(aval)]
+    return Side(tuple(part for part, _ in pairs), tuple(axis for _, axis in pairs))
 
 
 def restricted(problem: Problem, program: Linear, inputs: Side, outputs: Side) -> Problem:
     """The problem of a segment."""
     part = problem.part(program if problem.request.holomorphic else program.with_real_ends(), Ends(inputs, outputs))
-    for tied, dependence in zip(outputs.tied, part.structure.relations, strict=True):
+    for batch_axis, dependence in zip(outputs.batch_axes, part.structure.relations, strict=True):
         if problem.batch and not all(
-            has_line(relation, tied, inputs.tied[j]) for j, relation in dependence.items()
+            has_line(relation, batch_axis, inputs.batch_axes[j]) for j, relation in dependence.items()
         ):
             raise NoCutError("examples are mixed between the narrowest cut and the outputs")
     return part

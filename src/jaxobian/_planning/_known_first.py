@@ -23,7 +23,7 @@ from ._sweeps import candidate, count_passes
 
 
 @dataclass(frozen=True, eq=False)
-class Free:
+class KnownFirst:
     """A contraction with a constant at which the passes of a problem begin.
 
     Attributes:
@@ -71,17 +71,17 @@ def better(problem: Problem, *candidates: Candidate | None) -> Candidate:
     return min(found, key=lambda c: (c.cost.peak_bytes > problem.budget, c.cost.seconds))
 
 
-def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
+def begun(problem: Problem, mode: str, *, held_bytes: int) -> Candidate | None:
     """The candidate that begins with a constant's rows, and so does all that others do but for a product."""
     forward = mode == "fwd"
-    found = free(problem, forward=forward)
+    found = known_first(problem, forward=forward)
     if found is None:
         return None
     (group,) = problem.groups(forward=forward)
 
     def run(residuals: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
         results = found.linear(residuals, forward=forward)(*rows)
-        return [results[k] for k in group.landed]
+        return [results[k] for k in group.results]
 
     passes = problem.passes(forward=forward)
     counted = count_passes(run, problem.program.residual_avals, [found.z], passes, forward=forward, one_hot=False)
@@ -93,10 +93,10 @@ def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
         problem,
         mode,
         [(group, counted)],
-        held=held + size,
+        held_bytes=held_bytes + size,
         build=found,
         note=note,
-        given=(tuple(found.z.shape),),
+        initial=(tuple(found.z.shape),),
         before=Work(bytes=2.0 * (size + repeated)),
     )
 
@@ -104,10 +104,10 @@ def begun(problem: Problem, mode: str, *, held: int) -> Candidate | None:
 def begins_whole(candidate: Candidate) -> bool:
     """Whether a candidate begins with rows that are seeds as they are."""
     execution = candidate.execution
-    return isinstance(execution, Swept) and isinstance(execution.build, Free) and execution.build.whole
+    return isinstance(execution, Swept) and isinstance(execution.build, KnownFirst) and execution.build.whole
 
 
-def free(problem: Problem, *, forward: bool) -> Free | None:
+def known_first(problem: Problem, *, forward: bool) -> KnownFirst | None:
     """The contraction at which the passes can begin, if there is one."""
     seeded, _ = problem.sides(forward=forward)
     groups = problem.groups(forward=forward)
@@ -126,7 +126,7 @@ def free(problem: Problem, *, forward: bool) -> Free | None:
     if len(ours) != 1:
         return None
     alone = _Contraction.of(equation, ours[0])
-    layout = alone.layout(groups[0], seeded.tied[0], forward=forward)
+    layout = alone.layout(groups[0], seeded.batch_axes[0], forward=forward)
     if layout is None:
         return None
     order, shape = layout
@@ -142,7 +142,7 @@ def free(problem: Problem, *, forward: bool) -> Free | None:
     inert = tuple(e for e in linear.equations if not any(v in active for v in e.outvars))
     constant = replace(constant, equations=inert).pruned()
     avals = tuple(problem.program.in_avals)
-    return Free(rest.pruned(), constant, order, shape, z.aval, source_line(equation), avals)
+    return KnownFirst(rest.pruned(), constant, order, shape, z.aval, source_line(equation), avals)
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ _ANYWHERE = frozenset(
 )
 
 
-def goes_beside(program: Program) -> bool:
+def supports_batch_major(program: Program) -> bool:
     """Whether passes through a linear program, and its transpose, are to stand beside their examples."""
     return all(equation.primitive.name in _ANYWHERE for equation in program.equations)
 
 
-def beside(linear: Callable[..., Sequence[Any]], avals: Sequence[Any]) -> Callable[..., list[Any]]:
+def batch_major(linear: Callable[..., Sequence[Any]], avals: Sequence[Any]) -> Callable[..., list[Any]]:
     """`linear`, of seeds of several passes each, the passes on axis 1 (or 0 of numbers) of seeds and results.
 
     Args:
@@ -46,17 +46,17 @@ def beside(linear: Callable[..., Sequence[Any]], avals: Sequence[Any]) -> Callab
             made = [v for v in equation.outvars if not isinstance(v, jex.DropVar)]
             run: Callable[..., Any] = Program(tuple(reads), tuple(made), (equation,))
             if any(v in wide for v in reads):
-                axes = tuple(place_of_passes(v.aval) if v in wide else None for v in reads)
-                run = jax.vmap(run, axes, [place_of_passes(v.aval) for v in made])
+                axes = tuple(pass_axis(v.aval) if v in wide else None for v in reads)
+                run = jax.vmap(run, axes, [pass_axis(v.aval) for v in made])
                 wide.update(made)
             values.update(zip(made, run(*(values[v] for v in reads)), strict=True))
-        width = seeds[0].shape[place_of_passes(avals[0])]
+        width = seeds[0].shape[pass_axis(avals[0])]
         return [values[v] if is_variable(v) and v in wide else _repeated(v, values, width) for v in program.outputs]
 
     return many
 
 
-def place_of_passes(aval: Any) -> int:
+def pass_axis(aval: Any) -> int:
     """Where passes stand in an array that one pass makes of the shape of `aval`: second."""
     return min(1, len(aval.shape))
 
@@ -64,4 +64,4 @@ def place_of_passes(aval: Any) -> int:
 def _repeated(atom: Any, values: dict[Any, Any], width: int) -> Any:
     """A result that no seed changes, for every pass."""
     value = values[atom] if is_variable(atom) else atom.val
-    return jnp.repeat(jnp.expand_dims(value, place_of_passes(atom.aval)), width, place_of_passes(atom.aval))
+    return jnp.repeat(jnp.expand_dims(value, pass_axis(atom.aval)), width, pass_axis(atom.aval))

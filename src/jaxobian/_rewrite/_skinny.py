@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from .._arrays import abstract, varying_axes
 from .._trace import Program, active_variables, inlined, is_variable, program_of
-from ._offer import Offer, rewritten
+from ._rewrite import Rewrite, rewritten
 
 # Measured on CPU: below so many elements a constant is put in order in no time, and with more than a quarter as many
 # rows as products are summed the product itself takes longer.
@@ -29,25 +29,25 @@ _LARGE, _FEW = 2**15, 4
 _TILE = 8
 
 
-def arranged(passes: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
+def weights_first(passes: Callable[..., Sequence[Any]]) -> Callable[..., Sequence[Any]]:
     """Passes made together, with products of few rows in the faster order."""
 
     def run(*seeds: Any) -> Sequence[Any]:
         program, constants, _ = program_of(lambda *many: passes(*many), *map(abstract, seeds))
         program = inlined(program)  # chunks that are written out share a jit
-        taken = few_rows(program, program.inputs[len(constants) :])
+        taken = skinny_matmuls(program, program.inputs[len(constants) :])
         return rewritten(program, taken)(*constants, *seeds) if taken else passes(*seeds)
 
     return run
 
 
-def few_rows(program: Program, seeds: Sequence[Any]) -> dict[int, Offer]:
+def skinny_matmuls(program: Program, seeds: Sequence[Any]) -> dict[int, Rewrite]:
     """Offers for the products of few rows in a program whose `seeds` carry several passes, by place."""
     active = active_variables(program, seeds)
     found = {}
     for place, equation in enumerate(program.equations):
         if equation.primitive.name == "dot_general" and _fits(equation, active):
-            found[place] = Offer(
+            found[place] = Rewrite(
                 _constant_first(equation), "skinny matmul", "weights first",
                 tuple(equation.invars),
             )  # fmt: skip

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._trace import Program, inlined, is_variable, program_of, reshape_order
-from ._offer import alone, written
+from ._rewrite import alone, written
 
 # Axes of an array that are kept at size 1, because the array is the same all along them.
 _Axes = frozenset[int]
@@ -47,13 +47,13 @@ def compact(
 
     def run(*seeds: Any) -> list[Any]:
         program, constants, _ = program_of(lambda *full: linear(*full), *avals)
-        shared, _ = made_once(inlined(program), axes)
+        shared, _ = hoist(inlined(program), axes)
         return shared(*constants, *seeds)
 
     return run
 
 
-def made_once(program: Program, axes: Sequence[Sequence[int]]) -> tuple[Program, list[Any]]:
+def hoist(program: Program, axes: Sequence[Sequence[int]]) -> tuple[Program, list[Any]]:
     """`program` with size 1 along some axes of its last inputs, for as long as it makes no difference.
 
     Args:

@@ -39,7 +39,7 @@ def linear_in(equation: Any, active: set[Any]) -> set[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Offer:
+class Rewrite:
     """Another way to compute an equation.
 
     Attributes:
@@ -60,7 +60,7 @@ class Offer:
         return alone(self.run, self.operands)
 
 
-def rewritten(program: Program, taken: Mapping[int, Offer]) -> Program:
+def rewritten(program: Program, taken: Mapping[int, Rewrite]) -> Program:
     """`program` with some equations replaced.
 
     Args:

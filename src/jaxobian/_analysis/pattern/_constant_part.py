@@ -35,10 +35,10 @@ _Numbers = dict[int, sparse.csr_matrix]
 _Results = list[Any] | None
 
 
-def fixed(
+def constant_part(
     structure: Structure, columns: Sequence[np.ndarray], total: int, most: int
 ) -> tuple[list[sparse.csr_matrix], Linear] | None:
-    """Take the fixed part of a linear program out of it.
+    """Take the constant part of a linear program out of it.
 
     Args:
         structure: the program, with what is known of the values that no argument influences.
@@ -56,7 +56,7 @@ def fixed(
         if _is_real(v)
     }
     active = {*structure.program.tangents}
-    # What is left of a variable that has a fixed part; zero where there is nothing else in it.
+    # What is left of a variable that has a constant part; zero where there is nothing else in it.
     left: dict[Any, Any] = {v: zero_literal(v.aval) for v in parts}
 
     def rest(atom: Any) -> Any:
@@ -92,7 +92,7 @@ def fixed(
 
 
 def _followed(equation: Any, ours: set[int], given: _Numbers, known: Known, most: int) -> _Results:
-    """The fixed parts of an equation's results, where all but the tangents is known in it."""
+    """The constant parts of an equation's results, where all but the tangents is known in it."""
     name = equation.primitive.name
     rule = _RULES.get(name, _moved if name in MOVES else None)
     if rule is None or not all(map(_is_real, equation.outvars)):

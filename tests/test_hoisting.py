@@ -12,7 +12,7 @@ import pytest
 from jax import Array, lax
 
 import jaxobian as jb
-from jaxobian._rewrite import compact, made_once, shrunk
+from jaxobian._rewrite import compact, hoist, shrunk
 from jaxobian._trace import inlined, program_of
 from jaxobian.testing._arrays import normal
 
@@ -38,7 +38,9 @@ MAPS: dict[str, tuple[Callable[[Array, Array], Any], int]] = {
     "moved": (lambda s, t: jnp.transpose(s, (1, 2, 0)).reshape(N, 8), 0),
     "merged": (lambda s, t: s.reshape(2 * N, 4) @ W, 0),
     "merged in another order": (
-        lambda s, t: (lax.reshape(s, (4, N * 2), (2, 1, 0)), lax.reshape(t, (N, 8), (2, 0, 1, 3))), 0),
+        lambda s, t: (lax.reshape(s, (4, N * 2), (2, 1, 0)), lax.reshape(t, (N, 8), (2, 0, 1, 3))),
+        0,
+    ),
     "merged in another order, then a product": (lambda s, t: lax.reshape(s, (N, 2, 4), (1, 0, 2)) @ W, 1),
     "merged elsewhere": (lambda s, t: t.reshape(8, N), 0),
     "squeezed": (lambda s, t: t.squeeze(3) + jnp.swapaxes(s, 1, 2), 0),
@@ -62,7 +64,7 @@ def test_seeds_that_are_alike(name: str) -> None:
         assert actual.dtype == expected.dtype
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     program, constants, _ = program_of(several, *full)
-    made, once = made_once(inlined(program), axes)
+    made, once = hoist(inlined(program), axes)
     assert len(once) == products
     assert [v.aval.shape for v in made.inputs[len(constants) :]] == [seed.shape for seed in seeds]
 
@@ -73,7 +75,7 @@ def test_convolutions() -> None:
     full = jnp.broadcast_to(x, (N, 8, 8, 2))
     np.testing.assert_allclose(compact(conv, [full], [(0,)])(x)[0], conv(full)[0], rtol=1e-5, atol=1e-5)
     program, _, _ = program_of(conv, full)
-    assert len(made_once(program, [(0,)])[1]) == 1
+    assert len(hoist(program, [(0,)])[1]) == 1
 
 
 def test_shapes() -> None:
@@ -96,7 +98,7 @@ def test_batches(mode: Any, chunk_size: int | None) -> None:
     J = jb.batch_jacobian(attention, mode=mode, chunk_size=chunk_size)
     plan = J.plan(x)
     assert "hoisted out of the batch" in str(plan)
-    assert all(seeds.once for seeds in plan.choice.chosen.seeds)
+    assert all(seeds.hoisted for seeds in plan.choice.chosen.seeds)
     expected = jax.vmap(jax.jacrev(attention))(x)
     np.testing.assert_allclose(jax.jit(J)(x), expected, rtol=1e-4, atol=1e-5)
     plain = jb.batch_jacobian(attention, mode=mode, chunk_size=chunk_size, rewrite=False)

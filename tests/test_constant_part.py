@@ -13,7 +13,7 @@ from jax import Array, lax
 from oracles import structure_of
 
 import jaxobian as jb
-from jaxobian._analysis import elements, fixed
+from jaxobian._analysis import constant_part, elements
 from jaxobian._cache import _kept, _Runs
 from jaxobian.testing._scenario import normal, weights
 
@@ -76,7 +76,7 @@ def parts(f: Callable[..., Any], x: Array) -> tuple[np.ndarray, np.ndarray] | No
     """F, and the pattern of R."""
     found = structure_of(f, x)
     columns = [np.arange(x.size)]
-    taken = fixed(found, columns, x.size, 10**6)
+    taken = constant_part(found, columns, x.size, 10**6)
     if taken is None:
         return None
     numbers, program = taken
@@ -262,9 +262,7 @@ def test_quadratic_parts_of_a_hessian() -> None:
     H = jb.hessian(f, mode="colored")
     assert H.plan(x).passes == 1
     np.testing.assert_allclose(H(x), jax.hessian(f)(x), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        jb.hessian(f, format="bcoo")(x).todense(), jax.hessian(f)(x), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(jb.hessian(f, format="bcoo")(x).todense(), jax.hessian(f)(x), rtol=1e-5, atol=1e-5)
 
 
 def test_hessians_of_several_outputs() -> None:

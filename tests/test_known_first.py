@@ -84,7 +84,7 @@ def test_products_are_saved(name: str) -> None:
     for mode in ("fwd", "rev"):
         (mine,) = [c for c in jb.jacobian(f, mode=mode).plan(x).candidates if c.mode == mode]
         assert begins(mine)
-    assert "starts from the weights of the matmul at test_free.py:" in str(jb.jacobian(f).plan(x))
+    assert "starts from the weights of the matmul at test_known_first.py:" in str(jb.jacobian(f).plan(x))
 
 
 def test_batches() -> None:

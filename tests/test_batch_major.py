@@ -12,7 +12,7 @@ import pytest
 from jax import Array
 
 import jaxobian as jb
-from jaxobian._rewrite import beside, goes_beside, place_of_passes
+from jaxobian._rewrite import batch_major, pass_axis, supports_batch_major
 from jaxobian._trace import program_of
 from jaxobian.testing._scenario import conv, normal
 
@@ -38,8 +38,8 @@ def test_passes_beside_and_in_front(name: str) -> None:
     avals += [jax.ShapeDtypeStruct((), jnp.float32)] if name == "a number" else []
     seeds = [normal(5, *aval.shape, seed=k) for k, aval in enumerate(avals)]
     expected = jax.vmap(linear)(*seeds)
-    turned = [jnp.moveaxis(seed, 0, place_of_passes(aval)) for seed, aval in zip(seeds, avals, strict=True)]
-    for run in (beside(linear, avals), jax.jit(beside(linear, avals))):
+    turned = [jnp.moveaxis(seed, 0, pass_axis(aval)) for seed, aval in zip(seeds, avals, strict=True)]
+    for run in (batch_major(linear, avals), jax.jit(batch_major(linear, avals))):
         for actual, right in zip(run(*turned), expected, strict=True):
             actual = jnp.moveaxis(actual, min(1, actual.ndim - 1), 0)
             assert actual.dtype == right.dtype
@@ -49,9 +49,9 @@ def test_passes_beside_and_in_front(name: str) -> None:
 def test_where_passes_go_beside() -> None:
     image = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)
     program, _, _ = program_of(lambda x: conv(x, normal(3, 3, 1, 2)), image)
-    assert not goes_beside(program)  # there passes and examples become one axis
+    assert not supports_batch_major(program)  # there passes and examples become one axis
     program, _, _ = program_of(MAPS["products and residuals"], jax.ShapeDtypeStruct((3, 4), jnp.float32))
-    assert goes_beside(program)
+    assert supports_batch_major(program)
 
 
 def network(x: Array) -> Array:
@@ -64,9 +64,9 @@ def network(x: Array) -> Array:
 def test_batches(mode: Any, chunk_size: int | None, jitted: bool) -> None:
     x = normal(4, 5, seed=3)
     J = jb.batch_jacobian(network, mode=mode, chunk_size=chunk_size)
-    assert all(seeds.beside for seeds in J.plan(x).choice.chosen.seeds)
+    assert all(seeds.batch_major for seeds in J.plan(x).choice.chosen.seeds)
     assert not any(
-        seeds.beside for seeds in jb.batch_jacobian(network, mode=mode, rewrite=False).plan(x).choice.chosen.seeds
+        seeds.batch_major for seeds in jb.batch_jacobian(network, mode=mode, rewrite=False).plan(x).choice.chosen.seeds
     )
     expected = jax.vmap(jax.jacrev(network))(x)
     np.testing.assert_allclose((jax.jit(J) if jitted else J)(x), expected, rtol=1e-4, atol=1e-5)
@@ -77,7 +77,7 @@ def test_trees_and_numbers(mode: Any) -> None:
     f = lambda tree: {"sum": network(tree["x"]).sum(1) * tree["s"], "x": tree["x"] @ normal(5, 2), "free": jnp.ones(4)}
     tree = {"x": normal(4, 5, seed=3), "s": normal(4, seed=4)}
     J = jb.batch_jacobian(f, mode=mode)
-    assert all(seeds.beside for seeds in J.plan(tree).choice.chosen.seeds)
+    assert all(seeds.batch_major for seeds in J.plan(tree).choice.chosen.seeds)
     alone = lambda one: jax.tree.map(lambda y: y[0], f(jax.tree.map(lambda x: x[None], one)))
     expected = jax.vmap(jax.jacrev(alone))(tree)
     actual = J(tree)
@@ -89,7 +89,7 @@ def test_trees_and_numbers(mode: Any) -> None:
 def test_other_axes_are_left_in_front() -> None:
     x = normal(5, 4, seed=3)
     J = jb.batch_jacobian(lambda x: network(x.T), in_axes=1)
-    assert not any(seeds.beside for seeds in J.plan(x).choice.chosen.seeds)
+    assert not any(seeds.batch_major for seeds in J.plan(x).choice.chosen.seeds)
     np.testing.assert_allclose(J(x), jax.vmap(jax.jacrev(network))(x.T), rtol=1e-4, atol=1e-5)
 
 
