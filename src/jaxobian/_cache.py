@@ -8,8 +8,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ._analysis import structure
-from ._analysis._coupling import check_examples
+from ._analysis import check_examples, structure
 from ._call import Options, Traced
 from ._execute import Executable, compiled
 from ._trace import identity, our_settings, values_key

@@ -13,8 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._analysis import influence
-from ._analysis._coupling import Names, check_examples, check_positions
+from ._analysis import Names, check_examples, check_positions, influence
 from ._arrays import abstract, describe, is_concrete
 from ._cache import remembered
 from ._call import Returned

@@ -33,6 +33,7 @@ from .ties._ties import Digit as Digit
 from .ties._ties import Line as Line
 from .ties._ties import Relation as Relation
 from .ties._ties import compose as compose
+from .ties._ties import has_line as has_line
 from .ties._ties import join as join
 from .ties._ties import transposed as transposed
 from .ties._ties import within as within

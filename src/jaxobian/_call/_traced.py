@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis import structure
-from .._analysis._coupling import Names, check_examples
+from .._analysis import Names, check_examples, structure
 from .._arrays import as_array, is_concrete
 from .._planning import Choice, choose
 from .._trace import Ends, LinearProgram, Side, cast_varying, our_settings, relaxed, relaxed_program, trace

@@ -19,13 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._analysis import Structure
+from .._analysis import Structure, has_line
 from .._arrays import varying_axes
 from .._cost import is_elementwise
 from .._execute import Copied, Stored, Swept
 from .._trace import Ends, Linear, Side, closed, is_variable, program_of
 from . import reverse
-from ._examples import has_line
 from ._problem import Candidate, Impossible, Problem, Proposals
 from ._sweeps import CLEAR_WIN
 

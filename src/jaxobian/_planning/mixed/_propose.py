@@ -27,10 +27,10 @@ from ..._execute import Blocks, Held, Results, Stage
 from ..._outputs import Output
 from ..._trace import UNKNOWN_LINE, Linear, Side, active_variables, obstructions, source_line
 from ..._words import WORDS, counted, listed, pass_count
-from .._examples import example_axis, per_example, spread
 from .._problem import Candidate, Impossible, Problem, Proposals
 from .._sweeps import CLEAR_WIN, cost_with
 from ._assembled import Assembled, assembled
+from ._examples import example_axis, per_example, spread
 from ._nodes import Node, Part, Product, Sum, Through, dense_blocks, matrix_bytes, walk
 from ._order import chained, split, without_thin_segments
 from ._segments import NoBottleneckError, NoCutError, side_at

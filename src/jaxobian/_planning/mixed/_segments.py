@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..._analysis import Cut
+from ..._analysis import Cut, has_line
 from ..._trace import Ends, Linear, Side, is_variable, real_avals
-from .._examples import example_axis, has_line
 from .._problem import Problem
+from ._examples import example_axis
 
 
 class NoCutError(Exception):

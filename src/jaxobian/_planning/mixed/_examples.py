@@ -9,10 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis import Line
-from .._outputs import OUTPUTS
-from .._trace import Ends, Side
-from ._problem import Problem
+from ..._analysis import has_line
+from ..._outputs import OUTPUTS
+from ..._trace import Ends, Side
+from .._problem import Problem
 
 
 def per_example(problem: Problem) -> Problem:
@@ -57,10 +57,6 @@ def example_axis(problem: Problem, dependence: dict[int, Any], shape: Sequence[i
         ):
             return axis
     return None
-
-
-def has_line(relation: Any, out: int | None, inp: int | None) -> bool:
-    return out is not None and inp is not None and Line(out, inp, 1, 0) in relation
 
 
 def spread(example: Problem, o: int, i: int, block: Any) -> Any:
