@@ -186,6 +186,6 @@ def holds(relation: Relation, i: tuple[int, ...], k: tuple[int, ...]) -> bool:
     return all(map(allowed, relation))
 
 
-def has_line(relation: Any, out: int | None, inp: int | None) -> bool:
+def has_line(relation: Relation, out: int | None, inp: int | None) -> bool:
     """Whether an axis of a result is tied to one of an operand, index for index."""
     return out is not None and inp is not None and Line(out, inp, 1, 0) in relation
