@@ -1,4 +1,4 @@
-"""Measure the cost model's constants on this machine and rewrite them in src/jaxobian/_machines.json.
+"""Measure the cost model's constants on this machine and rewrite its file in src/jaxobian/_cost/devices.
 
     python benchmarks/calibrate.py              # measure, fit, say how well it fits, rewrite
     python benchmarks/calibrate.py --dry-run    # all but the last
@@ -29,7 +29,7 @@ import jaxobian as jb
 from jaxobian._cost import KINDS
 from jaxobian.testing import Scenario, scenarios
 
-MACHINES = Path(jb.__file__).parent / "_machines.json"
+DEVICES = Path(jb.__file__).parent / "_cost" / "devices"
 RESULTS = Path(__file__).parent / "results"
 # How much the constants there are weigh, in timings.
 PRIOR_WEIGHT = 4.0
@@ -208,24 +208,23 @@ def main() -> None:
         print(plot(rows))
         return
     platform = jax.devices()[0].platform
-    table = json.loads(MACHINES.read_text())
-    before = table[platform]["seconds"] | {"call": table[platform]["call"]}
+    file = DEVICES / f"{platform}.json"
+    constants = json.loads(file.read_text())
+    before = constants["seconds"] | {"call": constants["call"]}
     after = fit(rows, before)
     print("before:", report(rows, before))
     print("after: ", report(rows, after))
     for kind in CONSTANTS:
         print(f"  {kind:12} {before[kind]:.3g} -> {after[kind]:.3g}")
-    short = table[platform]["short"]
+    short = constants["short"]
     errors = {"short_error": error(rows, after, 0, short), "error": error(rows, after, short, np.inf)}
     print(f"predictions are ranked right from a factor of {errors['short_error']} (short), {errors['error']} on")
     if not options.dry_run:
         device = jax.devices()[0].device_kind
-        table[platform] |= {"call": after.pop("call"), "seconds": after, **errors}
-        table[platform]["measured"] = (
-            f"benchmarks/calibrate.py, {device}, jax {jax.__version__}, {datetime.date.today()}"
-        )
-        MACHINES.write_text(json.dumps(table, indent=2) + "\n")
-        print(f"rewrote {MACHINES.name}")
+        constants |= {"call": after.pop("call"), "seconds": after, **errors}
+        constants["measured"] = f"benchmarks/calibrate.py, {device}, jax {jax.__version__}, {datetime.date.today()}"
+        file.write_text(json.dumps(constants, indent=2) + "\n")
+        print(f"rewrote {file.name}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from jax.experimental import sparse
 
 import jaxobian as jb
 from jaxobian._cost import ASSUMED_STEPS, KINDS, Work, count, machine, nbytes, not_understood, pass_work, repeated
+from jaxobian._planning import _choose
 from jaxobian._trace import Program, program_of
+from jaxobian.testing._scenario import conv, normal
 
 
 def shape(*dims: int, dtype: Any = jnp.float32) -> Any:
@@ -157,9 +159,9 @@ def test_what_does_not_depend_on_the_seeds_is_done_once_a_chunk() -> None:
     w = jnp.ones((16, 16))
     f = lambda t: (w @ w) @ t
     counted = passes(f, shape(16), 4)
-    assert counted.constant.dot == 2 * 16 * 16 * 16
+    assert counted.fixed.dot == 2 * 16 * 16 * 16
     assert counted.each.dot == 2 * 16 * 16
-    assert counted.chunk(10).dot == counted.constant.dot + 10 * counted.each.dot
+    assert counted.chunk(10).dot == counted.fixed.dot + 10 * counted.each.dot
 
 
 def test_intermediates_grow_with_what_is_kept() -> None:
@@ -269,6 +271,24 @@ def test_every_kind_of_work_takes_time(platform: str) -> None:
 
 def test_an_unknown_device_is_taken_for_a_gpu() -> None:
     assert machine("abacus").seconds == machine("gpu").seconds
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_where_nobody_measured_only_what_removes_work_is_rewritten(platform: str) -> None:
+    constants = machine(platform)
+    removing, reordering = {"batch_major", "hoisting", "outer", "pooling"}, {"convolution", "skinny"}
+    measured = not constants.measured.startswith("not yet")
+    assert set(constants.rewrites) == (removing | reordering if measured else removing)
+
+
+def test_convolutions_are_left_alone_on_a_device_that_nobody_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    f = lambda x: conv(x, normal(3, 3, 1, 2)).reshape(-1)[:40]
+    x = normal(1, 12, 12, 1)
+    assert "tiles" in str(jb.jacobian(f, mode="rev").plan(x))
+    monkeypatch.setattr(_choose, "machine", lambda platform: machine("gpu"))
+    plan = jb.jacobian(f, mode="rev").plan(x)
+    assert "tiles" not in str(plan)
+    np.testing.assert_allclose(plan(x), jax.jacrev(f)(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""What a machine takes for each kind of work: the constants that turn counted operations into seconds.
+"""What a device takes for each kind of work, and what is worth doing on it: one file a kind, in `devices`.
 
-The only place that knows the machine. `benchmarks/calibrate.py` measures the constants and rewrites `_machines.json`.
+`benchmarks/calibrate.py` measures the constants and rewrites the file of the device that it runs on.
 """
 
 from __future__ import annotations
@@ -92,8 +92,10 @@ class Machine:
     short_error: float  # where they differ by this factor,
     error: float  # and beyond by this one
     loop_slowdown: float  # XLA runs a loop's body on one core of a CPU: matrix products take this much longer
-    packs: bool  # products of a few rows take less with their constant first
+    overlap: float  # of chunks that run side by side, so much is alive at once
+    loop_steps_held: int  # a host loop runs its steps on several threads, whose allocators keep the temporaries of one
     fuses_primal: bool  # the tanh and sin of residuals get fused into every reverse row
+    rewrites: tuple[str, ...]  # families that are worth it: where nobody measured, those that remove work
 
     def shared(self, copies: int) -> Machine:
         """What is left for each of several computations that run side by side, as vmap runs them."""
@@ -102,9 +104,9 @@ class Machine:
         # They are dispatched as one.
         seconds = self.seconds | {kind: self.seconds[kind] / copies for kind in ("equations", "library")}
         cache, arena = self.cache_bytes / copies, self.arena_bytes / copies
-        # Products have the rows of all of them.
-        call = self.call / copies
-        return replace(self, seconds=seconds, cache_bytes=cache, arena_bytes=arena, call=call, packs=False)
+        # Products have the rows of all of them, and are not skinny.
+        call, families = self.call / copies, tuple(family for family in self.rewrites if family != "skinny")
+        return replace(self, seconds=seconds, cache_bytes=cache, arena_bytes=arena, call=call, rewrites=families)
 
     def time(self, work: Work) -> float:
         """Predicted seconds for `work`."""
@@ -135,9 +137,10 @@ class Machine:
 @cache
 def machine(platform: str) -> Machine:
     """The constants for a platform ("cpu", "gpu", "tpu"); an unknown one is taken for a GPU."""
-    table = json.loads(files("jaxobian").joinpath("_machines.json").read_text())
-    entry = table.get(platform, table["gpu"])
-    return Machine(**entry, packs=platform == "cpu", fuses_primal=platform == "cpu")
+    devices = files(__package__ or "").joinpath("devices")
+    known = devices.joinpath(f"{platform}.json")
+    entry = json.loads((known if known.is_file() else devices.joinpath("gpu.json")).read_text())
+    return Machine(**entry | {"rewrites": tuple(entry["rewrites"])})
 
 
 @dataclass(frozen=True)

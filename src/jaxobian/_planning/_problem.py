@@ -63,7 +63,7 @@ class Problem:
     def batch_major(self) -> bool:
         """Whether passes are to stand beside their examples, which come first on both sides."""
         first = {*self.inputs.batch_axes, *self.outputs.batch_axes} == {0}
-        return first and self.request.rewrite and supports_batch_major(self.program.linear)
+        return first and self.rewrites("batch_major") and supports_batch_major(self.program.linear)
 
     def sides(self, *, forward: bool) -> tuple[Side, Side]:
         """The side on which seeds are put, and the one on which results land."""
@@ -84,6 +84,10 @@ class Problem:
         request = replace(self.request, mode="auto", symmetric=False)
         structure = self.structure.part(program)
         return replace(self, program=program, structure=structure, ends=ends, request=request, output=OUTPUTS["dense"])
+
+    def rewrites(self, family: str) -> bool:
+        """Whether the user allows rewrites, and those of a family are worth it on the device."""
+        return self.request.rewrite and family in self.machine.rewrites
 
     def wants(self, mode: str) -> bool:
         """Whether the user wants a mode, whatever it takes."""

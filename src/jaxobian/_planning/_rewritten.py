@@ -63,7 +63,7 @@ def _in_passes(problem: Problem, mode: str) -> dict[int, Rewrite]:
         pass_cost = count_passes(one, [operands[k].aval for k in others], seeds, passes, forward=forward, one_hot=False)
         return problem.machine.time(pass_cost.work.chunk(passes))
 
-    return _worthwhile(problem.program.linear, active, mode, seconds)
+    return _worthwhile(problem, problem.program.linear, active, mode, seconds)
 
 
 def _in_primal(problem: Problem) -> dict[int, Rewrite]:
@@ -75,11 +75,15 @@ def _in_primal(problem: Problem) -> dict[int, Rewrite]:
         program = run if isinstance(run, Program) else program_of(run, *(v.aval for v in operands))[0]
         return problem.machine.time(count(program.pruned()))
 
-    return _worthwhile(problem.program.primal, set(), "fwd", seconds)
+    return _worthwhile(problem, problem.program.primal, set(), "fwd", seconds)
 
 
 def _worthwhile(
-    program: Program, active: set[Any], mode: str, seconds: Callable[[_Run, Sequence[Any], Sequence[Any]], float]
+    problem: Problem,
+    program: Program,
+    active: set[Any],
+    mode: str,
+    seconds: Callable[[_Run, Sequence[Any], Sequence[Any]], float],
 ) -> dict[int, Rewrite]:
     """The best offer for each equation that has one, where it is predicted to win clearly."""
     taken, seen, around = {}, dict[Any, int | None](), Around.of(program, active)
@@ -87,7 +91,11 @@ def _worthwhile(
         ours = linear_in(equation, active)
         # Under shard_map the constants of an offer would have to vary as its operands do.
         varies = any(varying_axes(v.aval) for v in equation.invars)
-        found = offers(equation, ours, mode, around) if (ours or not active) and not varies else []
+        found = (
+            offers(equation, ours, mode, around, problem.machine.rewrites)
+            if (ours or not active) and not varies
+            else []
+        )
         if not found:
             continue
         # Deep networks repeat their layers.

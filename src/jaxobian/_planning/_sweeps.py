@@ -21,16 +21,12 @@ CLEAR_WIN = 1.3
 _CHUNKED = 1.2
 # What takes so many times as long takes about as long.
 _ABOUT = 1.1
-# Of chunks that run side by side, so much is alive at once. Measured: 0.64 to 0.82 in three networks.
-_OVERLAP = 0.7
 # First products are made once for all where that is predicted to save so much.
 _SAVED = 1.05
 # Results are put into J one by one where they are so many times fewer than its elements, and no more than these.
 _SPARSE, _MOST_SCATTERED = 16, 100_000
 # Passes are counted on so many at most.
 _ROWS = 64
-# A host loop runs its steps on several threads, and each thread's allocator keeps the temporaries of one.
-LOOP_STEPS_HELD = 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class PassCost:
 
     def weights_first(self, chunking: Chunking, problem: Problem) -> bool:
         """Whether chunks put the constant of their products first."""
-        return bool(self.skinny) and problem.request.rewrite and problem.machine.packs and chunking.width <= _ROWS
+        return bool(self.skinny) and problem.rewrites("skinny") and chunking.width <= _ROWS
 
     @property
     def flops(self) -> float:
@@ -86,7 +82,7 @@ class PassCost:
     def _allocated(self, chunking: Chunking, problem: Problem) -> float:
         """Bytes that XLA is likely to allocate for what it computes on the way."""
         width = even(max(1, self.passes), chunking.width)
-        beside = _OVERLAP * (self.passes - width) if self._overlaps(chunking) else 0.0
+        beside = problem.machine.overlap * (self.passes - width) if self._overlaps(chunking) else 0.0
         brought = self.result_bytes * self.passes if width < self.passes else 0.0
         return (width + beside) * self.work.together + brought + problem.residual_bytes
 
@@ -168,7 +164,7 @@ def choose_chunks(problem: Problem, pass_cost: PassCost, held_bytes: int) -> Chu
         options = [Chunking(width, True), Chunking(width, False)]
         return min(filter(_allowed(pass_cost, fits), options), key=lambda option: pass_cost.seconds(option, problem))
     widths = {even(passes, 2**k) for k in range(passes.bit_length()) if 2**k < passes}
-    options = [Chunking(min(w, max(1, fits // LOOP_STEPS_HELD)), True) for w in widths]
+    options = [Chunking(min(w, max(1, fits // problem.machine.loop_steps_held)), True) for w in widths]
     options += [Chunking(w, False) for w in widths]
     seconds = {option: pass_cost.seconds(option, problem) for option in filter(_allowed(pass_cost, fits), options)}
     best = min(seconds, key=seconds.__getitem__, default=None)
@@ -248,7 +244,7 @@ def _with_hoisting(
     """The sweep whose first products are made once for all elements that a pass seeds alike, where that is faster."""
     avals, passes = seeds.seeded.avals, seeds.passes
     if (
-        not problem.request.rewrite
+        not problem.rewrites("hoisting")
         or not plain.vmapped
         or not any(seeds.invariant_axes)
         or any(map(varying_axes, avals))
