@@ -316,7 +316,7 @@ def test_pooling_windows() -> None:
     assert names & {"select_and_scatter_add", "jit"}
 
 
-# Sharding (_layout.py, _trace.py) ---------------------------------------------------------------------------
+# Sharding (_arrays.py, _trace.py) ---------------------------------------------------------------------------
 
 
 def test_varying_axes_inside_shard_map() -> None:
@@ -394,7 +394,7 @@ def test_an_optimization_barrier_keeps_the_argument_of_a_jit() -> None:
     assert "%arg0" not in dropped
 
 
-# Loops and donation (_run.py, _seeds.py) --------------------------------------------------------------------
+# Loops and donation (_execute/_schedules.py) --------------------------------------------------------------------
 
 
 def test_a_donated_buffer_is_gone_and_its_place_reused() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian._cost import Cost, Work
+from jaxobian._cost import Cost, Work, machine
 from jaxobian._execute import Held, Stage, _schedules
-from jaxobian._planning import STRATEGIES, Candidate, Impossible, Problem, Strategy, _sweeps
-from jaxobian._planning import _choose as _plan
+from jaxobian._outputs import OUTPUTS, Block
+from jaxobian._planning import STRATEGIES, Candidate, Impossible, Problem, Strategy, _choose, _rewritten, _sweeps
+from jaxobian._request import Format
+from jaxobian._rewrite import Rewrite, _table
+from jaxobian._trace import is_variable
 from jaxobian.testing import Scenario, scenarios
 
 NAMES = {
@@ -143,7 +146,7 @@ def two(seconds: float) -> Callable[..., Candidate | Impossible]:
 @pytest.mark.parametrize("format", ["dense", "bcoo"])
 def test_a_strategy_is_one_value(seconds: float, format: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     jb.clear_cache()
-    monkeypatch.setattr(_plan, "STRATEGIES", (*STRATEGIES, Strategy("two", two(seconds))))
+    monkeypatch.setattr(_choose, "STRATEGIES", (*STRATEGIES, Strategy("two", two(seconds))))
     J, x = jb.jacobian(lambda x: x * 2, format=format), jnp.arange(4.0)
     plan = J.plan(x)
     assert (plan.mode == "two") == (seconds < 1e-3)
@@ -155,6 +158,63 @@ def test_a_strategy_is_one_value(seconds: float, format: Any, monkeypatch: pytes
 
 def test_a_strategy_that_is_impossible_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     jb.clear_cache()
-    monkeypatch.setattr(_plan, "STRATEGIES", (*STRATEGIES, Strategy("two", two(1e-9))))
+    monkeypatch.setattr(_choose, "STRATEGIES", (*STRATEGIES, Strategy("two", two(1e-9))))
     assert "two          impossible: f does not double" in str(jb.jacobian(jnp.sum).plan(jnp.arange(4.0)))
+    jb.clear_cache()
+
+
+# An output, a rewrite and a device of one's own ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest element of each block, by absolute value."""
+
+    name: str = "largest"
+    has_zeros: bool = True
+
+    def size(self, ends: Any, relations: Any) -> int:
+        return 8 * len(ends.outputs.avals) * len(ends.inputs.avals)
+
+    def entries_size(self, ends: Any, entries: int) -> int:
+        return self.size(ends, ())
+
+    def block(self, block: Block) -> Any:
+        data, _ = block.entries()
+        return jnp.max(jnp.abs(data))
+
+
+@pytest.mark.parametrize("mode", ["fwd", "rev", "mixed", "colored"])
+def test_an_output_is_one_value(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OUTPUTS, "largest", Largest())
+    near, far = lambda x: {"near": x[1:] * x[:-1], "far": cut_in_two(x)}, cut_in_two
+    f = far if mode == "mixed" else near
+    x = jnp.linspace(-1, 2, 60)
+    J = jb.jacobian(f, mode=mode, format="largest")  # pyright: ignore[reportArgumentType]
+    expected = jax.tree.map(lambda block: jnp.max(jnp.abs(block)), jax.jacrev(f)(x))
+    same(J(x), expected)
+    same(jax.jit(J)(x), expected)
+
+
+def test_the_formats_that_a_type_checker_knows_are_those_there_are() -> None:
+    assert get_args(Format) == tuple(OUTPUTS)
+
+
+def test_a_rewrite_is_a_family_that_a_device_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubled(equation: Any, active: set[int], mode: str, around: Any) -> list[Rewrite]:
+        run = lambda x: [x + x]
+        two = not is_variable(equation.invars[1]) and equation.invars[1].val == 2
+        return [Rewrite(run, "doubling", "an addition", (equation.invars[0],))] if two else []
+
+    cheap = replace(machine("cpu"), seconds=machine("cpu").seconds | {"arithmetic": 0.0}, rewrites=("doubling",))
+    dear = replace(cheap, rewrites=())
+    monkeypatch.setitem(_table._FAMILIES, "mul", ("doubling", doubled))
+    monkeypatch.setattr(_rewritten, "CLEAR_WIN", 0.0)
+    f, x = lambda x: jnp.sin(x) * 2.0, jnp.linspace(0, 1, 5)
+    for device, taken in ((cheap, True), (dear, False)):
+        monkeypatch.setattr(_choose, "machine", lambda platform, device=device: device)
+        jb.clear_cache()
+        plan = jb.jacobian(f, mode="fwd").plan(x)
+        assert ("-> an addition" in str(plan)) == taken
+        same(plan(x), jax.jacrev(f)(x))
     jb.clear_cache()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -54,7 +54,7 @@ class Request:
             raise ValueError(
                 f'mode must be "auto", "fwd" ("forward"), "rev" ("reverse"), "mixed" or "colored"; got {self.mode!r}.'
             )
-        if self.format not in get_args(Format):
+        if not isinstance(self.format, str) or self.format not in OUTPUTS:
             raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
         size = self.chunk_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer)):

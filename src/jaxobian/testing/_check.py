@@ -173,9 +173,6 @@ def _report(
             if mode == "auto":  # then nothing can
                 raise
             impossible[mode] = str(error)
-        except NotImplementedError:
-            if mode != "colored":  # a mode that is to come
-                raise
     along, errors = _central_differences(problem, step, unit, holomorphic)
     blocks |= along
 
