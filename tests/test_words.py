@@ -246,7 +246,7 @@ def test_value_and_jacobian_has_the_options_of_jacobian() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "mode"), [("forward", "fwd"), ("reverse", "rev"), ("@@COLORED@@", "colored"), ("colored", "colored")]
+    ("word", "mode"), [("forward", "fwd"), ("reverse", "rev"), ("coloured", "colored"), ("colored", "colored")]
 )
 def test_the_words_that_plans_print_are_modes(word: str, mode: str) -> None:
     for make in (jb.jacobian, jb.hessian):

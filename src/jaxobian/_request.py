@@ -11,7 +11,7 @@ from ._budget import parse_bytes
 from ._outputs import OUTPUTS, Output
 from ._words import SYNONYMS
 
-Mode = Literal["auto", "fwd", "forward", "rev", "reverse", "mixed", "colored", "@@COLORED@@"]
+Mode = Literal["auto", "fwd", "forward", "rev", "reverse", "mixed", "colored", "coloured"]
 Format = Literal["dense", "bcoo"]
 # Each by the one name that plans give it.
 MODES: tuple[Mode, ...] = ("auto", "fwd", "rev", "mixed", "colored")

@@ -7,7 +7,7 @@ from typing import Any
 
 # The modes as they are printed; every word may also be passed as `mode`.
 WORDS = {"fwd": "forward", "rev": "reverse", "mixed": "mixed", "colored": "colored"}
-SYNONYMS = {**{word: mode for mode, word in WORDS.items()}, "@@COLORED@@": "colored"}
+SYNONYMS = {**{word: mode for mode, word in WORDS.items()}, "coloured": "colored"}
 
 
 def word(mode: str) -> str:
