@@ -253,7 +253,7 @@ def test_the_words_that_plans_print_are_modes(word: str, mode: str) -> None:
         plan = make(f, mode=word).plan(X)
         assert plan.mode == mode
         assert str(plan) == str(make(f, mode=mode).plan(X))
-        assert "color" not in str(plan)
+        assert "colour" not in str(plan)
 
 
 # Plans ------------------------------------------------------------------------------------------------------
