@@ -10,7 +10,7 @@ from typing import Any
 from .._arrays import varying_axes
 from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, repeated
 from .._execute import Build, Stored, Swept
-from .._rewrite import hoist, shrunk, skinny_matmuls
+from .._rewrite import HOISTED, hoist, shrunk, skinny_matmuls
 from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
 from .._trace import Program, batched, inlined, program_of, source_line
 from ._problem import NO_WORK, Candidate, Problem
@@ -226,9 +226,9 @@ def _placed(problem: Problem, seeds: Seeds, pass_cost: PassCost) -> PassCost:
     anew = (pass_cost.last + problem.repeated_work(forward=seeds.forward)) * (pass_cost.passes * (shared - 1))
     results = pass_cost.passes * pass_cost.elements
     one_by_one = Work(scatter=float(results))
-    skinny = shared >= _SPARSE and results <= _MOST_SCATTERED and not any(map(varying_axes, seeds.seeded.avals))
+    few = shared >= _SPARSE and results <= _MOST_SCATTERED and not any(map(varying_axes, seeds.seeded.avals))
     time = problem.machine.time
-    if skinny and CLEAR_WIN * time(one_by_one) < time(anew):
+    if few and CLEAR_WIN * time(one_by_one) < time(anew):
         return replace(pass_cost, placing=one_by_one, scattered=True)
     return replace(pass_cost, placing=anew)
 
@@ -241,8 +241,8 @@ def _with_hoisting(
     seeds: Seeds,
     plain: PassCost,
 ) -> PassCost:
-    """The sweep whose first products are made once for all elements that a pass seeds alike, where that is faster."""
-    avals, passes = seeds.seeded.avals, seeds.passes
+    """The cost with first products made once for all elements that a pass seeds alike, where that is faster."""
+    avals, passes, time = seeds.seeded.avals, seeds.passes, problem.machine.time
     if (
         not problem.rewrites("hoisting")
         or not plain.vmapped
@@ -250,9 +250,16 @@ def _with_hoisting(
         or any(map(varying_axes, avals))
     ):
         return plain
-    shared, products = hoist(inlined(program), seeds.invariant_axes)
-    spared = count(Program((), (), tuple(products)))
-    if problem.machine.time(spared) < (1 - 1 / _SAVED) * problem.machine.time(plain.work.each):
+
+    def spares_little(products: Sequence[Any]) -> bool:
+        spared = count(Program((), (), tuple(products)))
+        return time(spared) < (1 - 1 / _SAVED) * time(plain.work.each)
+
+    flat = inlined(program)
+    if spares_little([e for e in flat.equations if e.primitive.name in HOISTED]):
+        return plain  # not if all of them were, which is seen without a trace
+    shared, products = hoist(flat, seeds.invariant_axes)
+    if spares_little(products):
         return plain
 
     def hoisted(residuals: Sequence[Any], small: Sequence[Any]) -> list[Any]:
@@ -262,7 +269,6 @@ def _with_hoisting(
         aval.update(shape=shrunk(aval.shape, axes)) for aval, axes in zip(avals, seeds.invariant_axes, strict=True)
     ]
     pass_cost = count_passes(hoisted, residuals, small, passes, forward=seeds.forward)
-    time = problem.machine.time
     if _SAVED * time(pass_cost.work.chunk(passes)) > time(plain.work.chunk(passes)):
         return plain
     words = tuple(("matmul", "hoisted out of the batch", source_line(e)) for e in products)

@@ -26,7 +26,8 @@ _NONE: _Axes = frozenset()
 # What an equation keeps of each operand's axes, and the axes of its result that follow.
 _Kept = tuple[list[_Axes], _Axes]
 
-_PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
+# Of all that is made once, these are worth it.
+HOISTED = frozenset(("dot_general", "conv_general_dilated"))
 
 
 def shrunk(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
@@ -74,7 +75,7 @@ def hoist(program: Program, axes: Sequence[Sequence[int]]) -> tuple[Program, lis
     once = [equation for equation in program.equations if writer.add(equation)]
     outputs = tuple(writer.whole(v) for v in program.outputs)
     made = Program((*program.inputs[:first], *inputs), outputs, tuple(writer.equations))
-    return made.pruned(), [equation for equation in once if equation.primitive.name in _PRODUCTS]
+    return made.pruned(), [equation for equation in once if equation.primitive.name in HOISTED]
 
 
 @dataclass
