@@ -13,7 +13,7 @@ import pytest
 
 import jaxobian as jb
 from jaxobian._cost import Cost, Work, machine
-from jaxobian._execute import Held, Stage, _schedules
+from jaxobian._execute import Residuals, Stage, _schedules
 from jaxobian._outputs import OUTPUTS, Block
 from jaxobian._planning import STRATEGIES, Candidate, Impossible, Problem, Strategy, _choose, _rewritten, _sweeps
 from jaxobian._request import Format
@@ -103,8 +103,8 @@ class AlwaysTwo:
     def stages(self) -> tuple[Stage, ...]:
         return ()
 
-    def held(self, operands: Any, xs: Any, ys: Any, residuals: Any) -> Held:
-        return Held(residuals)
+    def residuals(self, operands: Any, xs: Any, ys: Any, residuals: Any) -> Residuals:
+        return Residuals(residuals)
 
     def blocks(self, results: Any, output: Any) -> Any:
         return [[output.block(_Twice(self.problem.inputs.size))]]

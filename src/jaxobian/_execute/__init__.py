@@ -3,7 +3,7 @@
 from ._colored import Colored as Colored
 from ._execution import Blocks as Blocks
 from ._execution import Execution as Execution
-from ._execution import Held as Held
+from ._execution import Residuals as Residuals
 from ._execution import Stage as Stage
 from ._passes import LinearMap as LinearMap
 from ._passes import Results as Results

@@ -18,7 +18,7 @@ from .._coloring import Coloring
 from .._outputs import Output
 from .._seeds import Seeds
 from .._trace import Ends, Linear
-from ._execution import Blocks, Held, Stage
+from ._execution import Blocks, Residuals, Stage
 from ._passes import Results
 from ._scatter import indexed, scattered
 from ._swept import Stored
@@ -64,9 +64,11 @@ class Colored:
         stored = Stored(self.program)
         return tuple(Stage(seeds, partial(stored.linear, forward=seeds.forward)) for seeds in self._made)
 
-    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+    def residuals(
+        self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]
+    ) -> Residuals:
         """Residuals."""
-        return Held(residuals)
+        return Residuals(residuals)
 
     def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
         """Each nonzero in its place."""

@@ -19,7 +19,7 @@ from ._passes import LinearMap, Results
 Blocks = list[list[Any]]
 
 
-class Held(NamedTuple):
+class Residuals(NamedTuple):
     """What the primal program leaves for the passes.
 
     Attributes:
@@ -47,11 +47,11 @@ class Stage:
     linear: Callable[[Sequence[Any]], LinearMap]
     rows: Callable[[Sequence[Any], Sequence[Results]], Sequence[Any]] | None = None
 
-    def like(self, held: Held, results: Sequence[Results]) -> Sequence[Any]:
+    def like(self, residuals: Residuals, results: Sequence[Results]) -> Sequence[Any]:
         """What seeds are made like; the rows that they are, where passes begin with some."""
         if self.rows is not None:
-            return self.rows(held.read, results)
-        given = held.xs if self.seeds.forward else held.ys
+            return self.rows(residuals.read, results)
+        given = residuals.xs if self.seeds.forward else residuals.ys
         return given if given is not None else [zeros_like(aval) for aval in self.seeds.seeded.avals]
 
 
@@ -71,7 +71,9 @@ class Execution(Protocol):
     @property
     def uses_known_values(self) -> bool: ...
 
-    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+    def residuals(
+        self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]
+    ) -> Residuals:
         """What the passes read."""
         ...
 

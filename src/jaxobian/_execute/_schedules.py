@@ -14,7 +14,7 @@ from .._compiler import compiler_options
 from .._outputs import Output
 from .._seeds import UNROLLED_CHUNKS, Run
 from .._trace import LinearProgram
-from ._execution import Blocks, Execution, Held
+from ._execution import Blocks, Execution, Residuals
 from ._passes import Results, empty_buffers, step, swept
 
 Computed = tuple[Blocks, list[Any], list[Any]]
@@ -25,10 +25,10 @@ def traceable(execution: Execution, output: Output, value: bool) -> Executable:
     """One traceable function: operands, x -> blocks of J as the user gets them, y where asked for, aux."""
 
     def run(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
-        ys, aux, held = _held(execution, operands, xs)
+        ys, aux, residuals = _evaluated(execution, operands, xs)
         results: list[Results] = []
         for stage in execution.stages:
-            results.append(swept(stage.seeds, stage.linear(held.read), stage.like(held, results)))
+            results.append(swept(stage.seeds, stage.linear(residuals.read), stage.like(residuals, results)))
         return execution.blocks(results, output), ys if value else [], aux
 
     return run
@@ -57,18 +57,20 @@ def compiled(execution: Execution, output: Output, value: bool, platform: str, *
     return jit(traceable(execution, output, value))
 
 
-def _held(execution: Execution, operands: Sequence[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any], Held]:
+def _evaluated(
+    execution: Execution, operands: Sequence[Any], xs: Sequence[Any]
+) -> tuple[list[Any], list[Any], Residuals]:
     """y, aux, and what the passes read."""
     program = execution.program
     assert isinstance(program, LinearProgram), "only a whole program can be evaluated"
     ys, aux, residuals = program.evaluate(operands, xs)
-    return ys, aux, execution.held(operands, xs, ys, residuals)
+    return ys, aux, execution.residuals(operands, xs, ys, residuals)
 
 
 def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..., Any]) -> Executable:
     """Stage after stage, chunk after chunk, each compiled once."""
     stages = execution.stages
-    prepare = _forwarding(partial(_held, execution), jit)
+    prepare = _forwarding(partial(_evaluated, execution), jit)
     # A run of one array becomes its block as it is; one of several is split, which needs new memory.
     donated = [[execution.in_place(output) and len(run.leaves) == 1 for run in s.seeds.runs()] for s in stages]
 
@@ -77,8 +79,8 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
         results = [[next(first) if one else next(second) for one in ones] for ones in donated]
         return execution.blocks(results, output)
 
-    def like(number: int, held: Held, results: Sequence[Results]) -> Sequence[Any]:
-        return stages[number].like(held, results)
+    def like(number: int, residuals: Residuals, results: Sequence[Results]) -> Sequence[Any]:
+        return stages[number].like(residuals, results)
 
     def start(number: int, run: Run, read: Any, like: Sequence[Any]) -> list[Any]:
         return empty_buffers(stages[number].seeds, run, stages[number].linear(read), like)
@@ -91,16 +93,16 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
     chunk = jit(chunk, static_argnums=(0, 1), donate_argnums=3)
 
     def run_all(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
-        ys, aux, held = prepare(operands, xs)
+        ys, aux, residuals = prepare(operands, xs)
         results: list[Results] = []
         for number, stage in enumerate(stages):
             # What seeds are made like is there; rows are computed, once.
-            begin = stage.like(held, results) if stage.rows is None else rows(number, held, results)
+            begin = stage.like(residuals, results) if stage.rows is None else rows(number, residuals, results)
             brought = []
             for run in stage.seeds.runs():
-                buffers = start(number, run, held.read, begin)
+                buffers = start(number, run, residuals.read, begin)
                 for k in range(run.chunks):
-                    buffers = chunk(number, run, jnp.asarray(k), buffers, held.read, begin)
+                    buffers = chunk(number, run, jnp.asarray(k), buffers, residuals.read, begin)
                 brought.append(buffers)
             results.append(brought)
         pairs = list(zip(itertools.chain(*donated), itertools.chain(*results), strict=True))
@@ -111,20 +113,28 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
 
 
 def _forwarding(prepare: Callable[..., Any], jit: Callable[..., Any]) -> Callable[..., Any]:
-    """`prepare` compiled, without a copy of the arguments that it hands on (weights are residuals as they stand)."""
-    known: list[tuple[Any, list[int | None]]] = []
+    """`prepare` compiled, without a copy of what it returns twice, or of the arguments that it hands on.
+
+    Weights are residuals as they stand, and y is what cotangents are made like.
+    """
+    known: list[tuple[Any, list[int]]] = []
 
     @jit
     def computed(*args: Any) -> list[Any]:
         given = jax.tree.leaves(args)
         leaves, tree = jax.tree.flatten(prepare(*args))
-        sources = [next((k for k, x in enumerate(given) if x is leaf), None) for leaf in leaves]
-        known.append((tree, sources))
-        return [leaf for leaf, source in zip(leaves, sources, strict=True) if source is None]
+        every = list(given)
+        places = []
+        for leaf in leaves:
+            place = next((k for k, x in enumerate(every) if x is leaf), len(every))
+            every += [leaf] if place == len(every) else []
+            places.append(place)
+        known.append((tree, places))
+        return every[len(given) :]
 
     def run(*args: Any) -> Any:
-        new, given = iter(computed(*args)), jax.tree.leaves(args)
-        tree, sources = known[-1]
-        return jax.tree.unflatten(tree, [next(new) if source is None else given[source] for source in sources])
+        every = [*jax.tree.leaves(args), *computed(*args)]
+        tree, places = known[-1]
+        return jax.tree.unflatten(tree, [every[place] for place in places])
 
     return run

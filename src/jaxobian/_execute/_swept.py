@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from .._outputs import OUTPUTS, Output
 from .._seeds import Seeds
 from .._trace import Ends, Linear, LinearProgram, pullback
-from ._execution import Blocks, Held, Stage
+from ._execution import Blocks, Residuals, Stage
 from ._passes import LinearMap, Results
 from ._placed import filled, placed
 
@@ -103,9 +103,11 @@ class Swept:
         rows = self.build.rows
         return None if rows is None else lambda read, _: [rows(read)]
 
-    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+    def residuals(
+        self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]
+    ) -> Residuals:
         """Residuals, or operands and x."""
-        return Held([*operands, *xs] if self.build.recomputes else residuals, xs, ys)
+        return Residuals([*operands, *xs] if self.build.recomputes else residuals, xs, ys)
 
     def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
         """Each result in its place."""
@@ -142,9 +144,11 @@ class Copied:
         """Those of the function of copies."""
         return self.swept.stages
 
-    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+    def residuals(
+        self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]
+    ) -> Residuals:
         """Residuals; the copies read the same."""
-        return self.swept.held(operands, xs, ys, residuals)
+        return self.swept.residuals(operands, xs, ys, residuals)
 
     def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
         """The blocks of the batch, examples where y has them."""

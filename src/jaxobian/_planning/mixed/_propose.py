@@ -23,7 +23,7 @@ import numpy as np
 
 from ..._analysis import Cut, chain, narrow_places, narrowest, path_splits, stages
 from ..._arrays import describe, is_complex, is_inexact
-from ..._execute import Blocks, Held, Results, Stage
+from ..._execute import Blocks, Residuals, Results, Stage
 from ..._outputs import Output
 from ..._trace import UNKNOWN_LINE, Linear, Side, active_variables, obstructions, source_line
 from ..._words import WORDS, counted, listed, pass_count
@@ -84,9 +84,11 @@ class Factored:
             first += len(own)
         return found
 
-    def held(self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]) -> Held:
+    def residuals(
+        self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]
+    ) -> Residuals:
         """Residuals."""
-        return Held(residuals)
+        return Residuals(residuals)
 
     def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
         """The tree multiplied out."""
