@@ -1,7 +1,7 @@
 """Ways to multiply a linear program out: one file a strategy.
 
 Each has `propose(problem, earlier) -> Candidate | Impossible`, and stands in `STRATEGIES`. A candidate carries its
-execution, which runs it; `_plan` compares what they take.
+execution, which runs it; `_choose` compares what they take.
 """
 
 from ._choose import Choice as Choice

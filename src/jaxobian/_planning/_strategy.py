@@ -10,11 +10,11 @@ from ._problem import Candidate, Impossible, Problem, Proposals
 from ._sweeps import CLEAR_WIN
 
 
-def _never(problem: Problem) -> float:
+def _none(problem: Problem) -> float:
     return 1.0
 
 
-def _products(problem: Problem) -> float:
+def _clearly(problem: Problem) -> float:
     return CLEAR_WIN
 
 
@@ -35,14 +35,14 @@ class Strategy:
 
     mode: str
     propose: Callable[[Problem, Proposals], Candidate | Impossible]
-    handicap: Callable[[Problem], float] = _never
+    handicap: Callable[[Problem], float] = _none
 
 
 # In the order in which they are asked: each sees what those before it propose.
 STRATEGIES = (
     Strategy("fwd", forward.propose),
     Strategy("rev", reverse.propose),
-    Strategy("mixed", mixed.propose, _products),
+    Strategy("mixed", mixed.propose, _clearly),
     Strategy("colored", colored.propose, _colors),
     Strategy("rev", per_example.propose),
 )
