@@ -166,7 +166,12 @@ def _sine(x: Array) -> Array:
 _sine.def_vmap(lambda size, batched, x: (jnp.sin(x) * x, batched[0]))
 
 
-@pytest.mark.parametrize("before", [_grown, _sine])
+def _looked_up(x: Array) -> Array:
+    """Where the tangents of x go into a search whose results are integers."""
+    return _sine(jnp.interp(x, jnp.asarray([0.0, 0.5, 2.0]), 2 * x[:3]))
+
+
+@pytest.mark.parametrize("before", [_grown, _sine, _looked_up])
 @pytest.mark.parametrize("after", [_grown, _sine, lambda x: x])
 def test_integers_beside_what_goes_forward_only(before: Callable[..., Any], after: Callable[..., Any]) -> None:
     # Each of the two has a mode of its own: between them is a cut.

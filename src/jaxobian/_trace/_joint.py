@@ -21,11 +21,13 @@ def both_apart(program: Program, seeds: tuple[Any, ...]) -> Program:
     for equation in program.equations:
         places = {k for k, v in enumerate(equation.invars) if is_variable(v) and v in active}
         reached = _reached(equation, places) if places else set()
-        if reached and len(reached) < len(equation.outvars):
+        if places and len(reached) < len(equation.outvars):
+            # A loop of integers may be handed tangents all the same, which nothing comes of.
             still = [zero_literal(v.aval) if k in places else v for k, v in enumerate(equation.invars)]
             equations.append(equation.replace(invars=still, outvars=_only(equation, reached, inside=False)))
             equation = equation.replace(outvars=_only(equation, reached, inside=True))
-        equations.append(equation)
+        if reached or not places:
+            equations.append(equation)
         active.update(v for k, v in enumerate(equation.outvars) if k in reached)
     return Program(program.inputs, program.outputs, tuple(equations))
 
