@@ -11,6 +11,9 @@ N ?= 2000
 FIRST ?= 1000
 GO_ON ?=
 TESTS ?=
+# Programs, most of which run once, are compiled in a hurry.
+HASTY := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
+PARTS := tests/analysis tests/call tests/coloring tests/execute tests/trace
 
 ifeq ($(PYTHON),python3)
   SUFFIX :=
@@ -29,7 +32,7 @@ RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test fuzz lint notebooks bench choices calibrate clean
+.PHONY: help demo check test test-all mutants fuzz lint notebooks bench choices calibrate clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,12 +41,21 @@ help: ## Say what can be made
 demo: $(VENV)/.has-demo ## Train LeNet-5 on real digits, explain its Jacobians, draw lenet_jacobian.png
 	$(RUN) -m jaxobian.demo
 
-test: $(VENV)/.has-dev ## Run the tests and the doctests, on WORKERS=2 processes
-	$(RUN) -m pytest -n $(WORKERS) --ignore=tests/test_meshes.py $(TESTS)
-	$(if $(TESTS),,XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8" $(RUN) -m pytest tests/test_meshes.py)
+check: $(VENV)/.has-dev ## Test the parts one by one, in less than a minute
+	XLA_FLAGS="$$XLA_FLAGS $(HASTY)" $(RUN) -m pytest -n $(WORKERS) -m "not slow and not devices" $(PARTS) $(TESTS)
+
+test: $(VENV)/.has-dev ## Run the tests and the doctests but the slow ones, on WORKERS=2 processes
+	XLA_FLAGS="$$XLA_FLAGS $(HASTY)" $(RUN) -m pytest -n $(WORKERS) -m "not slow and not devices" $(TESTS)
+
+test-all: $(VENV)/.has-dev ## Run every test, compiled as users have it and on 8 devices, too; and what they cover
+	$(RUN) -m pytest -n $(WORKERS) -m "not devices" --cov --cov-report= $(TESTS)
+	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8" $(RUN) -m pytest -m devices --cov --cov-append $(TESTS)
+
+mutants: $(VENV)/.has-dev ## Plant 24 faults in copies of src, one at a time: the tests must catch them
+	$(RUN) tests/mutants.py
 
 fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs with JAX run op by op
-	JAXOBIAN_FUZZ=$(N) JAXOBIAN_FUZZ_FIRST=$(FIRST) JAXOBIAN_FUZZ_GO_ON=$(GO_ON) $(RUN) -m pytest tests/test_fuzz.py
+	JAXOBIAN_FUZZ=$(N) JAXOBIAN_FUZZ_FIRST=$(FIRST) JAXOBIAN_FUZZ_GO_ON=$(GO_ON) $(RUN) -m pytest tests/whole/test_fuzz.py
 
 lint: $(VENV)/.has-dev ## Check style, types, and who imports whom
 	$(RUN) -m ruff check .

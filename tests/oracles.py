@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -11,6 +13,17 @@ import numpy as np
 from jaxobian._analysis import Line, Relation, Structure, structure
 from jaxobian._analysis.ties._axes import Dependence, Notes, _inside
 from jaxobian._trace import inlined, program_of, trace
+
+
+def assert_same(actual: Any, expected: Any, rtol: float = 1e-5) -> None:
+    """Same tree, shapes and dtypes, and values to `rtol` of the largest entry of each block."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), jax.tree_util.keystr(path)
+        wide = np.complex128 if np.iscomplexobj(b) else np.float64
+        a, b = np.asarray(a, wide), np.asarray(b, wide)
+        scale = float(np.max(np.abs(b), where=np.isfinite(b), initial=0))
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
 
 
 def structure_of(f: Callable[..., Any], *xs: Any) -> Structure:
@@ -53,3 +66,25 @@ def assert_ties(relations: Any, blocks: list[list[Any]], ranks: list[int]) -> No
                 continue
             wrong = ~allowed(relation, places[:, :rank], places[:, rank:])
             assert not wrong.any(), f"output {o}, input {j}, {sorted(relation)}: nonzero at {places[wrong][0]}"
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The names of what XLA compiles meanwhile."""
+    found: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if "Finished XLA compilation" in message:
+                found.append(message)
+
+    logger, handler = logging.getLogger("jax"), Handler()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

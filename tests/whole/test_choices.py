@@ -1,0 +1,24 @@
+"""What is chosen for each scenario is what choices.txt says. Where a change is meant: `make choices`, and review it."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+from choices import committed, line
+
+from jaxobian.testing import Scenario, scenarios
+
+pytestmark = pytest.mark.contracts
+
+VERSION, LINES = committed()
+other = jax.__version__ != VERSION
+
+
+def test_every_scenario_has_its_line() -> None:
+    assert list(LINES) == [scenario.name for scenario in scenarios()]
+
+
+@pytest.mark.skipif(other, reason=f"choices.txt is of JAX {VERSION}, whose programs are others")
+@pytest.mark.parametrize("scenario", scenarios(), ids=lambda scenario: scenario.name)
+def test_choices_are_as_committed(scenario: Scenario) -> None:
+    assert line(scenario) == LINES[scenario.name]
