@@ -53,7 +53,12 @@ def traced(word: Word, dtype: str, seed: int) -> Any:
     a, b = (a, b) if word.complex else (as_real(a), as_real(b))
     run = functools.partial(word.run, Maker(seed, INDEX, dtype.startswith("complex")))
     if word.only == "rev":
-        return jax.make_jaxpr(lambda a, b: (lambda y, pull: (y, pull(y)))(*jax.vjp(run, a, b)))(a, b)
+
+        def pulled(a: Any, b: Any) -> Any:
+            y, pull = jax.vjp(run, a, b)
+            return y, pull(y)
+
+        return jax.make_jaxpr(pulled)(a, b)
     return jax.make_jaxpr(lambda a, b: (run(a, b), jax.jvp(run, (a, b), (a, b))))(a, b)
 
 

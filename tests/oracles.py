@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import jaxobian as jb
 from jaxobian._analysis import Line, Relation, Structure, structure
 from jaxobian._analysis.ties._axes import Dependence, Notes, _inside
 from jaxobian._trace import inlined, program_of, trace
@@ -24,6 +25,20 @@ def assert_same(actual: Any, expected: Any, rtol: float = 1e-5) -> None:
         a, b = np.asarray(a, wide), np.asarray(b, wide)
         scale = float(np.max(np.abs(b), where=np.isfinite(b), initial=0))
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+
+
+def candidate(plan: jb.Plan, mode: str) -> jb.Candidate:
+    """A plan's candidate in a mode, which is possible."""
+    (found,) = [c for c in plan.candidates if c.mode == mode]
+    assert isinstance(found, jb.Candidate)
+    return found
+
+
+def impossible(plan: jb.Plan, mode: str) -> jb.Impossible:
+    """Why a mode is not possible."""
+    (found,) = [c for c in plan.candidates if c.mode == mode]
+    assert isinstance(found, jb.Impossible)
+    return found
 
 
 def structure_of(f: Callable[..., Any], *xs: Any) -> Structure:

@@ -15,6 +15,7 @@ from oracles import structure_of
 import jaxobian as jb
 from jaxobian._analysis import constant_part, elements
 from jaxobian._cache import _kept, _Runs
+from jaxobian._request import Format, Mode
 from jaxobian.testing._scenario import normal, weights
 
 
@@ -125,7 +126,7 @@ SEMILINEAR: dict[str, tuple[Callable[..., Any], Array, int]] = {
 
 @pytest.mark.parametrize("name", SEMILINEAR)
 @pytest.mark.parametrize(("format", "chunk_size"), [("dense", None), ("bcoo", 1)])
-def test_stencils_take_no_pass(name: str, format: str, chunk_size: int | None, x64) -> None:
+def test_stencils_take_no_pass(name: str, format: Format, chunk_size: int | None, x64) -> None:
     f, x, passes = SEMILINEAR[name]
     x = x.astype(jnp.float64)
     J = jb.jacobian(f, mode="colored", format=format, chunk_size=chunk_size)
@@ -170,7 +171,7 @@ def test_matrices_of_numpy_are_a_part_of_f() -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "colored", "fwd"])
-def test_matrices_that_change(mode: str) -> None:
+def test_matrices_that_change(mode: Mode) -> None:
     x, matrix = normal(30), BANDED
     f = lambda x: (matrix @ x) * x + matrix @ x
     J = jb.jacobian(f, mode=mode)

@@ -14,6 +14,7 @@ from jax.experimental import sparse as jax_sparse
 from jax.experimental.ode import odeint
 
 import jaxobian as jb
+from jaxobian._request import Format, Mode
 from jaxobian.testing._networks import avg_pool, conv, max_pool
 from jaxobian.testing._scenario import normal, weights
 
@@ -217,7 +218,8 @@ def test_complex_constants_keep_their_imaginary_part(name: str, whose: str) -> N
 
     true = jax.jacfwd(f)(X)
     assert not ((np.asarray(true) != 0) & ~jb.sparsity(f, X).todense()).any(), "a nonzero is missing"
-    for mode, format in (("auto", "dense"), ("colored", "dense"), ("fwd", "dense"), ("auto", "bcoo")):
+    asked: list[tuple[Mode, Format]] = [("auto", "dense"), ("colored", "dense"), ("fwd", "dense"), ("auto", "bcoo")]
+    for mode, format in asked:
         J: Any = jb.jacobian(f, mode=mode, format=format)(X)
         np.testing.assert_allclose(J.todense() if format == "bcoo" else J, true, atol=1e-5, err_msg=mode)
 

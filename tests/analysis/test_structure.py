@@ -22,6 +22,7 @@ from jaxobian._analysis import Digit, Line
 from jaxobian._analysis.ties._kinds import elementwise
 from jaxobian._analysis.ties._rules import RULES, reshaped
 from jaxobian._analysis.ties._ties import compose, holds, join, simplified, transposed, within
+from jaxobian._request import Format, Mode
 from jaxobian._trace import program_of, walk
 from jaxobian.testing import scenarios
 
@@ -69,14 +70,18 @@ def test_allowed_is_holds() -> None:
 SHAPES = [(12,), (3, 4), (4, 3), (2, 6), (2, 3, 2), (6, 1, 2), (2, 2, 3), (12, 1), (1, 3, 4)]
 
 
+def _place(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(int, np.unravel_index(flat, shape)))
+
+
 @pytest.mark.parametrize(("out", "inp"), list(itertools.product(SHAPES, SHAPES)))
 def test_reshapes_keep_their_digits(out: tuple[int, ...], inp: tuple[int, ...]) -> None:
     relation = reshaped(out, inp)
     for flat in range(12):
-        assert holds(relation, np.unravel_index(flat, out), np.unravel_index(flat, inp))
+        assert holds(relation, _place(flat, out), _place(flat, inp))
     # There and back again everything is tied, where every axis of the one is digits of the other.
     back = compose(reshaped(inp, out), relation)
-    assert all(holds(back, np.unravel_index(a, inp), np.unravel_index(a, inp)) for a in range(12))
+    assert all(holds(back, _place(a, inp), _place(a, inp)) for a in range(12))
     if out == (12,):
         assert {Line(a, a, 1, 0) for a, n in enumerate(inp) if n > 1} <= within(back, inp, inp)
 
@@ -211,7 +216,7 @@ RULED: dict[str, tuple[Callable[[Any], Any], Any, set[Any]]] = {
     "cholesky": (lambda a: jnp.linalg.cholesky(a @ jnp.swapaxes(a, 1, 2)), MATRICES, both(0)),
     "cholesky inside a loop": (loop(lambda a: jnp.linalg.cholesky(a @ jnp.swapaxes(a, 1, 2))), MATRICES, both(0)),
     "eigh": (lambda a: jnp.linalg.eigh(a @ jnp.swapaxes(a, 1, 2))[0], MATRICES, both(0)),
-    "tridiagonal solve": (lambda b: lax.linalg.tridiagonal_solve(*(positive(4) * s for s in (0.1, 1, 0.2)), b), normal(4, 5), both(1)),
+    "tridiagonal solve": (lambda b: lax.linalg.tridiagonal_solve(0.1 * positive(4), positive(4), 0.2 * positive(4), b), normal(4, 5), both(1)),
     "conjugate gradients": (lambda b: jax.vmap(lambda v: jax.scipy.sparse.linalg.cg(lambda y: 3 * y + jnp.roll(y, 1) + jnp.roll(y, -1), v)[0])(b), X, both(0)),
     "custom_vjp": (lambda x: straight(x) @ normal(6, 6), X, both(0)),
     "custom_jvp": (lambda x: jax.nn.relu(x) + jax.nn.silu(x), X, both(0, 1)),
@@ -272,7 +277,7 @@ def test_every_nonzero_is_where_ties_allow(name: str) -> None:
     ("name", "mode", "format"),
     [case for k, name in enumerate(RULED) for case in ((name, ("fwd", "rev")[k % 2], "dense"), (name, "auto", "bcoo"))],
 )
-def test_fewer_passes_give_the_same_jacobian(name: str, mode: str, format: str) -> None:
+def test_fewer_passes_give_the_same_jacobian(name: str, mode: Mode, format: Format) -> None:
     f, x, _ = RULED[name]
     expected = [row[0] for row in jacobian_of(name)]
     try:
@@ -496,7 +501,7 @@ PASSES = {
 def test_passes(name: str) -> None:
     f, x, passes = PASSES[name]
     plan = jb.jacobian(f).plan(x)
-    assert min(candidate.passes for candidate in plan.candidates[:2]) == passes  # forward and reverse
+    assert min(c.passes for c in plan.candidates[:2] if isinstance(c, jb.Candidate)) == passes  # forward and reverse
     for mode in ("fwd", "rev"):
         J = jb.jacobian(f, mode=mode)(x)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), J, jax.jacrev(f)(x))

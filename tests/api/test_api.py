@@ -13,6 +13,7 @@ import pytest
 from oracles import assert_same
 
 import jaxobian as jb
+from jaxobian._request import Mode
 
 MODES = ("auto", "fwd", "rev")
 X = jnp.array([0.3, -1.2, 2.0])
@@ -51,21 +52,21 @@ LAYOUTS: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Any]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layout_is_jax_s(name: str, mode: str) -> None:
+def test_layout_is_jax_s(name: str, mode: Mode) -> None:
     f, args, argnums = LAYOUTS[name]
     assert_same(jb.jacobian(f, argnums, mode=mode)(*args), jax.jacrev(f, argnums)(*args))
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 5, 100])
 @pytest.mark.parametrize("mode", MODES)
-def test_chunk_size_never_changes_the_answer(mode: str, chunk_size: int) -> None:
+def test_chunk_size_never_changes_the_answer(mode: Mode, chunk_size: int) -> None:
     f, args, _ = LAYOUTS["trees in two arguments"]
     J = jb.jacobian(f, (0, 1), mode=mode, chunk_size=chunk_size)(*args)
     assert_same(J, jax.jacrev(f, (0, 1))(*args))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_many_chunks(mode: str) -> None:
+def test_many_chunks(mode: Mode) -> None:
     # More than are written out one after the other, and the last one does not divide.
     x = jnp.linspace(-1, 1, 53)
     f = lambda a: jnp.sin(a) * a[::-1]
@@ -124,7 +125,7 @@ def test_value_of_an_empty_tree_is_the_empty_tree() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_aux_comes_back_untouched(mode: str) -> None:
+def test_aux_comes_back_untouched(mode: Mode) -> None:
     def f(a):
         aux = {"name": "kept", "n": 3, "none": None, "array": np.ones(2)}
         return a * 2.0, {**aux, "int": jnp.sum(a > 0), "sin": jnp.sin(a)}
@@ -335,7 +336,7 @@ ODD: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ODD)
-def test_odd_inputs(name: str, mode: str) -> None:
+def test_odd_inputs(name: str, mode: Mode) -> None:
     f, args = ODD[name]
     if mode == "fwd" and "complex" in name:
         pytest.skip("complex inputs run in reverse")
@@ -371,14 +372,14 @@ INERT = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", INERT)
-def test_integer_leaves_are_as_jacrev_s(name: str, mode: str) -> None:
+def test_integer_leaves_are_as_jacrev_s(name: str, mode: Mode) -> None:
     f, point = INERT[name]
     J = jb.jacobian(f, allow_int=True, mode=mode)(point)
     assert_same(J, jax.jacrev(f, allow_int=True)(point))
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_bool_and_key_leaves_may_stay_with_allow_int(mode: str) -> None:
+def test_bool_and_key_leaves_may_stay_with_allow_int(mode: Mode) -> None:
     # jacrev itself fails here; the floating-point leaf is what matters.
     f = lambda p: jnp.where(p["mask"], p["w"], 0.0) * jax.random.normal(p["key"], (3,))
     key, mask = jax.random.key(3), jnp.array([True, False, True])
@@ -394,7 +395,7 @@ def test_keys_and_integers_in_other_arguments_need_nothing() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_integer_inputs_are_refused_by_name(mode: str) -> None:
+def test_integer_inputs_are_refused_by_name(mode: Mode) -> None:
     f = lambda a, p: a * p["w"] * p["layers"][1]["i"]
     p = {"w": X, "layers": [X, {"i": jnp.arange(3)}]}
     with pytest.raises(TypeError, match=r"args\[1\]\['layers'\]\[1\]\['i'\].*i32\[3\].*allow_int"):
@@ -406,7 +407,7 @@ def test_integer_inputs_are_refused_by_name(mode: str) -> None:
     [(lambda a: jnp.argmax(a), r"i32\[\]"), (lambda a: a > 0, r"bool\[3\]"), (lambda a: 3, r"i32\[\]")],
 )
 @pytest.mark.parametrize("mode", MODES)
-def test_integer_outputs_are_refused_by_name(out: Callable[..., Any], shown: str, mode: str) -> None:
+def test_integer_outputs_are_refused_by_name(out: Callable[..., Any], shown: str, mode: Mode) -> None:
     with pytest.raises(TypeError, match=rf"\['y'\]\[1\].*{shown}.*has_aux"):
         jb.jacobian(lambda a: {"x": a, "y": (a, out(a))}, mode=mode)(X)
     with pytest.raises(TypeError, match=rf"{shown}.*has_aux"):
@@ -438,7 +439,7 @@ FLOATS = (jnp.float16, jnp.bfloat16, jnp.float32)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("out", FLOATS)
 @pytest.mark.parametrize("inp", FLOATS)
-def test_a_leaf_has_the_promoted_dtype_whichever_mode_ran(inp: Any, out: Any, mode: str, promotion: str) -> None:
+def test_a_leaf_has_the_promoted_dtype_whichever_mode_ran(inp: Any, out: Any, mode: Mode, promotion: str) -> None:
     f = lambda a: (a * a).astype(out)
     with jax.numpy_dtype_promotion(promotion):
         J = jb.jacobian(f, mode=mode)(jnp.array([1.0, 2.0, 0.5], inp))
@@ -447,7 +448,7 @@ def test_a_leaf_has_the_promoted_dtype_whichever_mode_ran(inp: Any, out: Any, mo
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_leaf_has_its_own_dtype(mode: str) -> None:
+def test_each_leaf_has_its_own_dtype(mode: Mode) -> None:
     point = {"h": jnp.ones(2, jnp.float16), "s": jnp.ones(2, jnp.float32)}
     f = lambda p: (p["h"] * 2, p["s"] + p["h"].astype(jnp.float32))
     J = jb.jacobian(f, mode=mode)(point)
@@ -458,14 +459,14 @@ def test_each_leaf_has_its_own_dtype(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "mixed"])
-def test_a_block_that_is_zero_has_its_dtype_too(mode: str) -> None:
+def test_a_block_that_is_zero_has_its_dtype_too(mode: Mode) -> None:
     J = jb.jacobian(lambda x: jnp.ones(2, jnp.float16), mode=mode)(jnp.ones(3))
     assert J.dtype == jnp.float32
     assert not J.any()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_double_precision(mode: str) -> None:
+def test_double_precision(mode: Mode) -> None:
     with jax.enable_x64(True):
         x = jnp.array([0.1, 0.2], jnp.float64)
         f = lambda a: jnp.stack([jnp.sin(a[0]) * a[1], a[1] ** 3])
@@ -496,7 +497,7 @@ def test_complex_to_real_runs_in_reverse_with_jax_s_convention() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])
-def test_holomorphic(mode: str, chunk_size: int | None) -> None:
+def test_holomorphic(mode: Mode, chunk_size: int | None) -> None:
     f = lambda z: jnp.exp(z) * z[::-1]
     J = jb.jacobian(f, holomorphic=True, mode=mode, chunk_size=chunk_size)(Z)
     assert_same(J, jax.jacrev(f, holomorphic=True)(Z))
@@ -509,7 +510,7 @@ def test_complex_inside_a_real_function_is_nobody_s_business() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_complex_to_complex_wants_the_word(mode: str) -> None:
+def test_complex_to_complex_wants_the_word(mode: Mode) -> None:
     with pytest.raises((TypeError, ValueError), match="holomorphic=True"):
         jb.jacobian(lambda z: z**2, mode=mode)(Z)
 
@@ -517,7 +518,7 @@ def test_complex_to_complex_wants_the_word(mode: str) -> None:
 @pytest.mark.parametrize(
     ("f", "x", "mode"), [(lambda a: a * 1j, X, "rev"), (lambda z: jnp.real(z), Z, "fwd")], ids=["rev", "fwd"]
 )
-def test_a_forced_mode_that_complex_numbers_forbid_says_why(f: Any, x: Any, mode: str) -> None:
+def test_a_forced_mode_that_complex_numbers_forbid_says_why(f: Any, x: Any, mode: Mode) -> None:
     with pytest.raises(jb.ModeError, match=r"real (in|out)puts"):
         jb.jacobian(f, mode=mode)(x)
 

@@ -13,6 +13,7 @@ import pytest
 from oracles import assert_same
 
 import jaxobian as jb
+from jaxobian._request import Mode
 
 MODES = ("auto", "fwd", "rev")
 B = 5
@@ -40,7 +41,7 @@ def each(f: Callable[..., Any], argnums: Any = 0, in_axes: Any = 0) -> Callable[
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_example_has_its_own_jacobian(mode: str, chunk_size: int | None) -> None:
+def test_every_example_has_its_own_jacobian(mode: Mode, chunk_size: int | None) -> None:
     J = jb.batch_jacobian(batch, mode=mode, chunk_size=chunk_size)(X)
     assert J.shape == (B, 2, 3)
     assert_same(J, each(one)(X))
@@ -59,7 +60,7 @@ AXES: dict[str, tuple[Any, Any]] = {  # in_axes, out_axes
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
 @pytest.mark.parametrize("name", AXES)
-def test_axes(name: str, mode: str) -> None:
+def test_axes(name: str, mode: Mode) -> None:
     in_axes, out_axes = AXES[name]
     axis_in = in_axes[0] if isinstance(in_axes, tuple | list) else in_axes
     f = lambda x: jnp.moveaxis(batch(jnp.moveaxis(x, axis_in, 0)), 0, out_axes)
@@ -70,7 +71,7 @@ def test_axes(name: str, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
 @pytest.mark.parametrize(("axis_in", "axis_out"), [(0, 1), (1, 0), (2, 2), (-1, 1), (1, -1)])
-def test_axes_in_the_middle(axis_in: int, axis_out: int, mode: str) -> None:
+def test_axes_in_the_middle(axis_in: int, axis_out: int, mode: Mode) -> None:
     image = jnp.linspace(-1, 1, B * 6).reshape(B, 2, 3)
     g = lambda x: jnp.sin(x @ x.T)[:, :, None] * x[0]  # (2, 3) -> (2, 2, 3)
     f = lambda x: jnp.moveaxis(jax.vmap(g)(jnp.moveaxis(x, axis_in, 0)), 0, axis_out)
@@ -79,7 +80,7 @@ def test_axes_in_the_middle(axis_in: int, axis_out: int, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
-def test_trees_of_axes(mode: str) -> None:
+def test_trees_of_axes(mode: Mode) -> None:
     # One example: a (3,), b (2, 2) -> y (3,), z (), with the batch at a different place in each.
     def g(p):
         return {"y": jnp.sin(p["a"]) * p["b"][0, 1], "z": (jnp.sum(p["b"]) * p["a"][0],)}
@@ -119,7 +120,7 @@ def test_scalars_of_each_example() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [0, 1, 2])
-def test_small_batches(size: int, mode: str) -> None:
+def test_small_batches(size: int, mode: Mode) -> None:
     J = jb.batch_jacobian(batch, mode=mode)(X[:size])
     assert_same(J, each(one)(X)[:size])
 
@@ -182,7 +183,7 @@ def test_complex_and_integer_leaves() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_loop_of_chunks(mode: str) -> None:
+def test_a_loop_of_chunks(mode: Mode) -> None:
     x = jnp.linspace(-1, 1, B * 40).reshape(B, 40)
     g = lambda x: jnp.sin(x) * x[::-1]
     J = jb.batch_jacobian(jax.vmap(g), mode=mode, chunk_size=1)(x)
@@ -220,7 +221,7 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
 @pytest.mark.parametrize("chunk_size", [None, 3])
-def test_b_by_b_blocks_are_never_built(mode: str, chunk_size: int | None) -> None:
+def test_b_by_b_blocks_are_never_built(mode: Mode, chunk_size: int | None) -> None:
     many = jnp.ones((101, 3))  # prime: a product that contains it twice is no accident
     compute = jb.batch_jacobian(lambda x: jnp.tanh(x @ W), mode=mode, chunk_size=chunk_size)
     jaxpr = jax.make_jaxpr(compute)(many).jaxpr
@@ -232,7 +233,7 @@ def test_b_by_b_blocks_are_never_built(mode: str, chunk_size: int | None) -> Non
 
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
-def test_a_batch_takes_the_passes_of_one_example(mode: str) -> None:
+def test_a_batch_takes_the_passes_of_one_example(mode: Mode) -> None:
     plans = [jb.batch_jacobian(batch, mode=mode).plan(jnp.ones((size, 3))) for size in (1, 7, 64)]
     assert {plan.passes for plan in plans} == {3 if mode == "fwd" else 2}
     assert jb.jacobian(one, mode=mode).plan(X[0]).passes == plans[0].passes

@@ -13,6 +13,7 @@ import oracles
 import pytest
 
 import jaxobian as jb
+from jaxobian._request import Mode
 
 MODES = ("auto", "fwd", "rev")
 X = jnp.array([0.3, -1.2, 2.0])
@@ -53,7 +54,7 @@ def test_layout_and_values_are_jax_s(name: str) -> None:
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])
 @pytest.mark.parametrize("mode", MODES)
-def test_modes_and_chunks(mode: str, chunk_size: int | None) -> None:
+def test_modes_and_chunks(mode: Mode, chunk_size: int | None) -> None:
     f, args, _ = CASES["dict to scalar"]
     assert_same(jb.hessian(f, mode=mode, chunk_size=chunk_size)(*args), jax.hessian(f)(*args))
 
@@ -160,6 +161,7 @@ def test_errors_name_the_user_s_leaves() -> None:
 
 def test_a_jacobian_inside_leaves_the_hessian_symmetric() -> None:
     f = lambda x: jnp.sum(jb.jacobian(lambda x: x**3 * jnp.roll(x, 1))(x) ** 2)
+    H: Any
     H, x = jb.hessian(f), jnp.linspace(0.5, 1.5, 12)
     H.plan(x)
     assert not H._gradient.has_rules

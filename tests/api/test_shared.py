@@ -14,6 +14,7 @@ from oracles import assert_same
 import jaxobian as jb
 from jaxobian import _values
 from jaxobian._analysis import influence
+from jaxobian._request import Mode
 from jaxobian.testing._scenario import normal, weights
 
 X = normal(6, 3)
@@ -34,7 +35,7 @@ EXPECTED = jax.vmap(jax.jacrev(one), (None, 0))(PARAMS, X)
 @pytest.mark.parametrize("mode", ["auto", "fwd", "rev"])
 @pytest.mark.parametrize("jitted", [False, True])
 @pytest.mark.parametrize("chunk_size", [None, 1])
-def test_every_example_by_its_parameters(mode: str, jitted: bool, chunk_size: int | None) -> None:
+def test_every_example_by_its_parameters(mode: Mode, jitted: bool, chunk_size: int | None) -> None:
     J = jb.batch_jacobian(apply, in_axes=(None, 0), mode=mode, chunk_size=chunk_size)
     assert_same((jax.jit(J) if jitted else J)(PARAMS, X), EXPECTED)
 

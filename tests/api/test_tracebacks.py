@@ -60,7 +60,7 @@ def test_at_most_two_frames_stand_between_a_call_and_f(name: str) -> None:
 
 
 def test_all_frames_are_there_where_jax_is_asked_for_its_own() -> None:
-    before = jax.config.jax_traceback_filtering
+    before = jax.config.read("jax_traceback_filtering")
     jax.config.update("jax_traceback_filtering", "off")
     try:
         found = frames(CALLS["a call"])
@@ -97,6 +97,11 @@ class Model:
     __call__ = method
 
 
+@functools.wraps(branches)
+def decorated(*args, **more):
+    return branches(*args, **more)
+
+
 BRANCHES = {
     "one argument": (branches, 0, (X,), {}, "branches", "x"),
     "not the first": (second, 1, (X, X), {}, "second", "b"),
@@ -108,7 +113,14 @@ BRANCHES = {
     "a callable object": (Model(), 0, (X,), {}, "method", "x"),
     "a part of its arguments": (functools.partial(branches, scale=3.0), 0, (X,), {}, "branches", "x"),
     "its first argument given": (functools.partial(second, X), 0, (X,), {}, "second", "b"),
-    "decorated": (functools.wraps(branches)(lambda *args: branches(*args)), 0, (X,), {}, "branches", "x"),
+    "decorated": (
+        decorated,
+        0,
+        (X,),
+        {},
+        "branches",
+        "x",
+    ),
 }
 
 

@@ -16,6 +16,7 @@ import pytest
 import jaxobian as jb
 from jaxobian import _budget
 from jaxobian._budget import Budget, budget, free_bytes, parse_bytes
+from jaxobian._request import Mode
 
 CPU = jax.devices()[0]
 N = 60
@@ -162,7 +163,7 @@ def test_memory_that_the_machine_has(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("mode", ["auto", "fwd", "rev"])
-def test_a_budget_is_kept_and_never_changes_the_answer(mode: str) -> None:
+def test_a_budget_is_kept_and_never_changes_the_answer(mode: Mode) -> None:
     x = jnp.linspace(-1, 1, N)
     expected = jax.jacrev(chain)(x)
     widths = []
@@ -207,7 +208,7 @@ def test_where_j_does_not_fit_nothing_runs(transform: Any, chunk_size: int | Non
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 10])
 @pytest.mark.parametrize("mode", ["auto", "fwd", "rev"])
-def test_where_j_fits_but_no_pass_does_nothing_runs(mode: str, chunk_size: int | None) -> None:
+def test_where_j_fits_but_no_pass_does_nothing_runs(mode: Mode, chunk_size: int | None) -> None:
     J = jb.jacobian(no_run, mode=mode, memory_budget=J_BYTES + 8, chunk_size=chunk_size)
     with pytest.raises(jb.MemoryBudgetError, match=r"J alone 14\.4 kB; the budget is 14\.4 kB"):
         J(jnp.ones(N))

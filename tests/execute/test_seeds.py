@@ -15,6 +15,7 @@ import pytest
 import jaxobian as jb
 from jaxobian._execute import _scatter, swept
 from jaxobian._planning import _sweeps
+from jaxobian._request import Mode
 from jaxobian._seeds import Seeds, _seeds
 from jaxobian._trace import Side
 from jaxobian.testing import Scenario, scenarios
@@ -152,7 +153,7 @@ def test_what_is_seeded_may_be_infinite() -> None:
 
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
-def test_long_loops_over_packed_leaves(mode: str) -> None:
+def test_long_loops_over_packed_leaves(mode: Mode) -> None:
     # Outside a trace long loops run on the host, step by step, into donated buffers.
     tree = {"a": jnp.ones(2), "b": jnp.ones(2), "c": jnp.linspace(0, 1, 70)}
     f = lambda p: {"u": p["a"] * 2, "v": p["b"] * p["a"], "w": jnp.sin(p["c"]) * p["a"][0]}
@@ -163,7 +164,7 @@ def test_long_loops_over_packed_leaves(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
-def test_long_loops_leave_arguments_and_values_alone(mode: str) -> None:
+def test_long_loops_leave_arguments_and_values_alone(mode: Mode) -> None:
     # Buffers are donated; what the caller holds is not.
     w, x = jnp.eye(60) * 2, jnp.linspace(0, 1, 60)
     J = jb.jacobian(lambda x: (w @ x, x), mode=mode, chunk_size=2)
@@ -171,13 +172,13 @@ def test_long_loops_leave_arguments_and_values_alone(mode: str) -> None:
         (y, same), (A, B) = J.with_value(x)
         np.testing.assert_array_equal(A, w)
         np.testing.assert_array_equal(B, jnp.eye(60))
-    np.testing.assert_allclose(y, 2 * x)
-    np.testing.assert_array_equal(same, x)
+        np.testing.assert_allclose(y, 2 * x)
+        np.testing.assert_array_equal(same, x)
 
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
 @pytest.mark.parametrize(("inp", "out"), [(jnp.float16, jnp.float32), (jnp.float32, jnp.float16)])
-def test_long_loops_in_two_precisions(inp: Any, out: Any, mode: str) -> None:
+def test_long_loops_in_two_precisions(inp: Any, out: Any, mode: Mode) -> None:
     x = jnp.linspace(0, 1, 40, dtype=inp)
     f = lambda x: (x * x).astype(out)
     J = jb.jacobian(f, mode=mode, chunk_size=2)(x)
@@ -216,6 +217,7 @@ def test_zeros_of_several_blocks_are_not_copied() -> None:
     spot, sigma = jnp.linspace(0.5, 2, 300), jnp.linspace(0.1, 0.5, 300)
     for J in (jb.jacobian(call_price, (0, 1), mode="rev"), jb.jacobian(call_price, (0, 1), mode="colored")):
         text = jax.jit(J).lower(spot, sigma).compile().as_text()
+        assert text is not None
         assert text.count("f32[90000]{0} fusion") >= 4
         assert "f32[90000]{0} copy" not in text
 
@@ -230,7 +232,7 @@ TIED = [(scenario, mode) for scenario in scenarios() if scenario.name in WITH_TI
 @pytest.mark.parametrize("transform", [lambda J: J, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize(("scenario", "mode"), TIED, ids=[f"{scenario.name}-{mode}" for scenario, mode in TIED])
 def test_results_put_in_place_one_by_one(
-    scenario: Scenario, mode: str, transform: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, mode: Mode, transform: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     f, args = scenario.make()
     J = jb.jacobian if not scenario.batched else jb.batch_jacobian
@@ -258,7 +260,9 @@ LARGE = [
 
 
 @pytest.mark.parametrize(("name", "mode"), LARGE)
-def test_blocks_of_more_elements_than_an_index_can_count(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_more_elements_than_an_index_can_count(
+    name: str, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # JAX counts in 32 bits: past 2**31 elements a flat index would wrap around, and nobody would see it.
     (scenario,) = [s for s in scenarios() if s.name == name]
     f, args = scenario.make()

@@ -75,7 +75,7 @@ def _transforms(program: Program, all_modes: bool, tally: Tally) -> dict[str, Ca
     rng = np.random.default_rng(program.seed)
     chunk_size = [None, None, 1, 2, 5][rng.integers(5)]
     forced = MODES if all_modes else (MODES[program.seed % len(MODES)],)
-    asked = [(mode, format) for mode in ("auto", *forced) for format in ("dense", "bcoo")]
+    asked: list[tuple[Any, Any]] = [(mode, format) for mode in ("auto", *forced) for format in ("dense", "bcoo")]
     if not all_modes:
         asked = [("auto", "dense"), (forced[0], "dense") if program.seed // 4 % 2 else ("auto", "bcoo")]
     possible = {"rev": reversible(program), "fwd": program.kind != "complex to real" and not program.needs("rev")}

@@ -7,11 +7,11 @@ import json
 import platform
 from collections import Counter
 from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 
 from .program import Program
 
@@ -50,8 +50,9 @@ class Tally:
     def read(cls, path: Path) -> Tally:
         """A record that was written, to go on with."""
         found = json.loads(path.read_text())
-        counts = {each.name: found[_NAMES.get(each.name, each.name)] for each in fields(cls)}
-        return cls(**{name: Counter(v) if name in _COUNTERS else v for name, v in counts.items()})
+        counts: dict[str, Any] = {each.name: found[_NAMES.get(each.name, each.name)] for each in fields(cls)}
+        counts |= {name: Counter(counts[name]) for name in _COUNTERS}
+        return cls(**counts)
 
     def begin(self, program: Program) -> None:
         self.programs += 1
@@ -81,7 +82,7 @@ class Tally:
             "versions": {
                 "python": platform.python_version(),
                 "jax": jax.__version__,
-                "jaxlib": jaxlib.__version__,
+                "jaxlib": version("jaxlib"),
             },
             "date": datetime.date.today().isoformat(),
         }

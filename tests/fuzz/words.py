@@ -36,10 +36,10 @@ class Word:
 WORDS: dict[str, dict[str, Word]] = {}
 
 
-def word(group: str, **kind: Any) -> Callable[[Callable[..., Array]], Callable[..., Array]]:
+def word(group: str, **kind: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add a word of the function's name to a group."""
 
-    def named(function: Callable[..., Array]) -> Callable[..., Array]:
+    def named(function: Callable[..., Any]) -> Callable[..., Any]:
         add(group, function.__name__, function, **kind)
         return function
 

@@ -14,6 +14,7 @@ import pytest
 from jax import Array
 
 import jaxobian as jb
+from jaxobian._request import Mode
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -163,7 +164,7 @@ def test_outputs_that_cancel_do_so_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "mixed"])
-def test_what_is_not_a_number_is_not_hidden(mode: str) -> None:
+def test_what_is_not_a_number_is_not_hidden(mode: Mode) -> None:
     f = lambda x: jnp.sqrt(((x[:, None] - x[None]) ** 2).sum(-1)).sum(1)  # of zero, on the diagonal
     J = np.asarray(jb.jacobian(f, mode=mode)(X))
     assert np.isnan(np.diagonal(J)).all()
@@ -308,7 +309,7 @@ def drawn(seed: int) -> tuple[Callable[[Array], Any], Array]:
             first, second = copies
             z = factors[0] * first * jnp.cos(second) + factors[1] * second
         else:
-            z = sum(float(c) * copy for c, copy in zip(factors, copies, strict=True))
+            z = jnp.asarray(sum(float(c) * copy for c, copy in zip(factors, copies, strict=True)))
         if kind == 1:  # the last axis is mixed
             z = z * jnp.exp(-(z**2).sum(-1, keepdims=True))
         elif kind == 2:

@@ -78,6 +78,7 @@ def test_griewank_and_naumann() -> None:
     )
     tree = plain.cheapest()
     assert tree == Multiply(Leaf(0, 0, "rev"), Leaf(1, 1, "fwd"))
+    assert tree is not None
     assert plain.cost(tree) == 5 * 1000 + 5 * 1000 + 100 * 5 * 100
     assert plain.cost(Leaf(0, 1, "fwd")) == 100 * 1000 * 2
 

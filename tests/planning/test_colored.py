@@ -12,6 +12,7 @@ import pytest
 from jax import Array
 
 import jaxobian as jb
+from jaxobian._request import Format
 from jaxobian.testing._networks import conv
 from jaxobian.testing._scenario import normal, weights
 
@@ -52,7 +53,7 @@ CASES: dict[str, tuple[Callable[..., Any], Array, int]] = {
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("format", ["dense", "bcoo"])
 @pytest.mark.parametrize("chunk_size", [None, 2])
-def test_values(name: str, format: str, chunk_size: int | None, x64) -> None:
+def test_values(name: str, format: Format, chunk_size: int | None, x64) -> None:
     f, x, passes = CASES[name]
     x = x.astype(jnp.float64)
     J = jb.jacobian(f, mode="colored", format=format, chunk_size=chunk_size)
@@ -146,7 +147,7 @@ def test_where_all_is_dense_it_says_so(f: Any) -> None:
 
 @pytest.mark.parametrize("format", ["dense", "bcoo"])
 @pytest.mark.parametrize("f", [lambda x: x[:0], lambda x: jnp.ones(3), lambda x: (x[:0], jnp.sin(x), jnp.ones(2))])
-def test_empty_and_constant_outputs(f: Any, format: str) -> None:
+def test_empty_and_constant_outputs(f: Any, format: Format) -> None:
     x = normal(5)
     J = jb.jacobian(f, mode="colored", format=format)
     assert J.plan(x).passes <= 1
@@ -186,7 +187,7 @@ HESSIANS: dict[str, tuple[Callable[..., Any], Array, int]] = {
 
 @pytest.mark.parametrize("name", HESSIANS)
 @pytest.mark.parametrize("format", ["dense", "bcoo"])
-def test_hessians_are_symmetric(name: str, format: str) -> None:
+def test_hessians_are_symmetric(name: str, format: Format) -> None:
     f, x, passes = HESSIANS[name]
     H = jb.hessian(f, mode="colored", format=format)
     assert H.plan(x).passes <= passes

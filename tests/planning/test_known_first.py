@@ -12,6 +12,7 @@ import pytest
 
 import jaxobian as jb
 from jaxobian._planning import Candidate
+from jaxobian._request import Mode
 
 
 def normal(*shape: int, seed: int = 0, dtype: Any = jnp.float32) -> Any:
@@ -64,7 +65,7 @@ def begins(candidate: Any) -> bool:
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_values(name: str, mode: str) -> None:
+def test_values(name: str, mode: Mode) -> None:
     f, x, modes = FUNCTIONS[name]
     expected = jax.jacrev(f)(x)
     rtol = 2e-2 if "half" in name else 2e-4
@@ -117,7 +118,7 @@ def test_composition() -> None:
 
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
-def test_rows_at_hand_do_not_break_a_budget(mode: str) -> None:
+def test_rows_at_hand_do_not_break_a_budget(mode: Mode) -> None:
     """They take memory that passes without them do not: under a tight budget those run."""
     square = normal(60, 60)
     f, x = lambda x: jnp.tanh(x @ square) @ square.T, normal(60)

@@ -6,7 +6,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -285,7 +285,7 @@ def test_method_of_a_submodule() -> None:
 @pytest.mark.parametrize("base", [nn.Module, nnx.Module])
 def test_mode_is_passed_where_the_method_has_it(base: type, switch: str, train: bool) -> None:
     source = f"def __call__(self, x, {switch}): return x * {switch}"
-    model = type("Model", (base,), _defined(source))()
+    model: Any = type("Model", (base,), _defined(source))()
     apply, params = functional(model, *([{"params": {}}] if base is nn.Module else []), train=train)
     expected = float(train if switch in ("train", "training") else not train)
     assert apply(params, jnp.ones(())) == expected
@@ -449,7 +449,7 @@ class Boxed(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.with_partitioning(nn.initializers.ones, (None, "data")), (3, 2))
+        kernel: Any = self.param("kernel", nn.with_partitioning(nn.initializers.ones, (None, "data")), (3, 2))
         index = self.param("index", lambda key: jnp.array([1, 0]))
         return (x @ kernel)[index]
 
@@ -482,8 +482,8 @@ DENSE_VARIABLES = DENSE.init(KEY, jnp.ones(3))
         (lambda: functional(DENSE), TypeError, "`variables` are missing: Dense is a Linen module"),
         (lambda: functional(DENSE, DENSE_VARIABLES["params"]), ValueError, r'"params".*\["bias", "kernel"\]'),
         (lambda: functional(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), {"params": {}}), TypeError, "holds its own"),
-        (lambda: functional(nn.Dense, DENSE_VARIABLES), TypeError, "`model` is the class Dense"),
-        (lambda: functional(jnp.sin), TypeError, "expected an instance of flax.linen.Module or flax.nnx"),
+        (lambda: functional(cast(Any, nn.Dense), DENSE_VARIABLES), TypeError, "`model` is the class Dense"),
+        (lambda: functional(cast(Any, jnp.sin)), TypeError, "expected an instance of flax.linen.Module or flax.nnx"),
         (
             lambda: functional(DENSE, DENSE_VARIABLES, method=OTHER.__call__),
             ValueError,
@@ -538,7 +538,7 @@ def test_batch_normalization_in_training_is_named(family: str) -> None:
     x = normal(0, 6, 4)
     if family == "linen":
         model = LinenNet()
-        args = (model, model.init(jax.random.key(0), x, train=False))
+        args: tuple[Any, ...] = (model, model.init(jax.random.key(0), x, train=False))
     else:
         args = (NNXNet(nnx.Rngs(0)),)
     apply, params = functional(*args, train=True)

@@ -8,6 +8,7 @@ import linecache
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,8 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 def script(name: str) -> ModuleType:
     """A script of the benchmarks, as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -60,7 +63,7 @@ def test_the_code_runs_and_prints_what_it_says(
 ) -> None:
     pytest.importorskip("flax")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     printed, compared = "", 0
     for language, text in BLOCKS:
         if language == "python":

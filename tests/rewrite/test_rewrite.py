@@ -12,6 +12,7 @@ import pytest
 from jax import Array, lax
 
 import jaxobian as jb
+from jaxobian._request import Mode
 from jaxobian._rewrite import Around, offers, rewritten, skinny_matmuls, weights_first
 from jaxobian._rewrite._convolution import _Convolution
 from jaxobian._trace import active_variables, program_of, trace
@@ -19,7 +20,7 @@ from jaxobian.testing._networks import avg_pool, conv, max_pool
 from jaxobian.testing._scenario import normal, uniform, weights
 
 
-def linear_maps(f: Callable[..., Any], x: Array, mode: str) -> tuple[Callable[[Array], Any], Callable[[Array], Any]]:
+def linear_maps(f: Callable[..., Any], x: Array, mode: Mode) -> tuple[Callable[[Array], Any], Callable[[Array], Any]]:
     """f's derivative at x as JAX has it, and with every offer taken up."""
     program = trace(lambda _, xs: (jax.tree.leaves(f(*xs)), []), (x,))
     active = active_variables(program.linear, program.tangents)
@@ -37,7 +38,7 @@ def linear_maps(f: Callable[..., Any], x: Array, mode: str) -> tuple[Callable[[A
 
 
 def assert_equal_both_ways(
-    f: Callable[..., Any], x: Array, tolerance: float = 1e-12, modes: Sequence[str] = ("fwd", "rev")
+    f: Callable[..., Any], x: Array, tolerance: float = 1e-12, modes: Sequence[Mode] = ("fwd", "rev")
 ) -> None:
     for mode in modes:
         plain, faster = linear_maps(f, x, mode)
@@ -284,7 +285,7 @@ def network(images: Array) -> Array:
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
 @pytest.mark.parametrize("chunk_size", [None, 3])
 @pytest.mark.parametrize("jitted", [True, False])
-def test_networks(mode: str, chunk_size: int | None, jitted: bool) -> None:
+def test_networks(mode: Mode, chunk_size: int | None, jitted: bool) -> None:
     images = uniform(8, 24, 24, 1)
     J = jb.batch_jacobian(network, mode=mode, chunk_size=chunk_size)
     assert mode == "fwd" or J.plan(images).choice.chosen.rewrites

@@ -12,6 +12,7 @@ import pytest
 from jax import Array, lax
 
 import jaxobian as jb
+from jaxobian._request import Mode
 from jaxobian.testing._networks import max_pool
 from jaxobian.testing._scenario import normal, weights
 
@@ -90,7 +91,7 @@ def branching(x: Array) -> Array:
 
 
 @pytest.mark.parametrize("mode", ["auto", "fwd", "rev", "mixed", "colored"])
-def test_without_jit_f_may_branch_on_values(mode: str) -> None:
+def test_without_jit_f_may_branch_on_values(mode: Mode) -> None:
     with jax.disable_jit():
         J = jb.jacobian(branching, mode=mode)(X)
         H = jb.hessian(lambda x: branching(x).sum())(X)

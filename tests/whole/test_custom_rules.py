@@ -69,7 +69,8 @@ VMAP_RULES: dict[str, Callable[[Array], Any]] = {
 def test_custom_vmap_functions_go_forward(name: str) -> None:
     f = VMAP_RULES[name]
     true = jax.jacfwd(f)(X)
-    for options in ({}, {"mode": "fwd"}, {"mode": "fwd", "chunk_size": 1}):
+    every: list[dict[str, Any]] = [{}, {"mode": "fwd"}, {"mode": "fwd", "chunk_size": 1}]
+    for options in every:
         np.testing.assert_allclose(jb.jacobian(f, **options)(X), true, rtol=1e-5, atol=1e-6)
     batch = jnp.stack([X, 2 * X])
     J = jb.batch_jacobian(jax.vmap(f), independent=name == "in a loop")(batch)
@@ -267,13 +268,14 @@ def test_a_rule_may_branch_on_what_f_says_in_python() -> None:
 # diffrax and equinox --------------------------------------------------------------------------------------------------
 
 
-def solved(y: Array, p: Array, adjoint: Any, solver: Any) -> Array:
+def solved(y: Array, p: Array, adjoint: Any, solver: Any) -> Any:
     """A damped oscillator, after a while."""
     field = lambda t, y, p: jnp.stack([p[0] * y[1], -p[1] * y[0] - p[2] * y[1]])
-    return diffrax.diffeqsolve(
+    found: Any = diffrax.diffeqsolve(
         diffrax.ODETerm(field), solver, 0.0, 0.5, 0.1, y, args=p, adjoint=adjoint, max_steps=16,
         stepsize_controller=diffrax.PIDController(rtol=1e-3, atol=1e-5),
-    ).ys[-1]  # fmt: skip
+    ).ys  # fmt: skip
+    return found[-1]
 
 
 Y, P = jnp.array([1.0, 0.0]), jnp.array([1.0, 2.0, 0.1])

@@ -13,6 +13,7 @@ import pytest
 from oracles import assert_same
 
 import jaxobian as jb
+from jaxobian._request import Mode
 
 X = jnp.array([0.3, -1.2, 2.0])
 P = {"p": X, "q": jnp.array([[0.5, 1.0], [1.5, -0.5]])}
@@ -172,7 +173,7 @@ def test_modes_in_turn(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fwd", "rev"])
-def test_where_modes_must_take_turns_each_alone_is_impossible(mode: str) -> None:
+def test_where_modes_must_take_turns_each_alone_is_impossible(mode: Mode) -> None:
     culprit = "custom_vjp" if mode == "fwd" else "while_loop"
     with pytest.raises(jb.ModeError, match=f"{culprit}.*ixed"):
         jb.jacobian(lambda x: pulled(pushed(x)), mode=mode)(X)

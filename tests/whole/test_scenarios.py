@@ -13,6 +13,7 @@ import oracles
 import pytest
 
 import jaxobian as jb
+from jaxobian._request import Mode
 from jaxobian.testing import Scenario, scenarios
 
 MODES = ("auto", "fwd", "rev", "mixed")
@@ -68,7 +69,7 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("scenario", "mode", "chunk_size"), list(cases()))
-def test_equals_jax(scenario: Scenario, mode: str, chunk_size: int | None) -> None:
+def test_equals_jax(scenario: Scenario, mode: Mode, chunk_size: int | None) -> None:
     f, args, expected = made(scenario)
     compute = transform(scenario, f, mode=mode, chunk_size=chunk_size)
     if mode == "mixed" and not (scenario.name in CUT or scenario.modes == ()):
@@ -151,20 +152,20 @@ def test_in_jit(scenario: Scenario) -> None:
 
 
 @in_turns
-def test_in_vmap(scenario: Scenario, mode: str) -> None:
+def test_in_vmap(scenario: Scenario, mode: Mode) -> None:
     f, (x,), _ = made(scenario)
     xs = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.9 * leaf, 1.1 * leaf]), x)
     assert_same(jax.vmap(transform(scenario, f, mode=mode))(xs), jax.vmap(jax.jacrev(f))(xs), rtol=1e-4)
 
 
 @in_turns
-def test_of_itself(scenario: Scenario, mode: str) -> None:
+def test_of_itself(scenario: Scenario, mode: Mode) -> None:
     f, (x,), _ = made(scenario)
     assert_same(jb.jacobian(jb.jacobian(f, mode=mode))(x), jax.jacfwd(jax.jacrev(f))(x), rtol=1e-4)
 
 
 @in_turns
-def test_grad_through(scenario: Scenario, mode: str) -> None:
+def test_grad_through(scenario: Scenario, mode: Mode) -> None:
     f, (x,), _ = made(scenario)
 
     def norm(jacobian: Any) -> Any:
