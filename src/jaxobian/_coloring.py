@@ -29,6 +29,8 @@ _PATIENCE, _LAST = 10, 4
 _LARGE = 200_000
 # Lattices tried, and rows that a lattice is first tried on.
 _LATTICES, _SAMPLE = 2_000, 64
+# Orders in which a symmetric pattern is colored again: iterated greedy promises nothing there, and often helps.
+_STARS = 8
 # Splits into dense and other rows that are looked at.
 _SPLITS = 12
 
@@ -122,10 +124,18 @@ def star(matrix: sparse.csr_matrix) -> Coloring | None:
     width = _shape(matrix)[1]
     if not width or _shape(matrix)[0] != width or (matrix != matrix.T).nnz:
         return None
-    degree = np.diff(matrix.indptr)
-    if int((degree.astype(np.int64) ** 2).sum()) > 4 * _EFFORT:
+    degree = np.diff(matrix.indptr).astype(np.int64)
+    effort = int((degree**2).sum())
+    if effort > 4 * _EFFORT:
         return None
-    colors = _star_colors(matrix)
+    colors = _star_colors(matrix, range(width))
+    random, order = np.random.default_rng(0), np.argsort(-degree, kind="stable").tolist()
+    for turn in range(min(_STARS, _EFFORT // (4 * effort + 1))):
+        if _count(colors) <= 3:
+            break
+        now = _star_colors(matrix, order)
+        colors = now if _count(now) <= _count(colors) else colors
+        order = _classes(colors, np.arange(width), turn, random)
     i, j = _nonzeros(matrix)
     count = _count(colors)
     # How many columns of a color have a nonzero in a row: where one alone has, it is read off there.
@@ -325,14 +335,14 @@ def _mirrored(coloring: Coloring, matrix: sparse.csr_matrix) -> Coloring:
 # Symmetric ----------------------------------------------------------------------------------------------------------
 
 
-def _star_colors(matrix: sparse.csr_matrix) -> np.ndarray:
-    """Neighbors differ, and no path of four vertices has two colors alone."""
+def _star_colors(matrix: sparse.csr_matrix, order: Sequence[int]) -> np.ndarray:
+    """Vertices colored in turn: neighbors differ, and no path of four has two colors alone."""
     pointers: Any = matrix.indptr.tolist()
     indices: Any = matrix.indices.tolist()
     width = _shape(matrix)[1]
     near = [[k for k in indices[pointers[v] : pointers[v + 1]] if k != v] for v in range(width)]
     colors = [-1] * width
-    for v in range(width):
+    for v in order:
         forbidden = set()
         for w in near[v]:
             if colors[w] >= 0:

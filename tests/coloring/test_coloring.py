@@ -134,6 +134,87 @@ def test_an_arrowhead_takes_both_sides() -> None:
     assert_recovers(mirrored, np.vstack([dense, np.roll(dense, 1, 0)]))
 
 
+# Published ----------------------------------------------------------------------------------------------------
+
+
+def graph(size: int, *edges: tuple[int, int]) -> np.ndarray:
+    """The symmetric pattern of a graph, its diagonal full."""
+    dense = np.eye(size, dtype=bool)
+    for i, j in edges:
+        dense[i, j] = dense[j, i] = True
+    return dense
+
+
+def path(size: int) -> np.ndarray:
+    return graph(size, *itertools.pairwise(range(size)))
+
+
+def cycle(size: int) -> np.ndarray:
+    return graph(size, *itertools.pairwise(range(size)), (size - 1, 0))
+
+
+def bipartite(left: int, right: int) -> np.ndarray:
+    return graph(left + right, *itertools.product(range(left), range(left, left + right)))
+
+
+def grid(height: int, width: int) -> np.ndarray:
+    return np.kron(np.eye(height), path(width)).astype(bool) | np.kron(path(height), np.eye(width)).astype(bool)
+
+
+# Gebremedhin, Manne and Pothen, What color is your Jacobian? (SIAM Review 47, 2005): figures 4.1 and 6.1. The second is
+# figure 1 of Gebremedhin, Pothen, Tarafdar and Walther, Efficient computation of sparse Hessians (2009), too.
+FIGURE_4_1 = graph(6, (0, 1), (1, 2), (1, 4), (1, 5), (2, 3), (3, 5))
+FIGURE_6_1 = graph(
+    10, (0, 1), (0, 6), (1, 2), (1, 4), (2, 3), (2, 5), (3, 9), (4, 5), (4, 7), (5, 8), (6, 7), (7, 8), (8, 9)
+)  # fmt: skip
+# The symmetric pattern, the colors of a star coloring that was published, and whether fewer are known to be impossible:
+# Fertin, Raspaud and Reed, Star coloring of graphs (Journal of Graph Theory 47, 2004).
+STARS = {
+    "figure 4.1": (FIGURE_4_1, 3, False),
+    "figure 6.1": (FIGURE_6_1, 5, False),
+    "a path": (path(9), 3, True),
+    "a cycle": (cycle(9), 3, True),
+    "a cycle of five": (cycle(5), 4, True),
+    "a complete graph": (np.ones((7, 7), bool), 7, True),
+    "a star": (bipartite(1, 8), 2, True),
+    "a complete bipartite graph": (bipartite(3, 8), 4, True),
+    "a ladder": (grid(2, 8), 4, True),
+    "a grid": (grid(6, 7), 5, True),
+}
+
+
+@pytest.mark.parametrize(("dense", "published", "optimal"), STARS.values(), ids=STARS)
+def test_star_colorings_are_as_good_as_published_ones(dense: np.ndarray, published: int, optimal: bool) -> None:
+    coloring = star(pattern(dense))
+    assert coloring is not None
+    assert_recovers(coloring, dense, symmetric=True)
+    assert coloring.passes <= published
+    assert not optimal or coloring.passes == published
+
+
+# The least colors of the square of each graph, where columns of a color are more than two edges apart: at least one for
+# a vertex and each of its neighbors. McCormick, Optimal approximation of sparse Hessians and its equivalence to a graph
+# coloring problem (Mathematical Programming 26, 1983).
+@pytest.mark.parametrize(
+    ("dense", "shape", "best"),
+    [
+        (FIGURE_4_1, (6,), 5),  # the second vertex has four neighbors
+        (FIGURE_6_1, (10,), 5),
+        (path(9), (9,), 3),
+        (cycle(9), (9,), 3),
+        (cycle(5), (5,), 5),
+        (bipartite(3, 8), (11,), 11),
+        (grid(6, 7), (6, 7), 5),
+    ],
+    ids=["figure 4.1", "figure 6.1", "a path", "a cycle", "a cycle of five", "a complete bipartite graph", "a grid"],
+)
+def test_columns_two_edges_apart_share_a_color(dense: np.ndarray, shape: tuple[int, ...], best: int) -> None:
+    coloring = color_columns(pattern(dense), [shape])
+    assert coloring is not None
+    assert coloring.passes == best
+    assert_recovers(coloring, dense)
+
+
 def test_what_cannot_win_is_given_up() -> None:
     dense = np.ones((5, 50), bool)
     assert color_columns(pattern(dense), below=50) is None
