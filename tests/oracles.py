@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 import jaxobian as jb
 from jaxobian._analysis import Line, Relation, Structure, structure
@@ -25,6 +26,15 @@ def assert_same(actual: Any, expected: Any, rtol: float = 1e-5) -> None:
         a, b = np.asarray(a, wide), np.asarray(b, wide)
         scale = float(np.max(np.abs(b), where=np.isfinite(b), initial=0))
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+
+
+def slow_after(fast: int, values: Iterable[Any], ids: Callable[[Any], str] | None = None) -> list[Any]:
+    """Parameters of a test, all but the first of which are slow: those are left to `make test-all`."""
+    marks = pytest.mark.slow
+    return [
+        pytest.param(value, marks=marks if k >= fast else (), id=ids(value) if ids else None)
+        for k, value in enumerate(values)
+    ]
 
 
 def candidate(plan: jb.Plan, mode: str) -> jb.Candidate:

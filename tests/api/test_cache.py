@@ -14,7 +14,8 @@ import pytest
 from oracles import compilations
 
 import jaxobian as jb
-from jaxobian._cache import KEPT, _kept
+from jaxobian import _cache
+from jaxobian._cache import _kept
 from jaxobian._call import Options
 from jaxobian._call._batch import Batch
 from jaxobian._request import Request
@@ -176,14 +177,15 @@ def test_clear_cache() -> None:
     assert found
 
 
-def test_threads_share_what_is_kept() -> None:
+def test_threads_share_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_cache, "KEPT", 12)
     jb.clear_cache()
     errors: list[BaseException] = []
 
     def work(seed: int) -> None:
         try:
-            for k in range(3 * KEPT):  # more than are kept, so that others are always being dropped
-                f = lambda x, n=(seed * 7 + k) % (KEPT + 20): x * float(n)
+            for k in range(36):  # more than are kept, so that others are always being dropped
+                f = lambda x, n=(seed * 7 + k) % 16: x * float(n)
                 jb.jacobian(f).plan  # noqa: B018
                 _touch(f)
         except BaseException as error:
@@ -195,7 +197,7 @@ def test_threads_share_what_is_kept() -> None:
     for thread in threads:
         thread.join()
     assert not errors
-    assert len(_kept) <= KEPT
+    assert len(_kept) <= 12
 
 
 def _touch(f: Callable[[Any], Any]) -> None:

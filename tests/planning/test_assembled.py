@@ -321,7 +321,7 @@ def drawn(seed: int) -> tuple[Callable[[Array], Any], Array]:
     return f, x
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", oracles.slow_after(6, range(30)))
 def test_random_sums(seed: int) -> None:
     f, x = drawn(seed)
     expected = jax.jacfwd(f)(x)

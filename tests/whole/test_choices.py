@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import pytest
 from choices import committed, line
@@ -14,11 +16,16 @@ VERSION, LINES = committed()
 other = jax.__version__ != VERSION
 
 
+def case(number: int, scenario: Scenario) -> Any:
+    """One in six is looked at where no slow test is run."""
+    return pytest.param(scenario, id=scenario.name, marks=pytest.mark.slow if number % 6 else ())
+
+
 def test_every_scenario_has_its_line() -> None:
     assert list(LINES) == [scenario.name for scenario in scenarios()]
 
 
 @pytest.mark.skipif(other, reason=f"choices.txt is of JAX {VERSION}, whose programs are others")
-@pytest.mark.parametrize("scenario", scenarios(), ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", [*map(case, range(len(scenarios())), scenarios())])
 def test_choices_are_as_committed(scenario: Scenario) -> None:
     assert line(scenario) == LINES[scenario.name]

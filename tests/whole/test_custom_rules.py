@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax import Array, lax
 from jax.experimental.ode import odeint
+from oracles import slow_after
 
 import jaxobian as jb
 
@@ -284,8 +285,8 @@ ADJOINTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("solver", [diffrax.Tsit5(), diffrax.Kvaerno5()], ids=["explicit", "stiff"])
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("solver", slow_after(1, [diffrax.Tsit5(), diffrax.Kvaerno5()]), ids=["explicit", "stiff"])
+@pytest.mark.parametrize("adjoint", slow_after(1, ADJOINTS))
 def test_solutions_by_initial_state_and_by_parameters(adjoint: str, solver: Any) -> None:
     f = functools.partial(solved, adjoint=ADJOINTS[adjoint], solver=solver)
     jac = jax.jacfwd if adjoint == "forward" else jax.jacrev
@@ -294,6 +295,7 @@ def test_solutions_by_initial_state_and_by_parameters(adjoint: str, solver: Any)
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_solutions_under_transformations() -> None:
     f = functools.partial(solved, adjoint=ADJOINTS["default"], solver=diffrax.Tsit5())
     batch = jnp.stack([Y, 2 * Y, Y[::-1]])
