@@ -177,6 +177,32 @@ def test_clear_cache() -> None:
     assert found
 
 
+@pytest.mark.parametrize("make", [list, dict, lambda: np.zeros(1)], ids=["list", "dict", "array"])
+def test_callbacks_write_into_what_their_own_function_holds(make: Callable[[], Any]) -> None:
+    def noting(held: Any) -> Callable[[Any], Any]:
+        def note(v: Any) -> None:
+            if isinstance(held, list):
+                held.append(float(v))
+            else:
+                held[0] = float(v)
+
+        def f(x: Any) -> Any:
+            jax.debug.callback(note, x.sum())
+            return x**2
+
+        return f
+
+    first, second = make(), make()
+    for scale, held in ((1.0, first), (2.0, second)):
+        jb.jacobian(noting(held))(scale * X)
+        jax.effects_barrier()
+    assert [float(held[0]) for held in (first, second)] == [float(X.sum()), float(2 * X.sum())]
+    with compilations() as found:  # the same objects again
+        jb.jacobian(noting(second))(X)
+        jax.effects_barrier()
+    assert not found
+
+
 def test_threads_share_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cache, "KEPT", 12)
     jb.clear_cache()

@@ -456,3 +456,14 @@ def test_a_batch_takes_the_passes_of_one_example() -> None:
     plan(batch)
     jax.effects_barrier()
     assert seen.number == plan.passes == 3
+
+
+def test_plans_compose_like_the_calls_that_they_plan() -> None:
+    W, x = jnp.ones((20, 20)) / 9, jnp.linspace(0, 1, 20)
+    f = lambda x: jnp.tanh(W @ x) * x
+    J = jb.jacobian(f, mode="fwd", chunk_size=1)
+    plan, batch = J.plan(x), jnp.stack([x, 2 * x, -x])
+    # No buffer is donated under vmap, and a loop stays a loop, however many passes there are.
+    np.testing.assert_allclose(jax.vmap(plan)(batch), jax.vmap(jax.jacrev(f))(batch), rtol=1e-5, atol=1e-6)
+    assert len(jax.make_jaxpr(plan)(x).eqns) <= len(jax.make_jaxpr(J)(x).eqns)
+    np.testing.assert_allclose(plan(x), jax.jacrev(f)(x), rtol=1e-5, atol=1e-6)

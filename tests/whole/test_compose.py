@@ -261,3 +261,25 @@ def test_several_devices() -> None:
     command = [sys.executable, "-W", "error", "-c", SHARDED]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.stdout.endswith("done\n"), done.stdout + done.stderr[-3000:]
+
+
+def _grown(x: Any) -> Any:
+    return jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * jnp.cos(s[1]) + s[1]), (0, x))[1]
+
+
+LOOPS: dict[str, Callable[[Any], Any]] = {
+    "alone": _grown,
+    "in a jit": lambda x: jax.jit(_grown)(x) * x,
+    "in a scan": lambda x: jax.lax.scan(lambda c, _: (jnp.sin(_grown(c)), None), x, None, length=2)[0],
+    "in a branch": lambda x: jax.lax.cond(x[0] > 0, _grown, jnp.sin, x),
+    "in a checkpoint": lambda x: jax.checkpoint(_grown)(x) * 2,
+    "one after the other": lambda x: _grown(jnp.cos(_grown(x))),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_derivatives_of_jacobians_of_loops_of_unknown_length(name: str) -> None:
+    f, x = LOOPS[name], jnp.linspace(1.0, 2.0, 3)
+    expected = jax.jvp(jax.jacfwd(f), (x,), (x,))
+    assert_same(jax.jvp(jb.jacobian(f), (x,), (x,)), expected, 1e-4)
+    assert_same(jax.jvp(jax.jit(jb.jacobian(f, chunk_size=1)), (x,), (x,)), expected, 1e-4)

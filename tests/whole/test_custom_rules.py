@@ -17,6 +17,7 @@ from jax.experimental.ode import odeint
 from oracles import slow_after
 
 import jaxobian as jb
+from jaxobian._request import Mode
 
 pytestmark = pytest.mark.contracts
 
@@ -107,6 +108,25 @@ def test_custom_vmap_around_custom_vjp_has_neither_mode_as_in_jax() -> None:
     f.def_vmap(lambda n, batched, x: (scaled_square(x), batched[0]))
     with pytest.raises(jb.ModeError, match="a custom_vjp function inside a custom_vmap function"):
         jb.jacobian(f)(X)
+
+
+@jax.custom_jvp
+def watched(x: Array) -> Array:
+    return jnp.sin(x)
+
+
+@watched.defjvp
+def _watched_rule(primals: Any, tangents: Any) -> Any:
+    jax.debug.callback(lambda v: None, tangents[0].sum())
+    return watched(*primals), jnp.cos(primals[0]) * tangents[0]
+
+
+@pytest.mark.parametrize("mode", ["auto", "fwd", "rev"])
+def test_a_rule_may_look_at_tangents(mode: Mode) -> None:
+    f = lambda x: watched(x) * x
+    for chunk_size in (None, 1):
+        J = jb.jacobian(f, mode=mode, chunk_size=chunk_size)
+        np.testing.assert_allclose(J(X), jax.jacrev(f)(X), rtol=1e-6)
 
 
 # Integers and NumPy's arrays in rules for reverse mode ----------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from .._arrays import abstract, as_array, describe, is_arraylike, is_python_number
+from .._arrays import abstract, as_array, describe, is_arraylike, is_concrete, is_python_number
 from .._call import Options, Traced
 from .._call._arguments import Arguments, Rest, take_apart
 from .._errors import PlanMismatchError
@@ -26,11 +26,11 @@ class PlannedRun:
     options: Options
     kwargs: dict[str, Any]
     result: Callable[[Any, Any], Any]
-    _jitted: list[Executable] = field(default_factory=list)
+    _jitted: dict[bool, Executable] = field(default_factory=dict)
 
     def of(self, choice: Choice) -> PlannedRun:
         """The same call by another choice."""
-        return replace(self, choice=choice, _jitted=[])
+        return replace(self, choice=choice, _jitted={})
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         _compare(self.traced.arguments, self.kwargs, args, kwargs)
@@ -41,10 +41,15 @@ class PlannedRun:
         program, xs = self.traced.program, arguments.leaves
         xs = cast_varying(xs, program.out_avals) or xs
         constants = program.operands[: len(program.operands) - len(open_arrays)]
-        if not self._jitted:
-            platform = self.traced.device.platform
-            self._jitted.append(compiled(self.choice.execution, self.options.request.output, False, platform))
-        results = self.traced.placement.run(self._jitted[0], (*constants, *open_arrays), xs)
+        mapped = not all(map(is_concrete, (*constants, *open_arrays, *xs)))  # where no loop can run on the host
+        if mapped not in self._jitted:
+            execution, output, platform = (
+                self.choice.execution,
+                self.options.request.output,
+                self.traced.device.platform,
+            )
+            self._jitted[mapped] = compiled(execution, output, False, platform, mapped=mapped)
+        results = self.traced.placement.run(self._jitted[mapped], (*constants, *open_arrays), xs)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)
         return self.result(J, aux)

@@ -11,6 +11,7 @@ import jax.extend.core as jex
 import numpy as np
 
 from ._program import Program, as_program, is_variable
+from ._source import in_library
 from ._trace import LinearProgram, pullbacks
 
 # Functions inside functions are looked into so far: JAX's own wrappers are two or three deep.
@@ -128,5 +129,22 @@ def _function_key(function: FunctionType, depth: int) -> Hashable:
         closure = [cell.cell_contents for cell in function.__closure__ or ()]
     except ValueError:  # a cell that is not filled yet
         return _ById(function)
-    held = (closure, function.__defaults__, function.__kwdefaults__, function.__dict__)
-    return function.__code__, _ById(function.__globals__), _value_key(held, depth - 1)
+    held = (*closure, *(function.__defaults__ or ()))
+    named = (function.__kwdefaults__ or {}) | function.__dict__
+    key = _value_key if in_library(function.__code__.co_filename) else _held_key
+    values = tuple(key(value, depth - 1) for value in held)
+    return (
+        function.__code__,
+        _ById(function.__globals__),
+        values,
+        tuple((k, key(named[k], depth - 1)) for k in sorted(named)),
+    )
+
+
+def _held_key(value: Any, depth: int) -> Hashable:
+    """What a user's function holds, as a key: it may write to it, or read it when it has changed."""
+    if isinstance(value, list | dict | set | bytearray | np.ndarray):
+        return _ById(value)
+    if isinstance(value, tuple):
+        return type(value), tuple(_held_key(v, depth) for v in value)
+    return _value_key(value, depth)

@@ -79,6 +79,10 @@ def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool
     ys, ts, aux = outs[:n_out], outs[n_out : 2 * n_out], outs[2 * n_out :]
     known = not any(v in active for v in (*ys, *aux) if is_variable(v))
     passes = tuple(e for e in traced.equations if any(v in active for v in e.outvars))
+    # What only looks at tangents, as a print in a rule, belongs to neither program: which are pushed is ours to choose.
+    others = tuple(
+        e for e in traced.equations if not any(is_variable(v) and v in active for v in (*e.invars, *e.outvars))
+    )
     linear = jointly or all(_is_linear(e, active) for e in passes)
     if not known or not linear or any(varying_axes(v.aval) for v in ts):
         return None
@@ -87,7 +91,6 @@ def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool
     linear = Program(seeds, ts, passes).pruned()
     read = (v for e in linear.equations for v in e.invars)
     residuals = tuple(dict.fromkeys(v for v in read if is_variable(v) and v not in active))
-    others = tuple(e for e in traced.equations if not any(v in active for v in e.outvars))
     inputs = traced.inputs[: len(traced.inputs) - n_in]
     hoisted = inputs[: len(constants)]
     return (

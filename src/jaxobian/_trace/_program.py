@@ -17,6 +17,8 @@ from ._source import in_library, user_frame
 
 # Equations that only call another program; closed_call is eval_jaxpr from JAX 0.12 on.
 CALLS = frozenset({"jit", "closed_call", "eval_jaxpr"})
+# Equations whose bodies JAX differentiates.
+_WITH_BODIES = CALLS | {"while", "scan", "cond", "remat2"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +119,7 @@ def program_of(f: Callable[..., Any], /, *avals: Any, **named: Any) -> tuple[Pro
     # A fresh function each time: JAX keeps traces by the function's identity, and what f closes over may change.
     fresh = functools.wraps(f, assigned=(), updated=())(lambda *args, **kwargs: f(*args, **kwargs))
     closed, shapes = jax.make_jaxpr(fresh, return_shape=True)(*avals, **named)
-    jaxpr = closed.jaxpr
-    return as_program(jaxpr), tuple(closed.consts), jax.tree.structure(shapes)
+    return as_program(_with_names(closed)), tuple(closed.consts), jax.tree.structure(shapes)
 
 
 def inlined(program: Program) -> Program:
@@ -162,22 +163,35 @@ def _called(equation: Any, call: Any) -> Any:
 
 
 def _renamed(equation: Any, operands: Sequence[Any], outs: Sequence[Any]) -> Any:
-    params = {name: _with_names(value) for name, value in equation.params.items()}
     return jex.new_jaxpr_eqn(
-        list(operands), list(outs), equation.primitive, params, equation.effects, equation.source_info, equation.ctx
-    )
+        list(operands), list(outs), equation.primitive, equation.params, equation.effects, equation.source_info,
+        equation.ctx,
+    )  # fmt: skip
 
 
 def _with_names(param: Any) -> Any:
-    """A body whose arguments have names: JAX 0.10 fails to differentiate a while loop (again) that has none."""
-    jaxpr = getattr(param, "jaxpr", None)
-    if not isinstance(param, jex.ClosedJaxpr) or jaxpr is None or jaxpr is param:
+    """A parameter in which all bodies' arguments have names: JAX 0.10 fails to differentiate a while loop without."""
+    if isinstance(param, tuple):
+        named = tuple(map(_with_names, param))
+        return named if any(a is not b for a, b in zip(named, param, strict=True)) else param
+    jaxpr = getattr(param, "jaxpr", param)
+    if not isinstance(jaxpr, jex.Jaxpr):
         return param
-    info = jaxpr.debug_info
-    if info.arg_names is not None:
+    equations, info = [_named_inside(e) for e in jaxpr.eqns], jaxpr.debug_info
+    if info.arg_names is None:
+        info = info._replace(arg_names=("",) * len(jaxpr.invars))
+    elif all(e is old for e, old in zip(equations, jaxpr.eqns, strict=True)):
         return param
-    named = info._replace(arg_names=("",) * len(jaxpr.invars))
-    return param.replace(jaxpr=jaxpr.replace(debug_info=named))
+    named = jaxpr.replace(eqns=equations, debug_info=info)
+    return named if param is jaxpr else param.replace(jaxpr=named)
+
+
+def _named_inside(equation: Any) -> Any:
+    if equation.primitive.name not in _WITH_BODIES:
+        return equation
+    params = {name: _with_names(value) for name, value in equation.params.items()}
+    same = all(params[name] is value for name, value in equation.params.items())
+    return equation if same else equation.replace(params=params)
 
 
 def _constants(equation: Any) -> list[Any]:
