@@ -44,6 +44,11 @@ class Stored:
     recomputes: bool = False
     rows: None = None
 
+    @property
+    def read_avals(self) -> tuple[Any, ...]:
+        """What passes read."""
+        return self.program.residual_avals
+
     def linear(self, read: Sequence[Any], *, forward: bool) -> LinearMap:
         """Pushed through, or pulled back."""
 
@@ -61,19 +66,20 @@ class Recomputed:
     recomputes: bool = True
     rows: None = None
 
+    @property
+    def read_avals(self) -> tuple[Any, ...]:
+        """What passes read."""
+        return self.program.function.in_avals
+
     def linear(self, read: Sequence[Any], *, forward: bool) -> LinearMap:
         """Pushed through."""
         assert forward, "residuals are computed anew in forward mode alone"
-        return lambda *tangents: self.push(read, tangents)
-
-    def push(self, primals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
-        """The tangents of y, for operands and x."""
         program, n_operands = self.program, len(self.program.operands)
 
         def f(*xs: Any) -> list[Any]:
-            return program.function(*primals[:n_operands], *xs)[: program.n_out]
+            return program.function(*read[:n_operands], *xs)[: program.n_out]
 
-        return jax.jvp(f, tuple(primals[n_operands:]), tuple(tangents))[1]
+        return lambda *tangents: jax.jvp(f, tuple(read[n_operands:]), tangents)[1]
 
 
 @dataclass(frozen=True, eq=False)

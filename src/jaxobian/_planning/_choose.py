@@ -81,6 +81,7 @@ def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice
     limit = room.limit if room.explicit else math.inf if problem.output.has_zeros else room.hard
     if chosen.cost.peak_bytes > limit:
         raise MemoryBudgetError(_too_large(problem, room, chosen.cost.peak_bytes))
+    problem.traces.clear()  # a plan is kept; what it was made by need not be
     return Choice(problem, chosen, tuple(found.values()))
 
 

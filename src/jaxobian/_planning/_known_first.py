@@ -19,7 +19,7 @@ from .._execute import LinearMap, Swept
 from .._seeds import Group
 from .._trace import UNKNOWN_LINE, Program, active_variables, is_variable, pullback, source_line
 from ._problem import Candidate, Problem
-from ._sweeps import candidate, count_passes
+from ._sweeps import candidate, passing, traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +79,9 @@ def begun(problem: Problem, mode: str, *, held_bytes: int) -> Candidate | None:
         return None
     (group,) = problem.groups(forward=forward)
 
-    def run(residuals: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
-        results = found.linear(residuals, forward=forward)(*rows)
-        return [results[k] for k in group.results]
-
     passes = problem.passes(forward=forward)
-    counted = count_passes(run, problem.program.residual_avals, [found.z], passes, forward=forward, one_hot=False)
+    made = traced(passing(found, forward=forward), problem.program.residual_avals, [found.z], passes)
+    counted = made.counted(passes, forward=forward, one_hot=False, results=group.results)
     size = math.prod(found.shape) * found.z.dtype.itemsize
     repeated = 0 if found.whole else passes * nbytes(found.z)
     where = "" if found.where == UNKNOWN_LINE else f" at {found.where}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +34,7 @@ class Problem:
         output: what is wanted of J, or of the segment's Jacobian.
         budget: bytes that may be allocated.
         machine: constants of the device.
+        traces: what was traced for this plan so far, for all its parts.
     """
 
     program: Linear
@@ -43,6 +44,7 @@ class Problem:
     output: Output
     budget: int
     machine: Machine
+    traces: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def inputs(self) -> Side:

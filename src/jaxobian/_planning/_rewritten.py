@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from .._arrays import varying_axes
-from .._cost import count
-from .._rewrite import Around, Rewrite, linear_in, offers, rewritten
-from .._trace import LinearProgram, Program, active_variables, is_variable, program_of, pullback, source_line
+from .._cost import PassWork, pass_work
+from .._rewrite import Around, Rewrite, linear_in, offers, rewritten, side_by_side
+from .._trace import LinearProgram, Program, active_variables, batched, is_variable, pullback, source_line
 from ._problem import Candidate, Impossible, Problem
-from ._sweeps import CLEAR_WIN, count_passes
+from ._sweeps import CLEAR_WIN, ROWS
 
 _Propose = Callable[[Problem], Candidate | Impossible]
 _Run = Callable[..., Sequence[Any]]
+_Words = tuple[tuple[str, str, str], ...]
 # So many times the passes of the other mode are too many, whatever a pass takes.
 _HOPELESS = 50
 
 
 def with_rewrites(problem: Problem, mode: str, propose: _Propose) -> Candidate | Impossible:
     """What `propose` makes of the program with its slow equations replaced, where that keeps to the budget."""
-    worth = problem.request.rewrite and not _hopeless(problem, mode)
-    linear, primal = (_in_passes(problem, mode), _in_primal(problem)) if worth else ({}, {})
-    if not linear and not primal:
+    if not problem.request.rewrite or _hopeless(problem, mode):
         return propose(problem)
-    program = problem.program
+    program, linear = problem.program, _in_passes(problem, mode)
+    words, primal = _primal(problem)
+    if not linear and not words:
+        return propose(problem)
     written = rewritten(program.linear, linear)
     if isinstance(program, LinearProgram):
-        program = program.rewritten(rewritten(program.primal, primal), written)
+        program = program.rewritten(primal, written)
     else:
         program = replace(program, linear=written)
     faster = propose(replace(problem, program=program))
@@ -38,11 +40,11 @@ def with_rewrites(problem: Problem, mode: str, propose: _Propose) -> Candidate |
         plain = propose(problem)
         if isinstance(plain, Impossible) or plain.cost.peak_bytes < faster.cost.peak_bytes:
             return plain
-    taken = [(problem.program.linear.equations[k], offer) for k, offer in linear.items()]
-    if isinstance(problem.program, LinearProgram):
-        taken += [(problem.program.primal.equations[k], offer) for k, offer in primal.items()]
-    words = tuple((offer.what, offer.by, source_line(equation)) for equation, offer in taken)
-    return replace(faster, rewrites=(*words, *faster.rewrites))
+    return replace(faster, rewrites=(*_words(problem.program.linear, linear), *words, *faster.rewrites))
+
+
+def _words(program: Program, taken: Mapping[int, Rewrite]) -> _Words:
+    return tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in taken.items())
 
 
 def _hopeless(problem: Problem, mode: str) -> bool:
@@ -52,86 +54,84 @@ def _hopeless(problem: Problem, mode: str) -> bool:
 
 def _in_passes(problem: Problem, mode: str) -> dict[int, Rewrite]:
     """Offers worth taking in the linear program, by the place of their equation."""
-    forward, active = mode == "fwd", active_variables(problem.program.linear, problem.program.tangents)
-    passes = problem.passes(forward=forward)
-
-    def seconds(run: _Run, operands: Sequence[Any], results: Sequence[Any]) -> float:
-        ours = [k for k, v in enumerate(operands) if is_variable(v) and v in active]
-        others = [k for k in range(len(operands)) if k not in ours]
-        one = _one_pass(run, ours, others, [operands[k].aval for k in ours], forward=forward)
-        seeds = [operands[k].aval for k in ours] if forward else [v.aval for v in results]
-        pass_cost = count_passes(one, [operands[k].aval for k in others], seeds, passes, forward=forward, one_hot=False)
-        return problem.machine.time(pass_cost.work.chunk(passes))
-
-    return _worthwhile(problem, problem.program.linear, active, mode, seconds)
+    linear, tangents = problem.program.linear, problem.program.tangents
+    passes = problem.passes(forward=mode == "fwd")
+    return _worthwhile(problem, linear, active_variables(linear, tangents), mode, passes)
 
 
-def _in_primal(problem: Problem) -> dict[int, Rewrite]:
-    """Offers worth taking in the primal program."""
+def _primal(problem: Problem) -> tuple[_Words, Any]:
+    """The primal program with its slow equations replaced, whatever the mode, and what was; a segment has none."""
     if not isinstance(problem.program, LinearProgram):
-        return {}
+        return (), None
+    primal = problem.program.primal
+    if primal not in problem.traces:
+        taken = _worthwhile(problem, primal, set(), "fwd", 1)
+        problem.traces[primal] = _words(primal, taken), rewritten(primal, taken)
+    return problem.traces[primal]
 
-    def seconds(run: _Run, operands: Sequence[Any], results: Sequence[Any]) -> float:
-        program = run if isinstance(run, Program) else program_of(run, *(v.aval for v in operands))[0]
-        return problem.machine.time(count(program.pruned()))
 
-    return _worthwhile(problem, problem.program.primal, set(), "fwd", seconds)
-
-
-def _worthwhile(
-    problem: Problem,
-    program: Program,
-    active: set[Any],
-    mode: str,
-    seconds: Callable[[_Run, Sequence[Any], Sequence[Any]], float],
-) -> dict[int, Rewrite]:
+def _worthwhile(problem: Problem, program: Program, active: set[Any], mode: str, passes: int) -> dict[int, Rewrite]:
     """The best offer for each equation that has one, where it is predicted to win clearly."""
-    taken, seen, around = {}, dict[Any, int | None](), Around.of(program, active)
+    found, around = dict[int, tuple[Any, list[Rewrite]]](), Around.of(program, active)
     for place, equation in enumerate(program.equations):
         ours = linear_in(equation, active)
         # Under shard_map the constants of an offer would have to vary as its operands do.
-        varies = any(varying_axes(v.aval) for v in equation.invars)
-        found = (
-            offers(equation, ours, mode, around, problem.machine.rewrites)
-            if (ours or not active) and not varies
-            else []
-        )
-        if not found:
+        if (active and not ours) or any(varying_axes(v.aval) for v in equation.invars):
             continue
-        # Deep networks repeat their layers.
-        shapes = tuple(tuple(v.aval for v in offer.operands) for offer in found)
-        key = (equation.primitive, str(equation.params), shapes, frozenset(ours))
-        if key not in seen:
-            times = [seconds(offer.program, offer.operands, equation.outvars) for offer in found]
-            best = min(range(len(found)), key=times.__getitem__)
-            slow = seconds(_alone(equation), equation.invars, equation.outvars)
-            seen[key] = best if CLEAR_WIN * times[best] <= slow else None
-        best = seen[key]
-        if best is not None:
-            taken[place] = found[best]
+        ways = [_as_it_is(equation), *offers(equation, ours, mode, around, problem.machine.rewrites)]
+        if len(ways) > 1:
+            # Deep networks repeat their layers, and segments those of the whole.
+            shapes = tuple(tuple(v.aval for v in way.operands) for way in ways)
+            found[place] = (equation.primitive, str(equation.params), shapes, frozenset(ours), mode), ways
+    new = {key: place for place, (key, _) in found.items() if key not in problem.traces}
+    asked = [(way, program.equations[place].outvars) for place in new.values() for way in found[place][1]]
+    try:
+        counted = iter(_counted(asked, active, mode) if asked else ())
+    except Exception:
+        return {}  # an equation of which JAX cannot make several passes at once
+    problem.traces.update((key, [next(counted) for _ in found[place][1]]) for key, place in new.items())
+    taken = {}
+    for place, (key, ways) in found.items():
+        slow, *times = [problem.machine.time(work.chunk(passes)) for work in problem.traces[key]]
+        if CLEAR_WIN * min(times) <= slow:
+            taken[place] = ways[1 + times.index(min(times))]
     return taken
 
 
-def _alone(equation: Any) -> _Run:
-    """An equation as a function of its operands."""
+def _as_it_is(equation: Any) -> Rewrite:
+    """An equation as an offer to compute itself."""
 
     def run(*operands: Any) -> list[Any]:
         results = equation.primitive.bind(*operands, **equation.params)
         return list(results) if equation.primitive.multiple_results else [results]
 
-    return run
+    return Rewrite(run, "", "", tuple(equation.invars))
 
 
-def _one_pass(
-    run: _Run, ours: Sequence[int], others: Sequence[int], avals: Sequence[Any], *, forward: bool
-) -> Callable[..., list[Any]]:
-    """One pass through an equation: residuals, seeds -> results."""
+def _counted(asked: Sequence[tuple[Rewrite, Sequence[Any]]], active: set[Any], mode: str) -> list[PassWork]:
+    """The work of passes through equations, each computed in some way and with some results: all traced in one go."""
+    width = ROWS if active else None
+    passes = [_one_pass(way, results, active, mode) for way, results in asked]
+    programs, _ = side_by_side([(batched(run, width), *avals) for run, *avals in passes])
+    counted = []
+    for program, (_, _, seeds) in zip(programs, passes, strict=True):
+        made = program.inputs[len(program.inputs) - len(seeds) :]
+        counted.append(pass_work(program, made, width or 1, one_hot=False, lands=bool(active)))
+    return counted
+
+
+def _one_pass(way: Rewrite, results: Sequence[Any], active: set[Any], mode: str) -> tuple[_Run, list[Any], list[Any]]:
+    """One pass through an equation: a function of residuals and seeds, and those. Where nothing is active, none are."""
+    avals = [v.aval for v in way.operands]
+    ours = [k for k, v in enumerate(way.operands) if is_variable(v) and v in active]
+    others = [k for k in range(len(avals)) if k not in ours]
 
     def push(residuals: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
         operands = dict(zip((*others, *ours), (*residuals, *tangents), strict=True))
-        return list(run(*(operands[k] for k in sorted(operands))))
+        return list(way.run(*(operands[k] for k in sorted(operands))))
 
     def pull(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
-        return pullback(lambda *t: push(residuals, t), avals)(*cotangents)
+        return pullback(lambda *t: push(residuals, t), [avals[k] for k in ours])(*cotangents)
 
-    return push if forward else pull
+    residuals, tangents = [avals[k] for k in others], [avals[k] for k in ours]
+    return (push, residuals, tangents) if mode == "fwd" else (pull, residuals, [v.aval for v in results])

@@ -9,12 +9,14 @@ from typing import Any
 
 from .._arrays import varying_axes
 from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, repeated
-from .._execute import Build, Stored, Swept
-from .._rewrite import HOISTED, hoist, shrunk, skinny_matmuls
+from .._execute import Build, Recomputed, Stored, Swept
+from .._rewrite import HOISTED, hoist, skinny_matmuls
 from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
-from .._trace import Program, batched, inlined, program_of, source_line
+from .._trace import Program, batched, closed, inlined, program_of, source_line
 from ._problem import NO_WORK, Candidate, Problem
 
+# Passes that go all the way from one side to the other.
+Whole = Stored | Recomputed
 # Rewrites, and modes in turn, are taken only where they are predicted to win clearly.
 CLEAR_WIN = 1.3
 # Chunks are taken for speed only where they are predicted to win by so much.
@@ -26,7 +28,7 @@ _SAVED = 1.05
 # Results are put into J one by one where they are so many times fewer than its elements, and no more than these.
 _SPARSE, _MOST_SCATTERED = 16, 100_000
 # Passes are counted on so many at most.
-_ROWS = 64
+ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class PassCost:
 
     def weights_first(self, chunking: Chunking, problem: Problem) -> bool:
         """Whether chunks put the constant of their products first."""
-        return bool(self.skinny) and problem.rewrites("skinny") and chunking.width <= _ROWS
+        return bool(self.skinny) and problem.rewrites("skinny") and chunking.width <= ROWS
 
     @property
     def flops(self) -> float:
@@ -110,38 +112,79 @@ class Chunking:
     looped: bool
 
 
-def count_passes(
-    run: Callable[..., Any],
-    residuals: Sequence[Any],
-    seeds: Sequence[Any],
-    passes: int,
-    *,
-    forward: bool,
-    one_hot: bool = True,
-) -> PassCost:
-    """Count the passes of `run(residuals, seeds)` on the program that vmapping it gives.
+@dataclass(frozen=True, eq=False)
+class Together:
+    """Passes made together, traced.
+
+    Attributes:
+        program: residuals, seeds -> results.
+        n_seeds: how many of its inputs, the last ones, are seeds.
+        width: how many passes they carry.
+        vmapped: whether they are vmapped; if they cannot be, there is one.
+    """
+
+    program: Program
+    n_seeds: int
+    width: int
+    vmapped: bool
+
+    def counted(
+        self, passes: int, *, forward: bool, one_hot: bool = True, results: Sequence[int] | None = None
+    ) -> PassCost:
+        """The cost of so many passes to some of the results, by default to all; of one-hot seeds, or of any."""
+        program, width = self.program if results is None else self.program.only(results), self.width
+        made = program.inputs[len(program.inputs) - self.n_seeds :]
+        work = pass_work(program, made, width, one_hot=one_hot, lands=True)
+        offers = skinny_matmuls(program, made) if self.vmapped and min(width, passes) > 1 else {}
+        skinny = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
+        return PassCost(
+            work,
+            passes,
+            forward,
+            self.vmapped,
+            result_bytes=sum(map(nbytes, program.out_avals)) / width,
+            transposed_elements=work.transposed_elements if forward else 0.0,
+            skinny=skinny,
+            elements=sum(math.prod(aval.shape) for aval in program.out_avals) / width,
+            last=repeated(program, program.outputs) * (1.0 / width),
+        )
+
+
+def traced(run: Callable[..., Any], residuals: Sequence[Any], seeds: Sequence[Any], passes: int) -> Together:
+    """Passes of `run(residuals, seeds)`, on the program that vmapping it gives.
 
     Raises:
         Exception: whatever JAX raises where `run` cannot run in its mode.
     """
-    width = max(1, min(passes, _ROWS))
+    width = max(1, min(passes, ROWS))
     try:
         program, _, _ = program_of(batched(run, width), list(residuals), list(seeds))
-        program, vmapped = inlined(program).pruned(), True
+        return Together(inlined(program).pruned(), len(seeds), width, True)
     except Exception:
         program, _, _ = program_of(run, list(residuals), list(seeds))
-        program, width, vmapped = inlined(program).pruned(), 1, False
-    made = program.inputs[len(program.inputs) - len(seeds) :]
-    work = pass_work(program, made, width, one_hot=one_hot, lands=True)
-    result_bytes = sum(map(nbytes, program.out_avals)) / width
-    elements = sum(math.prod(aval.shape) for aval in program.out_avals) / width
-    offers = skinny_matmuls(program, made) if vmapped and width > 1 else {}
-    skinny = tuple((offer.what, offer.by, source_line(program.equations[k])) for k, offer in offers.items())
-    last = repeated(program, program.outputs) * (1.0 / width)
-    transposed_elements = work.transposed_elements if forward else 0.0
-    return PassCost(
-        work, passes, forward, vmapped, result_bytes, transposed_elements, skinny, elements=elements, last=last
-    )
+        return Together(inlined(program).pruned(), len(seeds), 1, False)
+
+
+def together(problem: Problem, build: Whole, passes: int, *, forward: bool) -> Together:
+    """Passes of a build, traced once for all groups and strategies that ask. Raises what `traced` does."""
+    key = (type(build), build.program, forward)
+    if key not in problem.traces:
+        seeds = problem.sides(forward=forward)[0].avals
+        problem.traces[key] = traced(passing(build, forward=forward), build.read_avals, seeds, passes)
+    return problem.traces[key]
+
+
+def one_pass(build: Whole, seeds: Sequence[Any], *, forward: bool) -> Program:
+    """A single pass: residuals, seeds -> results."""
+    if forward and isinstance(build, Stored):
+        return build.program.linear
+    program, constants, _ = program_of(passing(build, forward=forward), list(build.read_avals), list(seeds))
+    return closed(inlined(program), constants).pruned()
+
+
+def passing(build: Build, *, forward: bool) -> Callable[..., Any]:
+    """How a build makes a pass: residuals, seeds -> results."""
+    return lambda residuals, seeds: build.linear(residuals, forward=forward)(*seeds)
 
 
 def choose_chunks(problem: Problem, pass_cost: PassCost, held_bytes: int) -> Chunking:
@@ -189,28 +232,14 @@ def _allowed(pass_cost: PassCost, fits: int) -> Callable[[Chunking], bool]:
     return allowed
 
 
-def count_groups(
-    problem: Problem, run: Callable[..., Any], residuals: Sequence[Any], *, forward: bool
-) -> list[tuple[Group, PassCost]]:
-    """Count the passes of each group of result arrays. Raises what `count_passes` does."""
+def count_groups(problem: Problem, build: Whole, *, forward: bool) -> list[tuple[Group, PassCost]]:
+    """Count the passes of each group of result arrays. Raises what `traced` does."""
     seeded, result = problem.sides(forward=forward)
-    counted = []
+    counted, made = [], together(problem, build, problem.passes(forward=forward), forward=forward)
     for group in problem.groups(forward=forward):
-
-        def part(residuals: Sequence[Any], seeds: Sequence[Any], group: Group = group) -> list[Any]:
-            results = run(residuals, seeds)
-            return [results[k] for k in group.results]
-
         seeds = Seeds(seeded, result, forward, 1, group=group)
-        program, constants, _ = program_of(part, list(residuals), list(seeded.avals))
-
-        def one(
-            residuals: Sequence[Any], seeds: Sequence[Any], program: Program = program, constants: Any = constants
-        ) -> list[Any]:
-            return program(*constants, *residuals, *seeds)
-
-        pass_cost = count_passes(one, residuals, seeded.avals, seeds.passes, forward=forward)
-        counted.append((group, _with_hoisting(problem, program, constants, residuals, seeds, pass_cost)))
+        plain = made.counted(seeds.passes, forward=forward, results=group.results)
+        counted.append((group, _with_hoisting(problem, build, seeds, plain)))
     return counted
 
 
@@ -233,14 +262,7 @@ def _placed(problem: Problem, seeds: Seeds, pass_cost: PassCost) -> PassCost:
     return replace(pass_cost, placing=anew)
 
 
-def _with_hoisting(
-    problem: Problem,
-    program: Program,
-    constants: Sequence[Any],
-    residuals: Sequence[Any],
-    seeds: Seeds,
-    plain: PassCost,
-) -> PassCost:
+def _with_hoisting(problem: Problem, build: Whole, seeds: Seeds, plain: PassCost) -> PassCost:
     """The cost with first products made once for all elements that a pass seeds alike, where that is faster."""
     avals, passes, time = seeds.seeded.avals, seeds.passes, problem.machine.time
     if (
@@ -255,20 +277,18 @@ def _with_hoisting(
         spared = count(Program((), (), tuple(products)))
         return time(spared) < (1 - 1 / _SAVED) * time(plain.work.each)
 
-    flat = inlined(program)
-    if spares_little([e for e in flat.equations if e.primitive.name in HOISTED]):
-        return plain  # not if all of them were, which is seen without a trace
-    shared, products = hoist(flat, seeds.invariant_axes)
+    # Products transposed take as long: not if all of them were spared, which is seen without a trace.
+    if spares_little([e for e in build.program.linear.equations if e.primitive.name in HOISTED]):
+        return plain
+    shared, products = hoist(one_pass(build, avals, forward=seeds.forward).only(seeds.numbers), seeds.invariant_axes)
     if spares_little(products):
         return plain
 
     def hoisted(residuals: Sequence[Any], small: Sequence[Any]) -> list[Any]:
-        return shared(*constants, *residuals, *small)
+        return shared(*residuals, *small)
 
-    small = [
-        aval.update(shape=shrunk(aval.shape, axes)) for aval, axes in zip(avals, seeds.invariant_axes, strict=True)
-    ]
-    pass_cost = count_passes(hoisted, residuals, small, passes, forward=seeds.forward)
+    small = [v.aval for v in shared.inputs[len(shared.inputs) - len(avals) :]]
+    pass_cost = traced(hoisted, build.read_avals, small, passes).counted(passes, forward=seeds.forward)
     if _SAVED * time(pass_cost.work.chunk(passes)) > time(plain.work.chunk(passes)):
         return plain
     words = tuple(("matmul", "hoisted out of the batch", source_line(e)) for e in products)

@@ -15,7 +15,7 @@ Source: Curtis, Powell and Reid, On the estimation of sparse Jacobian matrices (
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from .._words import counted, pass_count
 from . import forward, reverse
 from ._patterns import example_constant_part, example_pattern
 from ._problem import NO_WORK, Candidate, Impossible, Problem, Proposals
-from ._sweeps import CLEAR_WIN, PassCost, choose_chunks, count_passes
+from ._sweeps import CLEAR_WIN, PassCost, choose_chunks, together
 
 # With fewer passes than this there is nothing worth looking for, unless it is asked for.
 _WORTHWHILE = 16
@@ -185,15 +185,9 @@ def _of_program(problem: Problem, linear: Linear) -> Problem:
 
 def _sweep(problem: Problem, candidate: Candidate) -> PassCost:
     """One pass in a mode, counted."""
-    forward, program = candidate.mode == "fwd", candidate.execution.program
-    seeded, _ = problem.sides(forward=forward)
-    stored = Stored(program)
-
-    def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> Sequence[Any]:
-        return stored.linear(residuals, forward=forward)(*seeds)
-
-    passes = max(1, min(candidate.passes, 64))
-    return count_passes(run, program.residual_avals, seeded.avals, passes, forward=forward, one_hot=False)
+    forward = candidate.mode == "fwd"
+    made = together(problem, Stored(candidate.execution.program), candidate.passes, forward=forward)
+    return made.counted(candidate.passes, forward=forward, one_hot=False)
 
 
 def _cheapest(sought: _Sought, sweeps: dict[str, PassCost], least: float) -> Coloring | None:

@@ -6,7 +6,7 @@ everything else; `jvp` then computes them anew beside the tangents, and stores n
 
 from __future__ import annotations
 
-from .._execute import Recomputed
+from .._execute import Recomputed, Stored
 from .._trace import LinearProgram
 from ._known_first import begun, better
 from ._problem import NOTHING, Candidate, Impossible, Problem, Proposals, complex_reason, forbidden_reason
@@ -27,7 +27,7 @@ def _propose(problem: Problem) -> Candidate | Impossible:
         return Impossible("fwd", reason)
     program = problem.program
     try:
-        counted = count_groups(problem, program.push, program.residual_avals, forward=True)
+        counted = count_groups(problem, Stored(program), forward=True)
     except Exception as error:
         return Impossible("fwd", forbidden_reason(problem, "fwd", error) or "")
     # custom_lin can be traced one pass at a time, and fails only where it is compiled.
@@ -53,7 +53,7 @@ def _recomputing(problem: Problem) -> Candidate | None:
         return None  # a segment has no function of its own
     build = Recomputed(program)
     try:
-        counted = count_groups(problem, build.push, program.function.in_avals, forward=True)
+        counted = count_groups(problem, build, forward=True)
     except Exception:
         return None
     note = "recomputes residuals instead of storing them"

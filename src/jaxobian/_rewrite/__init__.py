@@ -13,6 +13,7 @@ from ._rewrite import Around as Around
 from ._rewrite import Rewrite as Rewrite
 from ._rewrite import linear_in as linear_in
 from ._rewrite import rewritten as rewritten
+from ._rewrite import side_by_side as side_by_side
 from ._rewrite import written as written
 from ._skinny import skinny_matmuls as skinny_matmuls
 from ._skinny import weights_first as weights_first

@@ -10,15 +10,17 @@ written out where an equation tells them apart. So is any axis that a pass seeds
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
+import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import Array, lax
 
 from .._trace import Program, inlined, is_variable, program_of, reshape_order
-from ._rewrite import alone, written
+from ._rewrite import side_by_side, written
 
 # Axes of an array that are kept at size 1, because the array is the same all along them.
 _Axes = frozenset[int]
@@ -30,7 +32,7 @@ _Kept = tuple[list[_Axes], _Axes]
 HOISTED = frozenset(("dot_general", "conv_general_dilated"))
 
 
-def shrunk(shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
+def shrunk(shape: Sequence[int], axes: Collection[int]) -> tuple[int, ...]:
     """A shape with size 1 along some axes."""
     return tuple(1 if axis in axes else n for axis, n in enumerate(shape))
 
@@ -66,8 +68,7 @@ def hoist(program: Program, axes: Sequence[Sequence[int]]) -> tuple[Program, lis
     """
     first = len(program.inputs) - len(axes)
     seeds = program.inputs[first:]
-    avals = [v.aval.update(shape=shrunk(v.aval.shape, own)) for v, own in zip(seeds, axes, strict=True)]
-    inputs = program_of(lambda *small: small, *avals)[0].inputs
+    inputs = tuple(_shrunk(v, own) for v, own in zip(seeds, axes, strict=True))
     writer = _Writer(
         names=dict(zip(seeds, inputs, strict=True)),
         alike={v: frozenset(own) for v, own in zip(seeds, axes, strict=True)},
@@ -104,8 +105,7 @@ class _Writer:
             return False
         operands = [self._spread(v, m - k, where) for v, m, k in zip(equation.invars, marks, kept, strict=True)]
         (result,) = equation.outvars
-        self.names[result] = self._write(_small(equation, made), where, operands)
-        self.alike[result] = made
+        self.names[result], self.alike[result] = self._small(equation, operands, made), made
         return bool(made)
 
     def whole(self, atom: Any, where: Any = None) -> Any:
@@ -120,31 +120,41 @@ class _Writer:
         name = self.names.get(atom, atom) if is_variable(atom) else atom
         if not axes:
             return name
-        shape = shrunk(atom.aval.shape, sorted(self._marks(atom) - axes))
-        return self._write(lambda x: [jnp.broadcast_to(x, shape)], where, [name])
+        spread, like = _shrunk(atom, self._marks(atom) - axes), _broadcasting()
+        shape = spread.aval.shape
+        params = like.params | {"shape": shape, "broadcast_dimensions": tuple(range(len(shape)))}
+        where = like.source_info if where is None else where
+        self.equations.append(like.replace(invars=[name], outvars=[spread], params=params, source_info=where))
+        return spread
 
-    def _write(self, run: Callable[..., Any], where: Any, operands: Sequence[Any]) -> Any:
-        made, (result,) = written(alone(run, operands), where, operands)
-        self.equations += made
-        return result
-
-
-def _small(equation: Any, made: _Axes) -> Callable[..., list[Array]]:
-    """The equation on operands of which some have size 1, where its parameters hold a shape with that of the result."""
-    params, shape = equation.params, shrunk(equation.outvars[0].aval.shape, sorted(made))
-
-    def run(*operands: Array) -> list[Array]:
+    def _small(self, equation: Any, operands: Sequence[Any], made: _Axes) -> Any:
+        """The result of the equation on operands of which some have size 1."""
+        params, (result,) = equation.params, equation.outvars
+        small = _shrunk(result, made)
         match equation.primitive.name:
             case "broadcast_in_dim":
-                return [lax.broadcast_in_dim(operands[0], shape, params["broadcast_dimensions"])]
+                params = params | {"shape": small.aval.shape}
             case "reshape":
-                return [operands[0].transpose(reshape_order(equation)).reshape(shape)]
-            case "dot_general":
-                return [_product(*operands, **params)]
-            case _:
-                return [equation.primitive.bind(*operands, **params)]
+                params = params | {"new_sizes": small.aval.shape}
+            case "dot_general" if dropped := _unlike(operands, params["dimension_numbers"][1]):
+                run = partial(_product, dropped=dropped, **params)
+                (program,), _ = side_by_side([(run, *(v.aval for v in operands))])
+                equations, (small,) = written(program, equation.source_info, operands)
+                self.equations += equations
+                return small
+        self.equations.append(equation.replace(invars=operands, outvars=[small], params=params))
+        return small
 
-    return run
+
+@cache
+def _broadcasting() -> Any:
+    """An equation that broadcasts, to make others of: what parameters it has is for JAX to say."""
+    return program_of(lambda x: jnp.broadcast_to(x, (2,)), 0.0)[0].equations[-1]
+
+
+def _shrunk(variable: Any, axes: Collection[int]) -> Any:
+    """A variable like another one, with size 1 along some axes."""
+    return jex.Var(variable.aval.update(shape=shrunk(variable.aval.shape, axes)))
 
 
 # Rules: an equation and the marks of its operands -> what it keeps of them, and the marks of its result; none if none.
@@ -171,16 +181,19 @@ def _dot_general(equation: Any, marks: Sequence[_Axes]) -> _Kept:
     return kept, frozenset(made)
 
 
-def _product(x: Array, y: Array, dimension_numbers: Any, **params: Any) -> Array:
-    """A dot_general in which an axis that goes with one of the other operand may have size 1.
+def _unlike(operands: Sequence[Any], batch: Sequence[Sequence[int]]) -> list[int]:
+    """Which of the axes that go with each other have size 1 in one operand alone."""
+    x, y = (v.aval.shape for v in operands)
+    return [n for n, (a, b) in enumerate(zip(*batch, strict=True)) if x[a] != y[b]]
+
+
+def _product(x: Array, y: Array, dropped: Sequence[int], dimension_numbers: Any, **params: Any) -> list[Array]:
+    """A dot_general in which some of the axes that go with each other have size 1 in one operand.
 
     Such an axis is dropped, and the other operand's is free: one product in place of one for each example.
     """
     contract, batch = dimension_numbers
     pairs = list(zip(*batch, strict=True))
-    dropped = [n for n, (a, b) in enumerate(pairs) if x.shape[a] != y.shape[b]]
-    if not dropped:
-        return lax.dot_general(x, y, dimension_numbers, **params)
     ones = [[pairs[n][k] for n in dropped if z.shape[pairs[n][k]] == 1] for k, z in enumerate((x, y))]
     paired = [n for n in range(len(pairs)) if n not in dropped]
     numbers, names = [], [(0, n) for n in paired]  # the result's axes: pairs first, then free ones of x, then of y
@@ -192,7 +205,7 @@ def _product(x: Array, y: Array, dimension_numbers: Any, **params: Any) -> Array
     (contract_x, batch_x), (contract_y, batch_y) = numbers
     small = lax.squeeze(x, ones[0]), lax.squeeze(y, ones[1])
     made = lax.dot_general(*small, ((contract_x, contract_y), (batch_x, batch_y)), **params)
-    return made.transpose([names.index(name) for name in sorted(names)])
+    return [made.transpose([names.index(name) for name in sorted(names)])]
 
 
 def _convolution(equation: Any, marks: Sequence[_Axes]) -> _Kept:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from itertools import islice
 from typing import Any
+
+import jax
 
 from .._trace import Program, closed, inlined, is_variable, program_of
 
@@ -54,11 +56,6 @@ class Rewrite:
     by: str
     operands: tuple[Any, ...]
 
-    @cached_property
-    def program(self) -> Program:
-        """`run`, traced once: to be priced, and to be taken."""
-        return alone(self.run, self.operands)
-
 
 def rewritten(program: Program, taken: Mapping[int, Rewrite]) -> Program:
     """`program` with some equations replaced.
@@ -67,18 +64,22 @@ def rewritten(program: Program, taken: Mapping[int, Rewrite]) -> Program:
         program: a flat program.
         taken: offers by the place of their equation.
     """
+    if not taken:
+        return program
     names: dict[Any, Any] = {}
 
     def read(atom: Any) -> Any:
         return names.get(atom, atom) if is_variable(atom) else atom
 
+    programs, constants = side_by_side([(offer.run, *(v.aval for v in offer.operands)) for offer in taken.values()])
+    faster = dict(zip(taken, (closed(made, constants) for made in programs), strict=True))
     equations = []
     for place, equation in enumerate(program.equations):
         offer = taken.get(place)
         if offer is None:
             equations.append(equation.replace(invars=[read(v) for v in equation.invars]))
             continue
-        made, results = written(offer.program, equation.source_info, [read(v) for v in offer.operands])
+        made, results = written(faster[place], equation.source_info, [read(v) for v in offer.operands])
         equations += made
         names.update(zip(equation.outvars, results, strict=True))
     return replace(program, equations=tuple(equations), outputs=tuple(map(read, program.outputs))).pruned()
@@ -92,7 +93,6 @@ def written(program: Program, where: Any, operands: Sequence[Any]) -> tuple[list
         where: what the equations have for a place in the user's code; None for where they stand.
         operands: the operands, variables or literals.
     """
-    program = inlined(program)
     names = dict(zip(program.inputs, operands, strict=True))
 
     def read(atom: Any) -> Any:
@@ -105,7 +105,24 @@ def written(program: Program, where: Any, operands: Sequence[Any]) -> tuple[list
     return equations, [read(v) for v in program.outputs]
 
 
-def alone(run: Callable[..., Any], operands: Sequence[Any]) -> Program:
-    """A function of some operands as a program, what it closes over written into it."""
-    program, constants, _ = program_of(run, *(v.aval for v in operands))
-    return closed(inlined(program), constants).pruned()
+def side_by_side(calls: Sequence[tuple[Any, ...]]) -> tuple[list[Program], tuple[Any, ...]]:
+    """Functions as flat programs, all traced in one go.
+
+    Args:
+        calls: each a function and what it takes, abstractly.
+
+    Returns:
+        The programs, whose first inputs are all that the functions close over; and the values of that.
+    """
+
+    def every(given: Sequence[Any]) -> list[Any]:
+        return [list(run(*own)) for (run, *_), own in zip(calls, given, strict=True)]
+
+    program, constants, tree = program_of(every, [own for _, *own in calls])
+    program = inlined(program)
+    held, inputs = program.inputs[: len(constants)], iter(program.inputs[len(constants) :])
+    outputs, programs = iter(program.outputs), []
+    for (_, *own), made in zip(calls, tree.children(), strict=True):
+        ours = (*held, *islice(inputs, len(jax.tree.leaves(own))))
+        programs.append(replace(program, inputs=ours, outputs=tuple(islice(outputs, made.num_leaves))).pruned())
+    return programs, constants

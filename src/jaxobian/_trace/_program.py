@@ -50,6 +50,10 @@ class Program:
         atoms = (v for atoms in (self.outputs, *(e.invars for e in self.equations)) for v in atoms)
         return {v for v in atoms if is_variable(v)}
 
+    def only(self, results: Sequence[int]) -> Program:
+        """With some of its results."""
+        return replace(self, outputs=tuple(self.outputs[k] for k in results)).pruned()
+
     def pruned(self) -> Program:
         """Without the equations that no output needs."""
         needed = {v for v in self.outputs if is_variable(v)}

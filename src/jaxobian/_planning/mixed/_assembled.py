@@ -18,13 +18,13 @@ a sum of element functions is assembled from those of the elements.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import operator
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,9 @@ from ..._arrays import block_dtype, is_complex, varying_axes
 from ..._cost import Work
 from ..._execute import Blocks
 from ..._outputs import Compressed
-from ..._rewrite import has_all_axes, product_and_sum, rewritten, written
+from ..._rewrite import has_all_axes, product_and_sum, rewritten, side_by_side, written
 from ..._seeds import Seeds
-from ..._trace import Linear, program_of
+from ..._trace import Linear
 from .._problem import Problem
 from ._assembly import Derivative, Element, Labels, input_labels, labels_of_u, order, output_labels, told_apart, weights
 from ._nodes import Answer, Made, NoPasses, Part
@@ -247,7 +247,7 @@ def _summed(problem: Problem, found: Ends) -> tuple[Problem, Ends]:
             behind.update((v, found.behind[v]) for _, v in several)
             continue
         signs = [sign for sign, _ in several]
-        total, _, _ = program_of(lambda *vs, signs=signs: _sum(signs, vs), *(v.aval for _, v in several))
+        (total,), _ = side_by_side([(partial(_sum, signs), *(v.aval for _, v in several))])
         made, (result,) = written(total, None, [v for _, v in several])
         equations += made
         behind[result] = tuple(sorted(terms, key=repr))
@@ -259,8 +259,8 @@ def _summed(problem: Problem, found: Ends) -> tuple[Problem, Ends]:
     return problem, replace(found, behind=behind)
 
 
-def _sum(signs: Sequence[float], values: Sequence[Any]) -> Any:
-    return functools.reduce(operator.add, (v if sign > 0 else -v for sign, v in zip(signs, values, strict=True)))
+def _sum(signs: Sequence[float], *values: Any) -> list[Any]:
+    return [reduce(operator.add, (v if sign > 0 else -v for sign, v in zip(signs, values, strict=True)))]
 
 
 def _pairs(part: Part, seeds: Seeds) -> Iterator[tuple[int, int, int, int]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..._cost import Machine, PassWork, pass_work
-from ..._trace import Linear, Program, program_of, pullback
+from ..._execute import Stored
+from ..._trace import Linear
 from ..._trace import walk as walk_equations
 from .._known_first import known_first
 from .._problem import Problem
+from .._sweeps import one_pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Estimate:
             work["rev"] = work["fwd"]
         elif only != "fwd":
             try:
-                pulled = _pulled(program)
+                pulled = one_pass(Stored(program), program.out_avals, forward=False)
                 work["rev"] = pass_work(pulled, pulled.inputs[len(program.residuals) :], 1, one_hot=False)
             except Exception as error:
                 reason = str(error)
@@ -69,13 +69,3 @@ _SYMMETRIC = frozenset(
 
 def _symmetric(program: Linear) -> bool:
     return all(e.primitive.name in _SYMMETRIC for e in program.linear.equations)
-
-
-def _pulled(program: Linear) -> Program:
-    """The program that pulls one cotangent back through a linear one."""
-
-    def pull(residuals: Sequence[Any], cotangents: Sequence[Any]) -> list[Any]:
-        return pullback(lambda *t: program.push(residuals, t), program.in_avals)(*cotangents)
-
-    pulled, _, _ = program_of(pull, list(program.residual_avals), list(program.out_avals))
-    return pulled.pruned()

@@ -6,14 +6,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ..._analysis import Cut
 from ..._execute import Stored
 from ..._seeds import Seeds, plain
 from .. import colored, forward, reverse
 from .._problem import Candidate, Impossible, Problem
-from .._sweeps import PassCost, choose_chunks, count_passes
+from .._sweeps import PassCost, choose_chunks, together
 from ._brackets import Chain, Leaf, Multiply, Pull, Push, Tree
 from ._estimate import Estimate
 from ._nodes import Node, Part, Product, Span, Sum, Through, matrix_work, product_work
@@ -160,13 +159,8 @@ def _colored(problem: Problem, span: Span) -> Part:
 
 def _given_passes(problem: Problem, passes: int, mode: str) -> PassCost:
     """Passes through a segment that begin with rows at hand, counted."""
-    program, forward, stored = problem.program, mode == "fwd", Stored(problem.program)
-
-    def run(residuals: Sequence[Any], seeds: Sequence[Any]) -> Sequence[Any]:
-        return stored.linear(residuals, forward=forward)(*seeds)
-
-    avals = problem.sides(forward=forward)[0].avals
-    return count_passes(run, program.residual_avals, avals, passes, forward=forward, one_hot=False)
+    made = together(problem, Stored(problem.program), passes, forward=mode == "fwd")
+    return made.counted(passes, forward=mode == "fwd", one_hot=False)
 
 
 def split(problem: Problem, z: Cut, *, colors: bool = False) -> list[Node]:
