@@ -14,10 +14,6 @@ from .._trace import reshape_order
 Evaluate = Callable[[Any, Sequence[np.ndarray]], np.ndarray]
 
 
-def _of(function: Callable[..., Any]) -> Evaluate:
-    return lambda equation, values: function(*values)
-
-
 def _shape(equation: Any) -> tuple[int, ...]:
     return tuple(equation.outvars[0].aval.shape)
 
@@ -71,35 +67,21 @@ def _select(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
     return np.choose(np.broadcast_to(which, cases[0].shape).astype(int), cases)
 
 
-CONSTANTS: dict[str, Evaluate] = {
+_OWN: dict[str, Evaluate] = {
     "iota": _iota,
-    "broadcast_in_dim": _broadcast,
+    "broadcast": _broadcast,
     "reshape": _reshape,
-    "squeeze": _reshape,
     "slice": _slice,
-    "select_n": _select,
+    "cases": _select,
     "transpose": lambda e, values: values[0].transpose(e.params["permutation"]),
     "rev": lambda e, values: np.flip(values[0], e.params["dimensions"]),
     "concatenate": lambda e, values: np.concatenate(values, e.params["dimension"]),
-    "convert_element_type": _converted,
-    "copy": _of(lambda x: x),
-    "add": _of(np.add),
-    "sub": _of(np.subtract),
-    "mul": _of(np.multiply),
-    "neg": _of(np.negative),
-    "rem": _rem,
-    "sign": _of(np.sign),
-    "abs": _of(np.abs),
-    "and": _of(np.bitwise_and),
-    "or": _of(np.bitwise_or),
-    "xor": _of(np.bitwise_xor),
-    "not": _of(np.invert),
-    "max": _of(np.maximum),
-    "min": _of(np.minimum),
-    "eq": _of(np.equal),
-    "ne": _of(np.not_equal),
-    "lt": _of(np.less),
-    "le": _of(np.less_equal),
-    "gt": _of(np.greater),
-    "ge": _of(np.greater_equal),
+    "conversion": _converted,
+    "identity": lambda e, values: values[0],
+    "remainder": _rem,
 }
+
+
+def evaluation(kind: str) -> Evaluate:
+    """How equations of a kind are evaluated: in a way of our own, or as a function of NumPy's does."""
+    return _OWN.get(kind) or (lambda equation, values: getattr(np, kind)(*values))

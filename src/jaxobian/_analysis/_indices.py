@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._trace import CALLS, LARGEST_INDEX, Program, inlined, is_variable, subprograms
-from ._constants import CONSTANTS
+from .._primitives import row_of
+from .._trace import LARGEST_INDEX, Program, inlined, is_variable, subprograms
+from ._constants import evaluation
 
 
 class Indices:
@@ -91,12 +92,12 @@ class Indices:
         if any(value is None for value in operands.values()):
             return None
         try:
-            simple = CONSTANTS.get(maker.primitive.name)
-            if simple is not None:
+            kind = row_of(maker).values
+            if kind is not None:
                 values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]
                 with np.errstate(all="ignore"):
-                    return np.asarray(simple(maker, values), atom.aval.dtype)
-            called = list(subprograms(maker)) if maker.primitive.name in CALLS else []
+                    return np.asarray(evaluation(kind)(maker, values), atom.aval.dtype)
+            called = list(subprograms(maker)) if row_of(maker).body == "call" else []
             if called:
                 inner = inlined(called[0])
                 values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]

@@ -10,7 +10,8 @@ from typing import Any
 from .._arrays import varying_axes
 from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, repeated
 from .._execute import Build, Stored, Swept
-from .._rewrite import HOISTED, hoist, shrunk, skinny_matmuls
+from .._primitives import is_product
+from .._rewrite import hoist, shrunk, skinny_matmuls
 from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
 from .._trace import Program, batched, inlined, program_of, source_line
 from ._problem import NO_WORK, Candidate, Problem
@@ -256,7 +257,7 @@ def _with_hoisting(
         return time(spared) < (1 - 1 / _SAVED) * time(plain.work.each)
 
     flat = inlined(program)
-    if spares_little([e for e in flat.equations if e.primitive.name in HOISTED]):
+    if spares_little(list(filter(is_product, flat.equations))):
         return plain  # not if all of them were, which is seen without a trace
     shared, products = hoist(flat, seeds.invariant_axes)
     if spares_little(products):

@@ -16,7 +16,6 @@ from ._modes import Obstruction as Obstruction
 from ._modes import batched as batched
 from ._modes import obstructions as obstructions
 from ._modes import source_line as source_line
-from ._program import CALLS as CALLS
 from ._program import Program as Program
 from ._program import as_program as as_program
 from ._program import has_rules as has_rules

@@ -13,10 +13,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from .._primitives import row_of
 from ._source import in_library, user_frame
-
-# Equations that only call another program; closed_call is eval_jaxpr from JAX 0.12 on.
-CALLS = frozenset({"jit", "closed_call", "eval_jaxpr"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +98,7 @@ def has_rules(program: Program) -> bool:
     """Whether a function in it has a derivative of the user's own making."""
 
     def own(equation: Any) -> bool:
-        if equation.primitive.name not in ("custom_jvp_call", "custom_vjp_call"):
+        if row_of(equation).body != "custom_rule":
             return False
         where = equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info or ""  # "relu at functions.py:71"
         return not in_library(where.partition(" at ")[2])
@@ -186,7 +184,7 @@ def _constants(equation: Any) -> list[Any]:
 
 def _can_inline(equation: Any) -> bool:
     """A nested jit that neither places its arrays nor hides constants."""
-    if equation.primitive.name not in CALLS or _constants(equation):
+    if row_of(equation).body != "call" or _constants(equation):
         return False
     placements = (*equation.params.get("in_shardings", ()), *equation.params.get("out_shardings", ()))
     return all(type(p).__name__ == "UnspecifiedValue" for p in placements)

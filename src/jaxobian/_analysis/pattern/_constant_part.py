@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from ..._primitives import row_of
 from ..._trace import Linear, Program, is_variable, zero_literal
 from ..ties._axes import Structure
 from ._matrices import conv_matrix, dot_matrix, window_matrix
@@ -93,8 +94,8 @@ def constant_part(
 
 def _followed(equation: Any, ours: set[int], given: _Numbers, known: Known, most: int) -> _Results:
     """The constant parts of an equation's results, where all but the tangents is known in it."""
-    name = equation.primitive.name
-    rule = _RULES.get(name, _moved if name in MOVES else None)
+    kind = row_of(equation).of_elements
+    rule = _RULES.get(kind, _moved if kind in MOVES else None)
     if rule is None or not all(map(_is_real, equation.outvars)):
         return None
     if any(known(v) is None for k, v in enumerate(equation.invars) if k not in ours):
@@ -113,7 +114,7 @@ def _is_real(atom: Any) -> bool:
 
 
 def _moved(equation: Any, given: _Numbers, known: Known) -> _Results:
-    moved = MOVES[equation.primitive.name](equation, known)
+    moved = MOVES[row_of(equation).of_elements](equation, known)
     if moved is None:
         return None
     each = moved if isinstance(moved, list) else [moved]
@@ -200,20 +201,20 @@ def _scatter_add(equation: Any, given: _Numbers, known: Known) -> _Results:
     parts: list[Any] = [given[0]] if 0 in given else []
     if 2 in given:
         arrived = merged(given[2], landed, size_of(out))
-        subtracted = equation.primitive.name == "scatter-sub"
+        subtracted = row_of(equation).of_elements == "subtracted"
         parts.append(arrived if isinstance(arrived, Full) or not subtracted else -arrived)
     return [_sum(parts, out, given)]
 
 
-_RULES: dict[str, Callable[..., _Results]] = {
-    **dict.fromkeys(["add", "add_any", "copy", "copy_p", "convert_element_type"], _scaled(lambda e, k, known: None)),
-    "sub": _scaled(lambda e, k, known: 1 - 2 * k),
-    "neg": _scaled(lambda e, k, known: -1),
-    "mul": _scaled(lambda e, k, known: known(e.invars[1 - k])),
-    "div": _scaled(_divisor),
+_RULES: dict[str | None, Callable[..., _Results]] = {
+    **dict.fromkeys(["sum", "identity", "conversion"], _scaled(lambda e, k, known: None)),
+    "difference": _scaled(lambda e, k, known: 1 - 2 * k),
+    "negation": _scaled(lambda e, k, known: -1),
+    "product": _scaled(lambda e, k, known: known(e.invars[1 - k])),
+    "quotient": _scaled(_divisor),
     "reduce_sum": _reduced,
-    "reduce_window_sum": _windows,
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
-    **dict.fromkeys(["scatter-add", "scatter-sub"], _scatter_add),
+    "window_sum": _windows,
+    "dot": _dot,
+    "convolution": _convolution,
+    **dict.fromkeys(["added", "subtracted"], _scatter_add),
 }

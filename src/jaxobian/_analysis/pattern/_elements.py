@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ..._primitives import row_of
 from ..._trace import Program, inlined, is_variable
 from .._indices import Indices
 from ..ties._axes import Structure, local_ties
-from ._inner import INNER
+from ._inner import BODIES
 from ._moves import Known
 from ._rows import FULL, MOST, Full, Results, Rows, by_ties, csr, dims_of, size_of, united
 from ._unions import UNIONS, moved
@@ -71,10 +72,10 @@ class Elements:
 
     def through(self, equation: Any, operands: dict[int, Rows]) -> Results:
         """The rows of an equation's results."""
-        name = equation.primitive.name
-        if all(isinstance(rows, Full) for rows in operands.values()) and name not in INNER:
+        row = row_of(equation)
+        if all(isinstance(rows, Full) for rows in operands.values()) and row.body not in BODIES:
             return [FULL] * len(equation.outvars)
-        for rule in (INNER.get(name), UNIONS.get(name), moved):
+        for rule in (BODIES.get(row.body), UNIONS.get(row.of_elements), moved):
             results = rule(self, equation, operands) if rule is not None else None
             if results is not None:
                 return results

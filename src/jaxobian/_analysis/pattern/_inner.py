@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from ..._trace import CALLS, Program, as_program, differentiable, inlined, pullbacks, subprograms
+from ..._trace import Program, as_program, differentiable, inlined, pullbacks, subprograms
 from ._rows import (
     FULL,
     Full,
@@ -220,11 +220,12 @@ def _custom_lin(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
     return results
 
 
-INNER: dict[str, Rule] = {
-    **dict.fromkeys([*CALLS, "remat2"], _call),
-    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
+BODIES: dict[str | None, Rule] = {
+    "call": _call,
+    "custom_rule": _call,
+    "block": _call,
     "cond": _cond,
     "while": _while,
     "scan": _scan,
-    "custom_lin": _custom_lin,
+    "pullback": _custom_lin,
 }

@@ -211,11 +211,10 @@ def _select(equation: Any, known: Known) -> Moved | None:
     return {k: np.where(which == k - 1, here, -1) for k in range(1, len(equation.invars))}
 
 
-MOVES: dict[str, Callable[[Any, Known], Moved | list[Moved] | None]] = {
+MOVES: dict[str | None, Callable[[Any, Known], Moved | list[Moved] | None]] = {
     "reshape": _reshape,
-    "squeeze": _reshape,
     "transpose": _transpose,
-    "broadcast_in_dim": _broadcast,
+    "broadcast": _broadcast,
     "slice": _slice,
     "rev": _rev,
     "concatenate": _concatenate,
@@ -227,6 +226,6 @@ MOVES: dict[str, Callable[[Any, Known], Moved | list[Moved] | None]] = {
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
     "gather": _gather,
-    "scatter": _scatter,
-    "select_n": _select,
+    "written": _scatter,
+    "cases": _select,
 }

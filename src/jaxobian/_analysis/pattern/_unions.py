@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from ..ties._rules import ELEMENTWISE
+from ..._primitives import row_of
 from ._matrices import conv_matrix, dot_matrix, window_matrix
 from ._moves import MOVES, landings
 from ._rows import Results, Rows, Shape, dims_of, merged, multiplied, size_of, stacked, taken, united
@@ -22,7 +22,7 @@ Rule = Callable[["Elements", Any, dict[int, Rows]], Results | None]
 
 
 def moved(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
-    rule = MOVES.get(equation.primitive.name)
+    rule = MOVES.get(row_of(equation).of_elements)
     moved = rule(equation, elements.known) if rule is not None else None
     if moved is None:
         return None
@@ -169,14 +169,14 @@ def _scatter_add(elements: Elements, equation: Any, operands: dict[int, Rows]) -
     return [united(parts)]
 
 
-UNIONS: dict[str, Rule] = {
-    **dict.fromkeys((name for name in ELEMENTWISE if name not in MOVES), _elementwise),
-    "mul": lambda elements, e, operands: _product(elements, e, operands) or _elementwise(elements, e, operands),
+UNIONS: dict[str | None, Rule] = {
+    **dict.fromkeys("elementwise sum difference negation identity conversion quotient".split(), _elementwise),
+    "product": lambda elements, e, operands: _product(elements, e, operands) or _elementwise(elements, e, operands),
     "concatenate": _concatenate,
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
-    **dict.fromkeys(["reduce_window_sum", "reduce_window_max", "reduce_window_min", "select_and_gather_add"], _windows),
-    "select_and_scatter_add": _scattered_windows,
-    **dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"], _cumulative),
-    **dict.fromkeys(["scatter-add", "scatter-sub"], _scatter_add),
+    "dot": _dot,
+    "convolution": _convolution,
+    **dict.fromkeys(["window_sum", "each_window"], _windows),
+    "scattered_windows": _scattered_windows,
+    "cumulative": _cumulative,
+    **dict.fromkeys(["added", "subtracted"], _scatter_add),
 }

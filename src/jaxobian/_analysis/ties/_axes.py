@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..._primitives import row_of
 from ..._trace import (
-    CALLS,
     Linear,
     LinearProgram,
     Program,
@@ -24,7 +24,7 @@ from ..._trace import (
 )
 from .._indices import Indices
 from ._kinds import Local, Shape
-from ._rules import PASSED_ON, RULES
+from ._rules import TIES
 from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed, within
 
 # What a variable depends on: number of an input -> relation. An input that is not there does not matter to it.
@@ -167,14 +167,13 @@ def local_ties(equation: Any, active: set[int], indices: Indices) -> Local:
 
 def _local(equation: Any, active: set[int], indices: Indices, notes: Notes) -> Local:
     """For each output of an equation, the active operands that it depends on, each with its ties."""
-    name = equation.primitive.name
-    rule = RULES.get(name)
-    if rule is not None:
-        rows = rule(equation, indices)
-        if name in PASSED_ON:
+    row = row_of(equation)
+    if row.kind is not None:
+        rows = TIES[row.kind](equation, indices)
+        if row.kind == "passed_on":
             return rows
         return [{k: row.get(k, DENSE) for k in active} for row in rows]
-    inner = _INNER.get(name)
+    inner = BODIES.get(row.body)
     rows = inner(equation, active, notes) if inner is not None else None
     if rows is None:
         made = implementation(equation)
@@ -378,13 +377,14 @@ def _linear_solve(equation: Any, active: set[int], notes: Notes) -> Local | None
     return local
 
 
-_INNER = {
-    **dict.fromkeys([*CALLS, "remat2"], _call),
-    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
-    "call_hi_primitive": _expanded,
+BODIES: dict[str | None, Callable[[Any, set[int], Notes], Local | None]] = {
+    "call": _call,
+    "custom_rule": _call,
+    "block": _call,
+    "expansion": _expanded,
     "cond": _cond,
     "while": _while,
     "scan": _scan,
-    "custom_lin": _custom_lin,
-    "custom_linear_solve": _linear_solve,
+    "pullback": _custom_lin,
+    "solve": _linear_solve,
 }
