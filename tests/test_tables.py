@@ -11,7 +11,7 @@ from test_grammar import NO_DERIVATIVE, OF_REFERENCES, given, public_primitives
 from jaxobian._analysis._constants import evaluation
 from jaxobian._analysis.pattern._inner import BODIES as BODIES_OF_PATTERNS
 from jaxobian._analysis.pattern._moves import MOVES
-from jaxobian._analysis.pattern._unions import UNIONS
+from jaxobian._analysis.pattern._unions import SUMS, UNIONS
 from jaxobian._analysis.ties._axes import BODIES
 from jaxobian._analysis.ties._rules import TIES
 from jaxobian._cost import _equations as costs
@@ -61,7 +61,7 @@ def test_what_jax_can_differentiate_has_ties_and_a_cost() -> None:
     ("name", "functions"),
     [
         ("kind", TIES),
-        ("elements", {*MOVES, *UNIONS, "reduce_sum"}),
+        ("elements", {*MOVES, *SUMS, *UNIONS}),
         ("cost", {*costs.COSTS, *ELEMENTWISE_COSTS}),
         ("body", {*BODIES, "combining"}),
     ],
@@ -74,7 +74,7 @@ def test_every_kind_that_a_row_names_has_a_function_and_no_other_has(name: str, 
 
 
 def test_what_is_known_of_elements_is_known_of_axes() -> None:
-    assert {*MOVES, *UNIONS} - column("of_elements") == set()
+    assert {*MOVES, *SUMS, *UNIONS} - column("of_elements") == set()
     assert all(row.kind for row in PRIMITIVES.values() if row.elements)
 
 

@@ -3,7 +3,7 @@
 Nothing need be known of a primitive to be right: what has no row, or leaves a column out, is dense, and its cost a
 guess. Columns are plain facts and words for kinds; the function of a kind is in the room that asks for it:
 
-    kind      `_analysis/ties/_rules.TIES`, `_analysis/pattern/_unions.UNIONS`, `_moves.MOVES`, `_rewrite/_hoisting`
+    kind      `_analysis/ties/_rules.TIES`, `_analysis/pattern/_unions.SUMS` and `UNIONS`, `_moves.MOVES`, `_rewrite/_hoisting`
     values    `_analysis/_constants`
     linear    `_trace/_linearize`
     cost      `_cost/_equations.COSTS`

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from scipy import sparse
 
 from ..._primitives import row_of
 from ..._trace import Program, inlined, is_variable
@@ -20,8 +21,8 @@ from .._indices import Indices
 from ..ties._axes import Structure, local_ties
 from ._inner import BODIES
 from ._moves import Known
-from ._rows import FULL, MOST, Full, Results, Rows, by_ties, csr, dims_of, size_of, united
-from ._unions import UNIONS, moved
+from ._rows import FULL, MOST, Full, Results, Rows, Shape, by_ties, csr, dims_of, positions, size_of, taken, united
+from ._unions import followed
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Elements:
     indices: Indices
     effort: int | None = None
     dense: list[Any] = field(default_factory=list)
+    exact: ClassVar[bool] = False
 
     def follow(self, program: Program, start: dict[Any, Rows]) -> dict[Any, Rows]:
         """The rows of every variable that depends on one of `start`."""
@@ -72,14 +74,21 @@ class Elements:
 
     def through(self, equation: Any, operands: dict[int, Rows]) -> Results:
         """The rows of an equation's results."""
-        row = row_of(equation)
-        if all(isinstance(rows, Full) for rows in operands.values()) and row.body not in BODIES:
+        body = BODIES.get(row_of(equation).body)
+        if body is None and all(isinstance(rows, Full) for rows in operands.values()):
             return [FULL] * len(equation.outvars)
-        for rule in (BODIES.get(row.body), UNIONS.get(row.of_elements), moved):
-            results = rule(self, equation, operands) if rule is not None else None
-            if results is not None:
-                return results
-        return self._by_ties(equation, operands)
+        results = body(self, equation, operands) if body is not None else followed(self, equation, operands)
+        return self._by_ties(equation, operands) if results is None else results
+
+    def scaled(self, rows: Rows, factor: np.ndarray, shape: Shape) -> Rows:
+        """Nothing is left where the factor is zero; a single number may be any."""
+        if factor.size <= 1 or np.all(factor):
+            return rows
+        return taken(rows, np.where(np.broadcast_to(factor, shape) != 0, positions(shape), -1))
+
+    def matrix(self, numbers: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Which elements reach which."""
+        return sparse.csr_matrix(numbers != 0)
 
     def _by_ties(self, equation: Any, operands: dict[int, Rows]) -> Results:
         results: Results = []

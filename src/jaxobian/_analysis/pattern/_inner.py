@@ -6,7 +6,7 @@ A step of a loop is a matrix of its outputs by its inputs; any number of steps i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ from ._rows import (
     unit,
     united,
 )
-from ._unions import Rule
 
 if TYPE_CHECKING:
     from ._elements import Elements
@@ -220,7 +219,8 @@ def _custom_lin(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
     return results
 
 
-BODIES: dict[str | None, Rule] = {
+# The rows of an equation's results by those of its operands; None where another rule must say.
+BODIES: dict[str | None, Callable[[Elements, Any, dict[int, Rows]], Results | None]] = {
     "call": _call,
     "custom_rule": _call,
     "block": _call,
