@@ -3,7 +3,7 @@
 Nothing need be known of a primitive to be right: what has no row, or leaves a column out, is dense, and its cost a
 guess. Columns are plain facts and words for kinds; the function of a kind is in the room that asks for it:
 
-    kind      `_analysis/ties/_rules.TIES`, `_analysis/pattern/_unions.SUMS` and `UNIONS`, `_moves.MOVES`, `_rewrite/_hoisting`
+    kind      `_analysis/ties/_rules.TIES`, `_analysis/pattern` (`_unions`, `_moves`), `_rewrite/_hoisting`
     values    `_analysis/_constants`
     linear    `_trace/_linearize`
     cost      `_cost/_equations.COSTS`
@@ -117,7 +117,7 @@ PRIMITIVES: dict[str, Primitive] = {
     **rows("rev", kind="rev", values="rev", linear="all", cost="move", symmetric=True, batch_major=True),
     **rows("slice", kind="slice", values="slice", linear="all", cost="move", batch_major=True),
     **rows("split", kind="split", linear="all", cost="move", batch_major=True),
-    **rows("pad", kind="pad", linear="all", cost="move", joins=True, batch_major=True),
+    **rows("pad", kind="pad", linear="all", cost="move", batch_major=True),
     **rows("concatenate", kind="concatenate", values="concatenate", linear="all", cost="move", joins=True,
            batch_major=True),
     **rows("stack", kind="stack", linear="all", cost="move", joins=True),
@@ -176,8 +176,8 @@ PRIMITIVES: dict[str, Primitive] = {
     **rows("custom_vmap_call", body="block", words="a custom_vmap function"),
     **rows("call_hi_primitive", body="expansion"),
     **rows("cond", body="cond", words="lax.cond"),
-    **rows("while", body="while", words="lax.while_loop"),
-    **rows("scan", body="scan", words="lax.scan"),
+    **rows("while", body="loop", words="lax.while_loop"),
+    **rows("scan", body="loop", words="lax.scan"),
     **rows("custom_lin", linear="tangents", cost="arithmetic", body="pullback"),
     **rows("custom_linear_solve", body="solve"),
 }  # fmt: skip

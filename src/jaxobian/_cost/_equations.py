@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._primitives import row_of
-from .._trace import Program, as_program, subprograms
+from .._trace import Program, as_program, loop_of, subprograms
 from ._machine import Work
 
 # What an equation that is fused into others takes of a kernel's dispatch.
@@ -196,21 +196,13 @@ def _sort(equation: Any) -> Work:
 # Loops and branches -----------------------------------------------------------------------------------------------
 
 
-def _scan(equation: Any, count: _Count) -> Work:
+def _loop(equation: Any, count: _Count) -> Work:
     """Its steps, each of which cuts its part out of some arrays, and puts what it makes into others."""
-    body = next(subprograms(equation))
-    reads = sum(v.aval.shape != w.aval.shape for v, w in zip(equation.invars, body.inputs, strict=True))
-    writes = sum(v.aval.shape != w.aval.shape for v, w in zip(equation.outvars, body.outputs, strict=True))
-    sliced = Work(equations=_READ * reads + _WRITTEN * writes)
-    return (_step(equation, count) + sliced) * equation.params["length"]
-
-
-def _while(equation: Any, count: _Count) -> Work:
-    return _step(equation, count) * ASSUMED_STEPS
-
-
-def _step(equation: Any, count: _Count) -> Work:
-    return sum((count(p) for p in subprograms(equation)), Work(equations=_STEP))
+    loop = loop_of(equation)
+    assert loop is not None
+    step = sum((count(p) for p in subprograms(equation)), Work(equations=_STEP))
+    sliced = Work(equations=_READ * len(loop.sliced) + _WRITTEN * len(loop.stacked))
+    return (step + sliced) * (ASSUMED_STEPS if loop.condition else loop.length)
 
 
 def _cond(equation: Any, count: _Count) -> Work:
@@ -227,8 +219,7 @@ def _linear_solve(equation: Any, count: _Count) -> Work:
 
 # Programs inside -> what they take, as often as they run.
 LOOPS: dict[str | None, Callable[[Any, _Count], Work]] = {
-    "scan": _scan,
-    "while": _while,
+    "loop": _loop,
     "cond": _cond,
     "solve": _linear_solve,
 }

@@ -122,7 +122,9 @@ class Fusion:
 
 def _writes(equation: Any) -> bool:
     """Whether an equation joins arrays: kernels that make these on the way are slow, so that XLA writes the result."""
-    return row_of(equation).joins and size(equation.invars[0]) != size(equation.outvars[0])
+    if row_of(equation).kind == "pad":
+        return size(equation.invars[0]) != size(equation.outvars[0])
+    return row_of(equation).joins and len(equation.invars) > 1
 
 
 def _is_loop(equation: Any) -> bool:

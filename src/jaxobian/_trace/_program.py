@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -78,6 +79,74 @@ def subprograms(equation: Any) -> Iterator[Program]:
     """The programs inside an equation: bodies of loops, branches, rematerialized blocks."""
     for jaxpr in jex.jaxprs_in_params(equation.params):
         yield as_program(jaxpr)
+
+
+def forward(
+    program: Program, start: Mapping[Any, Any], through: Callable[[Any, dict[int, Any]], Sequence[Any]]
+) -> dict[Any, Any]:
+    """What is so of every variable, by what is so of some.
+
+    Args:
+        program: a flat program.
+        start: what is so of some of its variables.
+        through: an equation, and what is so of its operands, of those of which something is -> what of its results;
+            None of which nothing is.
+    """
+    found = dict(start)
+    for equation in program.equations:
+        operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
+        if operands:
+            results = zip(equation.outvars, through(equation, operands), strict=True)
+            found.update((v, x) for v, x in results if x is not None)
+    return found
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A scan or a while loop, step by step: (constants, carries, slices of xs) -> (carries, slices of ys).
+
+    Attributes:
+        body: a step.
+        condition: what says whether another one is made, of the operands before the body's, and the carries.
+        skipped: how many operands of the equation come before the body's.
+        carries: the places of carries among the body's inputs; its first outputs are the next ones.
+        sliced: the inputs of the body that are slices of the equation's operands.
+        stacked: the outputs of the body that are slices of the equation's results.
+        length: how many steps there are; infinite where only running it tells.
+    """
+
+    body: Program
+    condition: Program | None
+    skipped: int
+    carries: range
+    sliced: tuple[int, ...]
+    stacked: tuple[int, ...]
+    length: float
+
+
+def loop_of(equation: Any) -> Loop | None:
+    """The steps of a loop; None where its parameters are not laid out as they are known to be."""
+    params, condition, skipped = equation.params, None, 0
+    if "cond_jaxpr" in params:
+        body, condition, skipped = (
+            as_program(params["body_jaxpr"]),
+            as_program(params["cond_jaxpr"]),
+            params["cond_nconsts"],
+        )
+    else:
+        (body,) = subprograms(equation)
+    operands = equation.invars[skipped:]
+    if len(body.inputs) != len(operands) or len(body.outputs) != len(equation.outvars):
+        return None
+    sliced, stacked = (
+        tuple(k for k, (v, w) in enumerate(zip(inner, outer, strict=True)) if len(v.aval.shape) < len(w.aval.shape))
+        for inner, outer in ((body.inputs, operands), (body.outputs, equation.outvars))
+    )
+    last = len(body.inputs) - len(sliced)
+    carries = range(last - len(body.outputs) + len(stacked), last)
+    if condition is not None and len(condition.inputs) != skipped + len(carries):
+        return None
+    return Loop(body, condition, skipped, carries, sliced, stacked, params.get("length", math.inf))
 
 
 def reshape_order(equation: Any) -> tuple[int, ...]:

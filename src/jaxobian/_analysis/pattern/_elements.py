@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from ..._primitives import row_of
-from ..._trace import Program, inlined, is_variable
+from ..._trace import Program, forward, inlined, is_variable
 from .._indices import Indices
 from ..ties._axes import Structure, local_ties
 from ._inner import BODIES
@@ -46,19 +46,17 @@ class Elements:
 
     def follow(self, program: Program, start: dict[Any, Rows]) -> dict[Any, Rows]:
         """The rows of every variable that depends on one of `start`."""
-        found = dict(start)
-        for equation in program.equations:
-            operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
-            if not operands:
-                continue
+
+        def through(equation: Any, operands: dict[int, Rows]) -> Results:
             if self.effort is not None and sum(map(size_of, equation.outvars)) > self.effort:
                 results: Results = [FULL] * len(equation.outvars)  # arrays too large to be looked at one by one
             else:
                 results = [self._spent(rows) for rows in self.through(equation, operands)]
             if any(r is FULL for r in results) and not any(r is FULL for r in operands.values()):
                 self.dense.append(equation)
-            found.update((v, r) for v, r in zip(equation.outvars, results, strict=True) if r is not None)
-        return found
+            return results
+
+        return forward(program, start, through)
 
     @property
     def room(self) -> int:

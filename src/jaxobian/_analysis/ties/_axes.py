@@ -15,9 +15,11 @@ from ..._trace import (
     Program,
     as_program,
     differentiable,
+    forward,
     implementation,
     inlined,
     is_variable,
+    loop_of,
     program_of,
     pullbacks,
     subprograms,
@@ -134,24 +136,22 @@ def _analyzed(
     steps: list[tuple[Any, Local]] | None = None,
 ) -> dict[Any, Dependence]:
     """The dependence of every variable that depends on one of `start`; `steps` takes down what each equation does."""
-    found = dict(start)
     shapes = {j: v.aval.shape for v, dependence in start.items() for j in dependence}
-    for equation in program.equations:
-        operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
-        if not operands:
-            continue
+
+    def through(equation: Any, operands: dict[int, Dependence]) -> list[Dependence | None]:
         local = _local(equation, set(operands), indices, notes)
         if steps is not None:
             steps.append((equation, local))
-        for out, row in zip(equation.outvars, local, strict=True):
-            total: Dependence = {}
-            for k, dependence in operands.items():
-                if k in row:
-                    _add(total, {j: compose(row[k], relation) for j, relation in dependence.items()})
-            if total:
-                shape = out.aval.shape
-                found[out] = {j: within(relation, shape, shapes[j]) for j, relation in total.items()}
-    return found
+        return [followed(v.aval.shape, row, operands) for v, row in zip(equation.outvars, local, strict=True)]
+
+    def followed(shape: Shape, row: Dependence, operands: dict[int, Dependence]) -> Dependence | None:
+        total: Dependence = {}
+        for k, dependence in operands.items():
+            if k in row:
+                _add(total, {j: compose(row[k], relation) for j, relation in dependence.items()})
+        return {j: within(relation, shape, shapes[j]) for j, relation in total.items()} or None
+
+    return forward(program, start, through)
 
 
 def _add(total: Dependence, more: Dependence) -> None:
@@ -228,34 +228,8 @@ def _cond(equation: Any, active: set[int], notes: Notes) -> Local | None:
     return total
 
 
-def _while(equation: Any, active: set[int], notes: Notes) -> Local | None:
-    """A fixed point over the carry; of values, a step is made, or not, where the condition says so.
-
-    A condition of several numbers, as vmap makes it, stops each place of the carries' leading axes by itself.
-    """
-    params = equation.params
-    n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
-    first, n_carry = n_cond + n_body, len(equation.outvars)
-    condition, body = as_program(params["cond_jaxpr"]), as_program(params["body_jaxpr"])
-    if len(body.inputs) != n_body + n_carry or len(condition.inputs) != n_cond + n_carry:
-        return None
-    (stops,) = condition.out_avals
-    leading = identity(stops.shape)
-
-    def step(alive: Sequence[int], notes: Notes) -> Local:
-        read = {k if k < n_cond else k - n_body: k for k in alive if k < n_cond or k >= first}
-        (stopped,) = _inside(condition, sorted(read), notes) if notes.conditions else ({},)
-        rows = _inside(body, [k - n_cond for k in alive if k >= n_cond], notes)
-        rows = [{k + n_cond: relation for k, relation in row.items()} for row in rows]
-        for row in rows:
-            _add(row, {read[k]: compose(leading, relation) for k, relation in stopped.items()})
-        return rows
-
-    return _fixed_point(step, first, [v.aval.shape for v in equation.outvars], sorted(active), notes).rows
-
-
 @dataclass(frozen=True)
-class _Loop:
+class _Steps:
     """After any number of steps: carries by what the loop was given; and one step's outputs."""
 
     rows: Local
@@ -268,7 +242,7 @@ def _fixed_point(
     carries: Sequence[Shape],
     active: Sequence[int],
     notes: Notes,
-) -> _Loop:
+) -> _Steps:
     """Carries after any number of steps, by the loop's operands, of which those from `first_carry` on are the carries.
 
     A carry starts as what it is given, and each step composes `one` with it: ties are only ever lost, so that
@@ -294,7 +268,7 @@ def _fixed_point(
         for c in range(n_carry):
             _add(new[c], _after(step[c], rows, first_carry, n_carry, given))
         if new == rows:
-            return _Loop(rows, step)
+            return _Steps(rows, step)
         rows = new
 
 
@@ -309,28 +283,43 @@ def _after(row: Dependence, carries: Local, first_carry: int, n_carry: int, give
     return total
 
 
-def _scan(equation: Any, active: set[int], notes: Notes) -> Local | None:
-    """A fixed point over the carry; slices of xs and ys have an axis less, along which steps follow each other."""
-    (body,) = subprograms(equation)
-    ranks = [len(v.aval.shape) for v in equation.invars]
-    if len(body.inputs) != len(ranks) or len(body.outputs) != len(equation.outvars):
+def _loop(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """A fixed point over the carries; slices of xs and ys have an axis less, along which steps follow each other.
+
+    Of values, a step is made, or not, where a condition says so. One of several numbers, as vmap makes it, stops each
+    place of the carries' leading axes by itself.
+    """
+    loop = loop_of(equation)
+    if loop is None:
         return None
-    sliced = {k for k, v in enumerate(body.inputs) if len(v.aval.shape) + 1 == ranks[k]}
-    stacked = [o for o, v in enumerate(body.outputs) if len(v.aval.shape) + 1 == len(equation.outvars[o].aval.shape)]
-    n_carry = len(body.outputs) - len(stacked)
-    first_carry = len(body.inputs) - len(sliced) - n_carry
-    carries = [v.aval.shape for v in body.inputs[first_carry : first_carry + n_carry]]
-    loop = _fixed_point(lambda alive, noted: _inside(body, alive, noted), first_carry, carries, sorted(active), notes)
-    local: Local = [{k: shifted(r, 0, 1) if k in sliced else r for k, r in row.items()} for row in loop.rows[:n_carry]]
-    for o in stacked:
-        through = {k: r for k, r in loop.step[o].items() if first_carry <= k < first_carry + n_carry}
-        direct = {k: r for k, r in loop.step[o].items() if k not in through and k in active}
+    skipped, first, n_carry = loop.skipped, loop.skipped + loop.carries.start, len(loop.carries)
+
+    def step(alive: Sequence[int], notes: Notes) -> Local:
+        stopped: Dependence = {}
+        if loop.condition is not None and notes.conditions:
+            read = {k if k < skipped else k - loop.carries.start: k for k in alive if k < skipped or k >= first}
+            (by,) = _inside(loop.condition, sorted(read), notes)
+            leading = identity(loop.condition.out_avals[0].shape)
+            stopped = {read[k]: compose(leading, relation) for k, relation in by.items()}
+        rows = _inside(loop.body, [k - skipped for k in alive if k >= skipped], notes)
+        rows = [{k + skipped: relation for k, relation in row.items()} for row in rows]
+        for row in rows:
+            _add(row, stopped)
+        return rows
+
+    carries = [loop.body.inputs[k].aval.shape for k in loop.carries]
+    steps = _fixed_point(step, first, carries, sorted(active), notes)
+    sliced = {k + skipped for k in loop.sliced}
+    local: Local = [{k: shifted(r, 0, 1) if k in sliced else r for k, r in row.items()} for row in steps.rows]
+    for o in loop.stacked:
+        through = {k: r for k, r in steps.step[o].items() if first <= k < first + n_carry}
+        direct = {k: r for k, r in steps.step[o].items() if k not in through and k in active}
         row: Dependence = {}
         for k, relation in direct.items():
             # Step by step: y[t] by x[t].
             lifted = shifted(relation, 1, 1) | {line(0, 0)} if k in sliced else shifted(relation, 1, 0)
             _add(row, {k: lifted})
-        before = _after(through, loop.rows, first_carry, n_carry, active)
+        before = _after(through, steps.rows, first, n_carry, active)
         _add(row, {k: shifted(r, 1, 1 if k in sliced else 0) for k, r in before.items()})
         local.append(row)
     return local
@@ -383,8 +372,7 @@ BODIES: dict[str | None, Callable[[Any, set[int], Notes], Local | None]] = {
     "block": _call,
     "expansion": _expanded,
     "cond": _cond,
-    "while": _while,
-    "scan": _scan,
+    "loop": _loop,
     "pullback": _custom_lin,
     "solve": _linear_solve,
 }
