@@ -94,7 +94,7 @@ class AlwaysTwo:
     """Of a function that doubles its argument."""
 
     problem: Problem
-    uses_known_values: bool = False
+    used_numbers: frozenset[int] = frozenset()
 
     @property
     def program(self) -> Any:

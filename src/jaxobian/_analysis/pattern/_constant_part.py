@@ -28,7 +28,7 @@ from ._unions import followed
 
 def constant_part(
     structure: Structure, columns: Sequence[np.ndarray], total: int, most: int
-) -> tuple[list[sparse.csr_matrix], Linear] | None:
+) -> tuple[list[sparse.csr_matrix], Linear, frozenset[int]] | None:
     """Take the constant part of a linear program out of it.
 
     Args:
@@ -38,9 +38,11 @@ def constant_part(
         most: nonzeros that a variable's part may have.
 
     Returns:
-        F, a matrix for each output; and the program of R, with the same inputs. None where F is zero.
+        F, a matrix for each output; the program of R, with the same inputs; and the operands whose numbers they are
+        known by. None where F is zero.
     """
-    program, numbers = structure.program.linear, _Numbers(structure.known, most)
+    program, lookup = structure.program.linear, structure.lookup()
+    numbers = _Numbers(lookup, most)
     parts: dict[Any, sparse.csr_matrix] = {
         v: csr(np.arange(c.size + 1), c.reshape(-1), (c.size, total), np.ones(c.size))
         for v, c in zip(structure.program.tangents, columns, strict=True)
@@ -79,7 +81,7 @@ def constant_part(
         for v, own in zip(outputs, program.outputs, strict=True)
     ]
     without = Program(program.inputs, tuple(map(rest, program.outputs)), tuple(equations)).pruned()
-    return found, replace(structure.program, linear=without)
+    return found, replace(structure.program, linear=without), lookup.used
 
 
 @dataclass

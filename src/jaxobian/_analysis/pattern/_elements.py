@@ -118,7 +118,7 @@ class Elements:
 
 def elements(
     structure: Structure, columns: Sequence[np.ndarray], total: int, effort: int | None = None
-) -> tuple[list[Rows | None], list[Any]]:
+) -> tuple[list[Rows | None], list[Any], frozenset[int]]:
     """The rows of every output of a linear program.
 
     Args:
@@ -128,14 +128,14 @@ def elements(
         effort: how many nonzeros of all variables may be written down before it is given up.
 
     Returns:
-        The rows of each output, None where it depends on nothing; and the equations that are to blame where one
-        depends on everything.
+        The rows of each output, None where it depends on nothing; the equations that are to blame where one depends on
+        everything; and the operands whose numbers they are known by.
     """
-    program = structure.program
-    follower = Elements(total, structure.known, structure.indices, effort)
+    program, lookup = structure.program, structure.lookup()
+    follower = Elements(total, lookup, structure.indices, effort)
     start: dict[Any, Rows] = {
         v: csr(np.arange(c.size + 1, dtype=np.int32), c.reshape(-1).astype(np.int32), (c.size, total))
         for v, c in zip(program.tangents, columns, strict=True)
     }
     found = follower.follow(program.linear, start)
-    return [found.get(v) if is_variable(v) else None for v in program.linear.outputs], follower.dense
+    return [found.get(v) if is_variable(v) else None for v in program.linear.outputs], follower.dense, lookup.used

@@ -24,7 +24,7 @@ from ..._trace import (
     pullbacks,
     subprograms,
 )
-from .._indices import Indices
+from .._indices import Indices, Lookup
 from ._kinds import Local, Shape
 from ._rules import TIES
 from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed, within
@@ -55,14 +55,12 @@ class Structure:
         relations: for each output, the inputs that it depends on, each with its ties.
         unknown: the equations that no rule understands; they are taken for dense.
         steps: the equations that something active goes through, in order, each with what it does to its operands.
-        read: the operands whose numbers something was made of. They are no part of the ties, nor of the program.
     """
 
     program: Linear
     relations: tuple[Dependence, ...]
     unknown: tuple[Any, ...]
     steps: tuple[tuple[Any, Local], ...]
-    read: set[int]
     _indices: Indices
     _values: Indices
     _dependences: Mapping[Any, Dependence]
@@ -76,9 +74,9 @@ class Structure:
         """What is known of index arrays."""
         return self._indices
 
-    def known(self, atom: Any) -> Any:
-        """What an atom holds, where that depends on no argument; else None."""
-        return self._values.constant(atom)
+    def lookup(self) -> Lookup:
+        """Looks up what atoms hold, where that depends on no argument."""
+        return Lookup(self._values)
 
     def part(self, program: Linear) -> Structure:
         """The structure of a segment of the program."""
@@ -86,22 +84,21 @@ class Structure:
         indices, values = (
             Indices(program.linear, {v: (known, r) for v, r in pairs}) for known in (self._indices, self._values)
         )
-        return _structure(program, indices, values, self.read)
+        return _structure(program, indices, values)
 
 
-def structure(program: LinearProgram, read: set[int] | None = None) -> Structure:
-    """Find the ties between every output and every tangent of a linear program; `read` as in `Structure`."""
-    read = set() if read is None else read
+def structure(program: LinearProgram) -> Structure:
+    """Find the ties between every output and every tangent of a linear program."""
     operands = program.primal.inputs
     indices = {v: x for v, x in zip(operands, program.indices, strict=False) if x is not None}
     numbers = {v: (k, x) for k, (v, x) in enumerate(zip(operands, program.numbers, strict=False)) if x is not None}
     made = program.primal.outputs[len(program.function.outputs) :]
 
     def known(numbers: dict[Any, Any]) -> Indices:
-        primal = Indices(program.primal, None, indices, numbers, read)
+        primal = Indices(program.primal, None, indices, numbers)
         return Indices(program.linear, {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)})
 
-    return _structure(program, known({}), known(numbers), read)
+    return _structure(program, known({}), known(numbers))
 
 
 def influence(program: Program, n_in: int, indices: Sequence[np.ndarray | None]) -> Structure:
@@ -114,18 +111,16 @@ def influence(program: Program, n_in: int, indices: Sequence[np.ndarray | None])
     """
     program = inlined(program)
     known = Indices(program, values={v: x for v, x in zip(program.inputs, indices, strict=True) if x is not None})
-    return _structure(Linear(program, n_in), known, known, set(), conditions=True)
+    return _structure(Linear(program, n_in), known, known, conditions=True)
 
 
-def _structure(
-    program: Linear, indices: Indices, values: Indices, read: set[int], *, conditions: bool = False
-) -> Structure:
+def _structure(program: Linear, indices: Indices, values: Indices, *, conditions: bool = False) -> Structure:
     start = {v: {k: identity(v.aval.shape)} for k, v in enumerate(program.tangents)}
     notes = Notes([], conditions)
     steps: list[tuple[Any, Local]] = []
     found = _analyzed(program.linear, start, indices, notes, steps)
     outputs = tuple(found.get(v, {}) if is_variable(v) else {} for v in program.linear.outputs)
-    return Structure(program, outputs, tuple(notes.unknown), tuple(steps), read, indices, values, found)
+    return Structure(program, outputs, tuple(notes.unknown), tuple(steps), indices, values, found)
 
 
 def _analyzed(
