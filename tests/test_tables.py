@@ -10,7 +10,7 @@ from test_grammar import NO_DERIVATIVE, OF_REFERENCES, given, public_primitives
 
 from jaxobian._analysis._constants import evaluation
 from jaxobian._analysis.pattern._inner import BODIES as BODIES_OF_PATTERNS
-from jaxobian._analysis.pattern._moves import MOVES
+from jaxobian._analysis.pattern._moves import EVALUATED, INDEXED
 from jaxobian._analysis.pattern._unions import SUMS, UNIONS
 from jaxobian._analysis.ties._axes import BODIES
 from jaxobian._analysis.ties._rules import TIES
@@ -32,6 +32,7 @@ NO_ROW = set(
     all_to_all pmax pmin ppermute ragged_all_to_all get swap call dce_sink stage
     """.split()
 )
+OF_ELEMENTS = {*EVALUATED, *INDEXED, *SUMS, *UNIONS}
 ELEMENTWISE_COSTS = {"move", *costs.OPERATIONS}
 
 
@@ -61,7 +62,7 @@ def test_what_jax_can_differentiate_has_ties_and_a_cost() -> None:
     ("name", "functions"),
     [
         ("kind", TIES),
-        ("elements", {*MOVES, *SUMS, *UNIONS}),
+        ("elements", OF_ELEMENTS),
         ("cost", {*costs.COSTS, *ELEMENTWISE_COSTS}),
         ("body", {*BODIES, "combining"}),
     ],
@@ -74,14 +75,14 @@ def test_every_kind_that_a_row_names_has_a_function_and_no_other_has(name: str, 
 
 
 def test_what_is_known_of_elements_is_known_of_axes() -> None:
-    assert {*MOVES, *SUMS, *UNIONS} - column("of_elements") == set()
+    assert OF_ELEMENTS - column("of_elements") == set()
     assert all(row.kind for row in PRIMITIVES.values() if row.elements)
 
 
 def test_numbers_are_computed_as_numpy_does() -> None:
     """The words that are none of NumPy's are kinds that it takes parameters for."""
     own = {word for word in column("values") if not hasattr(np, word)}
-    assert own <= {*MOVES, "iota", "conversion"}
+    assert own <= {*EVALUATED, "iota", "conversion", "identity"}
     assert all(callable(evaluation(word)) for word in column("values"))
 
 

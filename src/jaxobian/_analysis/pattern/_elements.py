@@ -18,7 +18,7 @@ from scipy import sparse
 from ..._primitives import row_of
 from ..._trace import Program, forward, inlined, is_variable
 from .._indices import Indices
-from ..ties._axes import Structure, local_ties
+from ..ties._axes import Notes, Structure, local_ties
 from ._inner import BODIES
 from ._moves import Known
 from ._rows import FULL, MOST, Full, Results, Rows, Shape, by_ties, csr, dims_of, positions, size_of, taken, united
@@ -90,7 +90,9 @@ class Elements:
 
     def _by_ties(self, equation: Any, operands: dict[int, Rows]) -> Results:
         results: Results = []
-        for out, row in zip(equation.outvars, local_ties(equation, set(operands), self.indices), strict=True):
+        for out, row in zip(
+            equation.outvars, local_ties(equation, set(operands), self.indices, Notes([])), strict=True
+        ):
             parts = [
                 by_ties(rows, row[k], dims_of(out), dims_of(equation.invars[k]))
                 for k, rows in operands.items()

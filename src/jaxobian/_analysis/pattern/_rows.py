@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from scipy import sparse
 
+from ..ties._kinds import Shape
+from ..ties._kinds import shape_of as dims_of
 from ..ties._ties import Line, Relation
-
-Shape = tuple[int, ...]
 
 
 class Full:
@@ -186,9 +186,4 @@ def nothing(like: Rows, size: int) -> Rows:
 
 def size_of(atom: Any) -> int:
     """Elements of an atom."""
-    return math.prod(getattr(atom.aval, "shape", ()))
-
-
-def dims_of(atom: Any) -> Shape:
-    """The shape of an atom."""
-    return tuple(getattr(atom.aval, "shape", ()))
+    return math.prod(dims_of(atom))

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from ..._primitives import row_of
 from ._matrices import conv_matrix, dot_matrix, window_matrix
-from ._moves import MOVES, Known, landings
+from ._moves import Known, landings, moves
 from ._rows import Results, Rows, Shape, dims_of, merged, multiplied, nothing, size_of, stacked, taken, united
 
 
@@ -58,13 +58,11 @@ def followed(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Result
 
 def _moved(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
     """Each element is one of an operand's: of y = concatenate(x, z), y[5] may be z[2]."""
-    rule = MOVES.get(row_of(equation).of_elements)
-    moved = rule(equation, domain.known) if rule is not None else None
+    moved = moves(equation, domain.known, operands)
     if moved is None:
         return None
-    each = moved if isinstance(moved, list) else [moved]
     results: Results = []
-    for places in each:
+    for places in moved:
         parts = [taken(rows, places[k]) for k, rows in operands.items() if k in places]
         results.append(united(parts) if parts else None)
     return results

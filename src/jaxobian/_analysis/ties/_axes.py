@@ -55,24 +55,20 @@ class Structure:
         relations: for each output, the inputs that it depends on, each with its ties.
         unknown: the equations that no rule understands; they are taken for dense.
         steps: the equations that something active goes through, in order, each with what it does to its operands.
+        indices: what is known of index arrays.
     """
 
     program: Linear
     relations: tuple[Dependence, ...]
     unknown: tuple[Any, ...]
     steps: tuple[tuple[Any, Local], ...]
-    _indices: Indices
+    indices: Indices
     _values: Indices
     _dependences: Mapping[Any, Dependence]
 
     def of(self, atom: Any) -> Dependence:
         """The dependence of any variable of the linear program."""
         return self._dependences.get(atom, {}) if is_variable(atom) else {}
-
-    @property
-    def indices(self) -> Indices:
-        """What is known of index arrays."""
-        return self._indices
 
     def lookup(self) -> Lookup:
         """Looks up what atoms hold, where that depends on no argument."""
@@ -82,7 +78,7 @@ class Structure:
         """The structure of a segment of the program."""
         pairs = list(zip(program.residuals, self.program.residuals, strict=True))
         indices, values = (
-            Indices(program.linear, {v: (known, r) for v, r in pairs}) for known in (self._indices, self._values)
+            Indices(program.linear, {v: (known, r) for v, r in pairs}) for known in (self.indices, self._values)
         )
         return _structure(program, indices, values)
 
@@ -134,7 +130,7 @@ def _analyzed(
     shapes = {j: v.aval.shape for v, dependence in start.items() for j in dependence}
 
     def through(equation: Any, operands: dict[int, Dependence]) -> list[Dependence | None]:
-        local = _local(equation, set(operands), indices, notes)
+        local = local_ties(equation, set(operands), indices, notes)
         if steps is not None:
             steps.append((equation, local))
         return [followed(v.aval.shape, row, operands) for v, row in zip(equation.outvars, local, strict=True)]
@@ -155,12 +151,7 @@ def _add(total: Dependence, more: Dependence) -> None:
         total[j] = join(total[j], relation) if j in total else relation
 
 
-def local_ties(equation: Any, active: set[int], indices: Indices) -> Local:
-    """For each output of an equation, the operands that it depends on, each with its ties."""
-    return _local(equation, active, indices, Notes([]))
-
-
-def _local(equation: Any, active: set[int], indices: Indices, notes: Notes) -> Local:
+def local_ties(equation: Any, active: set[int], indices: Indices, notes: Notes) -> Local:
     """For each output of an equation, the active operands that it depends on, each with its ties."""
     row = row_of(equation)
     if row.kind is not None:
