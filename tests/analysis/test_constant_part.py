@@ -74,8 +74,8 @@ def parts(f: Callable[..., Any], x: Array) -> tuple[np.ndarray, np.ndarray] | No
     taken = constant_part(found, columns, x.size, 10**6)
     if taken is None:
         return None
-    numbers, program = taken
-    rows, _ = elements(found.part(program), columns, x.size)
+    numbers, program, _ = taken
+    rows, _, _ = elements(found.part(program), columns, x.size)
     dense = lambda m, n: np.zeros((len(n.indptr) - 1, x.size), bool) if m is None else m.toarray()
     left = [dense(m, n) for m, n in zip(rows, numbers, strict=True)]
     return np.concatenate([m.toarray() for m in numbers]), np.concatenate(left)

@@ -80,7 +80,7 @@ def test_titles_and_reprs_name_the_verb_and_the_function(name: str) -> None:
 
 
 def test_help_lists_the_functions_and_no_private_modules() -> None:
-    text = pydoc.render_doc(jb, renderer=pydoc.plaintext)
+    text = pydoc.render_doc(jb, renderer=vars(pydoc)["plaintext"])
     for name in ("jacobian", "batch_jacobian", "hessian", "sparsity", "value_and_jacobian"):
         assert f"    {name}(" in text
     public = {n for n, v in vars(jb).items() if not n.startswith("_") and not inspect.ismodule(v)}

@@ -16,6 +16,7 @@ from jaxobian._cost import Cost, Work, machine
 from jaxobian._execute import Residuals, Stage, _schedules
 from jaxobian._outputs import OUTPUTS, Block
 from jaxobian._planning import STRATEGIES, Candidate, Impossible, Problem, Strategy, _choose, _rewritten, _sweeps
+from jaxobian._primitives import PRIMITIVES, Primitive
 from jaxobian._request import Format
 from jaxobian._rewrite import Rewrite, _table
 from jaxobian._trace import is_variable
@@ -93,7 +94,7 @@ class AlwaysTwo:
     """Of a function that doubles its argument."""
 
     problem: Problem
-    uses_known_values: bool = False
+    used_numbers: frozenset[int] = frozenset()
 
     @property
     def program(self) -> Any:
@@ -198,6 +199,24 @@ def test_an_output_is_one_value(mode: Any, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_formats_that_a_type_checker_knows_are_those_there_are() -> None:
     assert get_args(Format) == tuple(OUTPUTS)
+
+
+def test_a_primitive_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With a row, rows of x keep apart, and it is pushed through without a look at what JAX makes of it.
+    f, x = lambda x: jnp.cumsum(x, 1), jnp.ones((4, 3))
+    row = Primitive(kind="cumulative", linear="all", cost="cumulative")
+    assert PRIMITIVES["cumsum"] == row
+    for known in (False, True):
+        monkeypatch.delitem(PRIMITIVES, "cumsum")
+        if known:
+            monkeypatch.setitem(PRIMITIVES, "cumsum", row)
+        jb.clear_cache()
+        plan = jb.jacobian(f).plan(x)
+        assert plan.choice.chosen.passes == (3 if known else 12)
+        assert ("cumsum" in str(plan)) != known
+        same(plan(x), jax.jacrev(f)(x))
+        monkeypatch.undo()
+    jb.clear_cache()
 
 
 def test_a_rewrite_is_a_family_that_a_device_names(monkeypatch: pytest.MonkeyPatch) -> None:

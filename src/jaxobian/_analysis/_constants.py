@@ -10,13 +10,6 @@ import numpy as np
 
 from .._trace import reshape_order
 
-# An equation and the values of its operands -> its first result.
-Evaluate = Callable[[Any, Sequence[np.ndarray]], np.ndarray]
-
-
-def _of(function: Callable[..., Any]) -> Evaluate:
-    return lambda equation, values: function(*values)
-
 
 def _shape(equation: Any) -> tuple[int, ...]:
     return tuple(equation.outvars[0].aval.shape)
@@ -66,40 +59,77 @@ def _rem(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
     return np.where(by == 0, x, np.fmod(x, np.where(by == 0, 1, by)))
 
 
-def _select(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+def _cases(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
     which, *cases = values
-    return np.choose(np.broadcast_to(which, cases[0].shape).astype(int), cases)
+    index = np.clip(np.broadcast_to(which, cases[0].shape).astype(int), 0, len(cases) - 1)
+    return np.take_along_axis(np.stack(cases), index[None], 0)[0]
 
 
-CONSTANTS: dict[str, Evaluate] = {
+def _pad(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    (operand, by), target, source = values, [], []
+    config = equation.params["padding_config"]
+    for n, size, (low, _, interior) in zip(operand.shape, _shape(equation), config, strict=True):
+        step = interior + 1
+        first = max(0, -(low // step)) if low < 0 else 0
+        last = max(first, min(n, (size - 1 - low) // step + 1) if size else 0)
+        source.append(slice(first, last))
+        target.append(slice(low + first * step, low + first * step + (last - first) * step, step))
+    filled = np.full(_shape(equation), by)
+    if filled.size and all(s.stop > s.start for s in source):
+        filled[tuple(target)] = operand[tuple(source)]
+    return filled
+
+
+def _split(equation: Any, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return np.split(values[0], np.cumsum(equation.params["sizes"])[:-1], equation.params["axis"])
+
+
+def _tile(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    each = zip(_shape(equation), values[0].shape, strict=True)
+    return values[0][np.ix_(*(np.arange(m) % n for m, n in each))]
+
+
+def _window(starts: Sequence[np.ndarray], sizes: Sequence[int], room: Sequence[int]) -> tuple[slice, ...]:
+    """Where a slice is that is to begin somewhere: JAX moves it inside."""
+    first = [min(max(int(start), 0), n - m) for start, m, n in zip(starts, sizes, room, strict=True)]
+    return tuple(slice(start, start + m) for start, m in zip(first, sizes, strict=True))
+
+
+def _dynamic_slice(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    operand, *starts = values
+    return operand[_window(starts, _shape(equation), operand.shape)]
+
+
+def _dynamic_update_slice(equation: Any, values: Sequence[np.ndarray]) -> np.ndarray:
+    operand, update, *starts = values
+    made = operand.copy()
+    made[_window(starts, update.shape, made.shape)] = update
+    return made
+
+
+# Kinds that take parameters; those of several results have a list of them.
+_OWN: dict[str, Callable[[Any, Sequence[np.ndarray]], Any]] = {
     "iota": _iota,
-    "broadcast_in_dim": _broadcast,
+    "conversion": _converted,
+    "identity": lambda e, values: values[0],
+    "remainder": _rem,
+    "cases": _cases,
+    "broadcast": _broadcast,
     "reshape": _reshape,
-    "squeeze": _reshape,
-    "slice": _slice,
-    "select_n": _select,
     "transpose": lambda e, values: values[0].transpose(e.params["permutation"]),
     "rev": lambda e, values: np.flip(values[0], e.params["dimensions"]),
+    "slice": _slice,
+    "split": _split,
+    "pad": _pad,
     "concatenate": lambda e, values: np.concatenate(values, e.params["dimension"]),
-    "convert_element_type": _converted,
-    "copy": _of(lambda x: x),
-    "add": _of(np.add),
-    "sub": _of(np.subtract),
-    "mul": _of(np.multiply),
-    "neg": _of(np.negative),
-    "rem": _rem,
-    "sign": _of(np.sign),
-    "abs": _of(np.abs),
-    "and": _of(np.bitwise_and),
-    "or": _of(np.bitwise_or),
-    "xor": _of(np.bitwise_xor),
-    "not": _of(np.invert),
-    "max": _of(np.maximum),
-    "min": _of(np.minimum),
-    "eq": _of(np.equal),
-    "ne": _of(np.not_equal),
-    "lt": _of(np.less),
-    "le": _of(np.less_equal),
-    "gt": _of(np.greater),
-    "ge": _of(np.greater_equal),
+    "stack": lambda e, values: np.stack(values, e.params["axis"]),
+    "unstack": lambda e, values: list(np.moveaxis(values[0], e.params["axis"], 0)),
+    "tile": _tile,
+    "dynamic_slice": _dynamic_slice,
+    "dynamic_update_slice": _dynamic_update_slice,
 }
+
+
+def evaluation(kind: str) -> Callable[[Any, Sequence[np.ndarray]], Any]:
+    """How equations of a kind are evaluated: in a way of our own, or as a function of NumPy's does."""
+    return _OWN.get(kind) or (lambda equation, values: getattr(np, kind)(*values))

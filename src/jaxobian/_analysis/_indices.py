@@ -9,8 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._trace import CALLS, LARGEST_INDEX, Program, inlined, is_variable, subprograms
-from ._constants import CONSTANTS
+from .._primitives import row_of
+from .._trace import LARGEST_INDEX, Program, inlined, is_variable, subprograms
+from ._constants import evaluation
+
+# A value, or None, and the places of the numbers by which it is known.
+Known = tuple[np.ndarray | None, frozenset[int]]
 
 
 class Indices:
@@ -21,7 +25,6 @@ class Indices:
         sources: inputs of it that another program makes, with who knows that one.
         values: what inputs hold.
         numbers: what inputs hold that may hold something else the next time, each with its place.
-        read: where the places of those are taken down of which anything came.
     """
 
     def __init__(
@@ -30,13 +33,11 @@ class Indices:
         sources: Mapping[Any, tuple[Indices, Any]] | None = None,
         values: Mapping[Any, np.ndarray] | None = None,
         numbers: Mapping[Any, tuple[int, np.ndarray]] | None = None,
-        read: set[int] | None = None,
     ):
         self._makers = {v: e for e in program.equations for v in e.outvars}
         self._sources = sources or {}
-        self._known: dict[Any, np.ndarray | None] = dict(values or {})
         self._numbers = numbers or {}
-        self.read: set[int] = set() if read is None else read
+        self._known: dict[Any, Known] = {v: (x, frozenset()) for v, x in (values or {}).items()}
 
     def own_position(self, atom: Any, column: int) -> int | None:
         """The axis along which index vectors' entry `column` is its own position: 0, 1, 2, ...
@@ -68,44 +69,63 @@ class Indices:
 
     def constant(self, atom: Any) -> np.ndarray | None:
         """The value of an atom that depends on no input of a program."""
+        return self.looked_up(atom)[0]
+
+    def looked_up(self, atom: Any) -> Known:
+        """The same, and the places of the numbers that say what it is, or that it is not known."""
         if not is_variable(atom):
-            return np.asarray(atom.val)
+            return np.asarray(atom.val), frozenset()
         if atom not in self._known:
-            self._known[atom] = self._evaluated(atom)
+            self._known[atom] = self._found(atom)
         return self._known[atom]
 
-    def _evaluated(self, atom: Any) -> np.ndarray | None:
+    def _found(self, atom: Any) -> Known:
         if atom in self._sources:
             outer, there = self._sources[atom]
-            return outer.constant(there)
+            return outer.looked_up(there)
         if atom in self._numbers:
-            which, value = self._numbers[atom]
-            self.read.add(which)
-            return value
+            place, value = self._numbers[atom]
+            return value, frozenset((place,))
         maker = self._makers.get(atom)
         if maker is None or maker.effects or any(math.prod(v.aval.shape) > LARGEST_INDEX for v in maker.outvars):
-            return None
+            return None, frozenset()
         if maker.primitive.name == "integer_pow" and maker.params["y"] == 0:
-            return np.ones(atom.aval.shape, atom.aval.dtype)  # which second derivatives of squares have in them
-        operands: dict[Any, Any] = {v: self.constant(v) for v in maker.invars if is_variable(v)}
-        if any(value is None for value in operands.values()):
-            return None
-        try:
-            simple = CONSTANTS.get(maker.primitive.name)
-            if simple is not None:
-                values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]
-                with np.errstate(all="ignore"):
-                    return np.asarray(simple(maker, values), atom.aval.dtype)
-            called = list(subprograms(maker)) if maker.primitive.name in CALLS else []
-            if called:
-                inner = inlined(called[0])
-                values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]
-                known = dict(zip(inner.inputs, values, strict=True))
-                return Indices(inner, values=known).constant(inner.outputs[list(maker.outvars).index(atom)])
-            with jax.ensure_compile_time_eval():
-                (value,) = Program(tuple(operands), (atom,), (maker,))(*operands.values())
-            return np.asarray(value)
-        except Warning:
-            raise  # where warnings are errors: something is lost on the way, such as an imaginary part
-        except Exception:
-            return None  # what cannot be evaluated here is not known
+            return np.ones(atom.aval.shape, atom.aval.dtype), frozenset()  # in second derivatives of squares
+        found = {v: self.looked_up(v) for v in maker.invars if is_variable(v)}
+        used = frozenset[int]().union(*(places for _, places in found.values()))
+        values = {v: value for v, (value, _) in found.items() if value is not None}
+        return (_evaluated(maker, atom, values) if len(values) == len(found) else None), used
+
+
+def _evaluated(maker: Any, atom: Any, operands: dict[Any, np.ndarray]) -> np.ndarray | None:
+    """A result of an equation by what its operands hold."""
+    values = [operands[v] if is_variable(v) else np.asarray(v.val) for v in maker.invars]
+    try:
+        kind = row_of(maker).values
+        if kind is not None:
+            with np.errstate(all="ignore"):
+                return np.asarray(evaluation(kind)(maker, values), atom.aval.dtype)
+        called = list(subprograms(maker)) if row_of(maker).body == "call" else []
+        if called:
+            inner = inlined(called[0])
+            known = dict(zip(inner.inputs, values, strict=True))
+            return Indices(inner, values=known).constant(inner.outputs[list(maker.outvars).index(atom)])
+        with jax.ensure_compile_time_eval():
+            (value,) = Program(tuple(operands), (atom,), (maker,))(*operands.values())
+        return np.asarray(value)
+    except Warning:
+        raise  # where warnings are errors: something is lost on the way, such as an imaginary part
+    except Exception:
+        return None  # what cannot be evaluated here is not known
+
+
+class Lookup:
+    """Looks up what atoms hold, and takes down the places of all numbers that it was told by."""
+
+    def __init__(self, values: Indices):
+        self._values, self.used = values, frozenset[int]()
+
+    def __call__(self, atom: Any) -> np.ndarray | None:
+        value, used = self._values.looked_up(atom)
+        self.used |= used
+        return value

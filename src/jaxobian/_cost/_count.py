@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from .._primitives import row_of
 from .._trace import Program, inlined, is_variable, subprograms
 from ._equations import equation_work, is_elementwise, nbytes, size
 from ._fusion import LOOKED_UP, Fusion, readers_of
@@ -120,7 +121,7 @@ def _together(program: Program, active: set[Any], fused: set[Any]) -> float:
 
 def _inside(equation: Any) -> float:
     """Bytes alive inside an equation while it runs: one step of a loop's body, a convolution's reordered operands."""
-    if equation.primitive.name == "conv_general_dilated":
+    if row_of(equation).cost == "convolution":
         return float(2 * nbytes(equation.invars[0].aval) + nbytes(equation.outvars[0].aval))
     return float(sum(nbytes(v.aval) for p in subprograms(equation) for e in p.equations for v in e.outvars))
 

@@ -1,4 +1,4 @@
-"""What one equation takes: a rule for each primitive that is more than elementwise."""
+"""What one equation takes: a rule for each kind that is more than elementwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._trace import Program, as_program, subprograms
+from .._primitives import row_of
+from .._trace import Program, as_program, loop_of, subprograms
 from ._machine import Work
 
 # What an equation that is fused into others takes of a kernel's dispatch.
@@ -30,25 +31,8 @@ ASSUMED_STEPS = 10
 
 _Count = Callable[[Program], Work]
 
-# How the result of an equation is made of its operands without touching memory on the way: XLA fuses these.
-MOVES = frozenset(
-    "broadcast_in_dim reshape squeeze transpose rev slice pad concatenate stack unstack tile convert_element_type copy "
-    "copy_p name iota dynamic_slice split real imag complex conj stop_gradient optimization_barrier".split()
-)
-# Operations of transcendental functions; the last ones are not vectorized.
-TRANSCENDENTAL = {
-    **dict.fromkeys("exp exp2 expm1 log log1p log2 tanh logistic erf erfc erf_inv".split(), 10.0),
-    **dict.fromkeys("sqrt rsqrt sinh cosh asin acos atan atan2 asinh acosh atanh".split(), 30.0),
-    **dict.fromkeys(
-        "sin cos tan pow cbrt lgamma digamma polygamma zeta igamma igammac igamma_grad_a random_gamma "
-        "random_gamma_grad bessel_i0e bessel_i1e regularized_incomplete_beta".split(),
-        100.0,
-    ),
-}
-REDUCTIONS = frozenset(
-    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin reduce".split()
-)
-_CUMULATIVE = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
+# Operations that elementwise equations take for each element, like one of these; those like sin are not vectorized.
+OPERATIONS: dict[str | None, float] = {"arithmetic": 1.0, "exp": 10.0, "sqrt": 30.0, "sin": 100.0}
 
 
 def nbytes(aval: Any) -> int:
@@ -68,21 +52,24 @@ def reduced(equation: Any) -> float:
 
 
 def moves(equation: Any) -> bool:
-    """Whether an equation only moves elements; reductions of axes of size 1 do."""
-    name = equation.primitive.name
-    return name in MOVES or (name in REDUCTIONS and reduced(equation) <= 1)
+    """Whether an equation only moves elements; reductions of axes of size 1 do.
+
+    The result is made of the operands without touching memory on the way: XLA fuses it.
+    """
+    cost = row_of(equation).cost
+    return cost == "move" or (cost == "reduction" and reduced(equation) <= 1)
 
 
 def is_elementwise(equation: Any) -> bool:
     """Whether each element of the result is a function of one of each operand, or one of them moved."""
-    name = equation.primitive.name
-    ruled = name in _RULES or name in _LOOPS
+    row = row_of(equation)
+    ruled = row.cost in COSTS or row.body in LOOPS
     return moves(equation) or not (ruled or any(True for _ in subprograms(equation)))
 
 
 def operations(equation: Any) -> float:
     """Operations that an elementwise equation takes for each element; a transcendental counts as several."""
-    return 0.0 if moves(equation) else TRANSCENDENTAL.get(equation.primitive.name, 1.0)
+    return 0.0 if moves(equation) else OPERATIONS.get(row_of(equation).cost, 1.0)
 
 
 def equation_work(equation: Any, count: _Count) -> Work:
@@ -92,12 +79,11 @@ def equation_work(equation: Any, count: _Count) -> Work:
         equation: the equation.
         count: what a program inside it takes.
     """
-    rule = _RULES.get(equation.primitive.name)
-    if rule is not None and not moves(equation):
-        return rule(equation) + Work(equations=1.0)
-    loop = _LOOPS.get(equation.primitive.name)
-    if loop is not None:
-        return loop(equation, count) + Work(equations=1.0)
+    row = row_of(equation)
+    if row.cost in COSTS and not moves(equation):
+        return COSTS[row.cost](equation) + Work(equations=1.0)
+    if row.body in LOOPS:
+        return LOOPS[row.body](equation, count) + Work(equations=1.0)
     inner = [count(p) for p in subprograms(equation)]
     if inner:
         return sum(inner, Work())
@@ -210,21 +196,13 @@ def _sort(equation: Any) -> Work:
 # Loops and branches -----------------------------------------------------------------------------------------------
 
 
-def _scan(equation: Any, count: _Count) -> Work:
+def _loop(equation: Any, count: _Count) -> Work:
     """Its steps, each of which cuts its part out of some arrays, and puts what it makes into others."""
-    body = next(subprograms(equation))
-    reads = sum(v.aval.shape != w.aval.shape for v, w in zip(equation.invars, body.inputs, strict=True))
-    writes = sum(v.aval.shape != w.aval.shape for v, w in zip(equation.outvars, body.outputs, strict=True))
-    sliced = Work(equations=_READ * reads + _WRITTEN * writes)
-    return (_step(equation, count) + sliced) * equation.params["length"]
-
-
-def _while(equation: Any, count: _Count) -> Work:
-    return _step(equation, count) * ASSUMED_STEPS
-
-
-def _step(equation: Any, count: _Count) -> Work:
-    return sum((count(p) for p in subprograms(equation)), Work(equations=_STEP))
+    loop = loop_of(equation)
+    assert loop is not None
+    step = sum((count(p) for p in subprograms(equation)), Work(equations=_STEP))
+    sliced = Work(equations=_READ * len(loop.sliced) + _WRITTEN * len(loop.stacked))
+    return (step + sliced) * (ASSUMED_STEPS if loop.condition else loop.length)
 
 
 def _cond(equation: Any, count: _Count) -> Work:
@@ -239,53 +217,40 @@ def _linear_solve(equation: Any, count: _Count) -> Work:
     return count(as_program(equation.params["jaxprs"].solve))
 
 
-_LOOPS: dict[str, Callable[[Any, _Count], Work]] = {
-    "scan": _scan,
-    "while": _while,
+# Programs inside -> what they take, as often as they run.
+LOOPS: dict[str | None, Callable[[Any, _Count], Work]] = {
+    "loop": _loop,
     "cond": _cond,
-    "custom_linear_solve": _linear_solve,
+    "solve": _linear_solve,
 }
 
-_RULES: dict[str, Callable[[Any], Work]] = {
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
-    "bcoo_dot_general": _sparse_dot,
+# Kinds that are more than some operations for each element -> what an equation takes.
+COSTS: dict[str | None, Callable[[Any], Work]] = {
+    "dot": _dot,
+    "convolution": _convolution,
+    "sparse_dot": _sparse_dot,
     "fft": _fft,
-    **dict.fromkeys(["sort", "top_k", "approx_top_k"], _sort),
+    "sort": _sort,
     "gather": lambda e: Work(gather=float(size(e.outvars[0]))),
-    "dynamic_update_slice": lambda e: Work(arithmetic=float(size(e.invars[1]))),
-    "select_and_scatter_add": lambda e: _window(e) + Work(scatter=float(size(e.invars[0]))),
-    **dict.fromkeys(["scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"], _scatter),
-    **dict.fromkeys(
-        ["reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window", "select_and_gather_add"],
-        _window,
-    ),
-    **dict.fromkeys(REDUCTIONS, lambda e: Work(reduce=float(size(e.invars[0])))),
-    **dict.fromkeys(_CUMULATIVE, lambda e: Work(reduce=20.0 * size(e.invars[0]))),
+    "update": lambda e: Work(arithmetic=float(size(e.invars[1]))),
+    "scatter": _scatter,
+    "window": _window,
+    "scattered_window": lambda e: _window(e) + Work(scatter=float(size(e.invars[0]))),
+    "reduction": lambda e: Work(reduce=float(size(e.invars[0]))),
+    "cumulative": lambda e: Work(reduce=20.0 * size(e.invars[0])),
     "cholesky": _factor(1 / 3),
     "lu": _factor(2 / 3),
-    **dict.fromkeys(["qr", "geqrf", "householder_product"], _factor(2.0)),
-    **dict.fromkeys(["hessenberg", "tridiagonal"], _factor(3.0)),
+    "qr": _factor(2.0),
+    "hessenberg": _factor(3.0),
     "eigh": _factor(4.0),
-    **dict.fromkeys(["svd", "eig", "schur"], _factor(8.0)),
+    "svd": _factor(8.0),
     "triangular_solve": _triangular_solve,
     "tridiagonal_solve": _tridiagonal_solve,
-    "lu_pivots_to_permutation": lambda e: Work(scatter=float(size(e.outvars[0]))),
+    "pivots": lambda e: Work(scatter=float(size(e.outvars[0]))),
 }
 
 
 def not_understood(equations: Sequence[Any]) -> list[str]:
     """Names of primitives whose cost is a guess, in order of appearance."""
-    known = MOVES.union(TRANSCENDENTAL, _RULES, _LOOPS, _ARITHMETIC)
-    names = (e.primitive.name for e in equations if not any(True for _ in subprograms(e)))
-    return list(dict.fromkeys(name for name in names if name not in known))
-
-
-_ARITHMETIC = frozenset(
-    "add add_any sub mul mulhi clz div rem neg abs sign max min select_n select eq ne lt le gt ge eq_to lt_to le_to "
-    "and or not xor floor ceil round clamp integer_pow square one_minus_square polynomial is_finite shift_left "
-    "shift_right_logical shift_right_arithmetic nextafter mul_by_scalar custom_lin random_bits random_wrap "
-    "random_unwrap threefry2x32 symbolic_zeros pvary pcast psum psum_invariant psum2 all_gather random_seed "
-    "random_fold_in random_split random_clone reduce_precision population_count sharding_constraint reshard device_put "
-    "bitcast_convert_type".split()
-)
+    guessed = (e for e in equations if row_of(e).cost is None and not any(True for _ in subprograms(e)))
+    return list(dict.fromkeys(e.primitive.name for e in guessed))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from typing import Any
 
+from .._primitives import row_of
 from .._trace import Program, is_variable
-from ._equations import REDUCTIONS, TRANSCENDENTAL, is_elementwise, moves, operations, reduced, size
+from ._equations import is_elementwise, moves, operations, reduced, size
 
 # What it takes to compare the number of a pass with that of an element, in operations; more if that has several axes.
 _COMPARED, _INDEXED = 3.0, 6.0
@@ -60,7 +61,7 @@ class Fusion:
 
     def is_looked_up(self, equation: Any) -> bool:
         """Whether an equation gathers from what is computed wherever it is read."""
-        return equation.primitive.name == "gather" and equation.invars[0] in self._computed
+        return row_of(equation).cost == "gather" and equation.invars[0] in self._computed
 
     @staticmethod
     def lands(equation: Any) -> bool:
@@ -83,8 +84,8 @@ class Fusion:
         if moves(equation):
             return 0.0
         reads = [v for v in equation.invars if is_variable(v) and v in self._again]
-        over = max((size(v) for v in (reads if equation.primitive.name in REDUCTIONS else equation.outvars)), default=0)
-        each = LOOKED_UP if equation.primitive.name == "gather" else operations(equation)
+        over = max((size(v) for v in (reads if row_of(equation).cost == "reduction" else equation.outvars)), default=0)
+        each = LOOKED_UP if row_of(equation).cost == "gather" else operations(equation)
         own = sum(each * size(v) for v in equation.outvars if v in self._again)
         return over * sum(self._again[v] for v in reads) - own
 
@@ -104,7 +105,7 @@ class Fusion:
         return one and all(is_elementwise(r) or _is_short_reduction(r) for r in self._readers[v])
 
     def _is_made_again(self, equation: Any, v: Any) -> bool:
-        name, readers = equation.primitive.name, self._readers[v]
+        readers = self._readers[v]
         if _writes(equation) or not _is_loop(equation) or not all(map(_reads_in_loop, readers)):
             return False
         if moves(equation) or len(readers) <= 1:
@@ -112,7 +113,7 @@ class Fusion:
         reads = [u for u in equation.invars if is_variable(u)]
         small = all(u in self._again or _SMALL * size(u) <= size(v) for u in reads)
         found = self.is_looked_up(equation)
-        if name in TRANSCENDENTAL or (name == "gather" and not found) or not small:
+        if operations(equation) > 1 or (row_of(equation).cost == "gather" and not found) or not small:
             return False
         each = LOOKED_UP if found else operations(equation)
         self._again[v] = min(_MOST, each + sum(self._again.get(u, 0.0) for u in reads))
@@ -121,14 +122,14 @@ class Fusion:
 
 def _writes(equation: Any) -> bool:
     """Whether an equation joins arrays: kernels that make these on the way are slow, so that XLA writes the result."""
-    if equation.primitive.name == "pad":
+    if row_of(equation).kind == "pad":
         return size(equation.invars[0]) != size(equation.outvars[0])
-    return equation.primitive.name in ("concatenate", "stack") and len(equation.invars) > 1
+    return row_of(equation).joins and len(equation.invars) > 1
 
 
 def _is_loop(equation: Any) -> bool:
     """Whether XLA makes an equation in the kernel of what reads its result."""
-    return is_elementwise(equation) or equation.primitive.name == "gather"
+    return is_elementwise(equation) or row_of(equation).cost == "gather"
 
 
 def _reads_in_loop(equation: Any) -> bool:
@@ -137,4 +138,4 @@ def _reads_in_loop(equation: Any) -> bool:
 
 
 def _is_short_reduction(equation: Any) -> bool:
-    return equation.primitive.name in REDUCTIONS and reduced(equation) < _LONG
+    return row_of(equation).cost == "reduction" and reduced(equation) < _LONG

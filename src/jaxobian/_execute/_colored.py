@@ -38,6 +38,7 @@ class Colored:
         coloring: its colors.
         pushed, pulled: the passes; None where there are none.
         constant: numbers that are the same for every x, and are added.
+        used_numbers: as in `Execution`.
     """
 
     program: Linear
@@ -47,7 +48,7 @@ class Colored:
     pushed: Seeds | None
     pulled: Seeds | None
     constant: sparse.csr_matrix
-    uses_known_values: bool = True
+    used_numbers: frozenset[int]
 
     @property
     def nnz(self) -> int:

@@ -61,7 +61,7 @@ class Execution(Protocol):
     Attributes:
         program: whose primal program is evaluated first.
         stages: the passes, in the order in which they are made.
-        uses_known_values: whether what NumPy arrays hold, that f closes over, is a part of what runs.
+        used_numbers: the operands whose numbers, as NumPy arrays that f closes over hold them, are a part of what runs.
     """
 
     @property
@@ -69,7 +69,7 @@ class Execution(Protocol):
     @property
     def stages(self) -> tuple[Stage, ...]: ...
     @property
-    def uses_known_values(self) -> bool: ...
+    def used_numbers(self) -> frozenset[int]: ...
 
     def residuals(
         self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]

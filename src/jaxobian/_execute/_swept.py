@@ -97,7 +97,7 @@ class Swept:
     ends: Ends
     seeds: tuple[Seeds, ...]
     build: Build
-    uses_known_values: bool = False
+    used_numbers: frozenset[int] = frozenset()
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -143,7 +143,7 @@ class Copied:
 
     program: Linear
     swept: Swept
-    uses_known_values: bool = False
+    used_numbers: frozenset[int] = frozenset()
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -41,8 +41,7 @@ class Choice:
     @property
     def known(self) -> frozenset[int]:
         """The operands whose values are a part of what runs, as those of NumPy's arrays are where colors are."""
-        used = self.execution.uses_known_values
-        return frozenset(self.problem.structure.read) if used else frozenset()
+        return self.execution.used_numbers
 
 
 def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice:

@@ -17,11 +17,14 @@ from .._trace import Ends, Linear, Side
 
 def example_pattern(
     structure: Structure, ends: Ends, effort: int | None = None
-) -> tuple[sparse.csr_matrix | None, list[Any]]:
-    """The pattern of J, of one example where there is a batch; None where no zeros are known, and what is to blame."""
+) -> tuple[sparse.csr_matrix | None, list[Any], frozenset[int]]:
+    """The pattern of J, of one example where there is a batch; None where no zeros are known.
+
+    And the equations that are to blame; and the operands whose numbers it is known by.
+    """
     outputs = ends.outputs
     columns, total = _columns(ends.inputs)
-    found, dense = elements(structure, columns, total, effort)
+    found, dense, used = elements(structure, columns, total, effort)
     parts = []
     for rows, aval, batch_axis, size in zip(found, outputs.avals, outputs.batch_axes, outputs.sizes, strict=True):
         if rows is None:
@@ -30,17 +33,17 @@ def example_pattern(
             rows = merged(rows, _within_example(aval.shape, batch_axis).reshape(-1), size)
         if isinstance(rows, Full):
             if all(isinstance(r, Full) for r in found if r is not None):
-                return None, dense
+                return None, dense, used
             rows = csr(np.arange(size + 1) * total, np.tile(np.arange(total), size), (size, total))
         parts.append(rows)
     matrix = sparse.csr_matrix(sparse.vstack(parts, format="csr"), dtype=bool)
     matrix.sum_duplicates()
-    return matrix, dense
+    return matrix, dense, used
 
 
 def pattern(structure: Structure, ends: Ends) -> Pattern:
     """The pattern of J, dense where no zeros are known."""
-    matrix, _ = example_pattern(structure, ends)
+    matrix, _, _ = example_pattern(structure, ends)
     if matrix is None:
         matrix = sparse.csr_matrix(np.ones((ends.outputs.size, ends.inputs.size), bool))
     return Pattern(matrix)
@@ -60,8 +63,12 @@ def _within_example(shape: Sequence[int], batch_axis: int | None) -> np.ndarray:
     return numbers if batch_axis is None else np.broadcast_to(np.expand_dims(numbers, batch_axis), tuple(shape))
 
 
-def example_constant_part(structure: Structure, ends: Ends, most: int) -> tuple[sparse.csr_matrix, Linear] | None:
+def example_constant_part(
+    structure: Structure, ends: Ends, most: int
+) -> tuple[sparse.csr_matrix, Linear, frozenset[int]] | None:
     """The numbers in J that are the same for every x, and the program of the rest; None where there are none.
+
+    And the operands whose numbers they are known by.
 
     Args:
         structure: the linear program.
@@ -88,4 +95,4 @@ def example_constant_part(structure: Structure, ends: Ends, most: int) -> tuple[
     matrix = sparse.csr_matrix(sparse.vstack(parts, format="csr"))
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
-    return matrix, found[1]
+    return matrix, *found[1:]

@@ -10,7 +10,8 @@ from typing import Any
 from .._arrays import varying_axes
 from .._cost import Cost, PassWork, Work, count, nbytes, pass_work, repeated
 from .._execute import Build, Recomputed, Stored, Swept
-from .._rewrite import HOISTED, hoist, skinny_matmuls
+from .._primitives import is_product
+from .._rewrite import hoist, skinny_matmuls
 from .._seeds import UNROLLED_CHUNKS, Group, Seeds, even
 from .._trace import Program, batched, closed, inlined, program_of, source_line
 from ._problem import NO_WORK, Candidate, Problem
@@ -278,7 +279,7 @@ def _with_hoisting(problem: Problem, build: Whole, seeds: Seeds, plain: PassCost
         return time(spared) < (1 - 1 / _SAVED) * time(plain.work.each)
 
     # Products transposed take as long: not if all of them were spared, which is seen without a trace.
-    if spares_little([e for e in build.program.linear.equations if e.primitive.name in HOISTED]):
+    if spares_little(list(filter(is_product, build.program.linear.equations))):
         return plain
     shared, products = hoist(one_pass(build, avals, forward=seeds.forward).only(seeds.numbers), seeds.invariant_axes)
     if spares_little(products):

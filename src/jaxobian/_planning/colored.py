@@ -64,11 +64,11 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     sides = (*problem.inputs.avals, *problem.outputs.avals)
     if not wanted and sum(math.prod(aval.shape) for aval in sides) > _EFFORT:
         return Impossible("colored", 'skipped: its arrays are large (mode="colored" forces it)')
-    matrix, dense = example_pattern(problem.structure, problem.ends, None if wanted else _EFFORT)
+    matrix, dense, used = example_pattern(problem.structure, problem.ends, None if wanted else _EFFORT)
     if matrix is None:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
         return Impossible("colored", f"no zeros are known in J{where}", nnz=problem.outputs.size * problem.inputs.size)
-    sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric)
+    sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric, used)
     sought = _without_constant_part(sought) or sought
     bound = _least_colors(sought.matrix, symmetric=symmetric)
     if bound >= least and not wanted:  # seen before passes are traced to be priced
@@ -88,7 +88,7 @@ def hopeless(problem: Problem) -> bool:
     sides = (*problem.inputs.avals, *problem.outputs.avals)
     if least < _WORTHWHILE or sum(math.prod(aval.shape) for aval in sides) > _EFFORT:
         return True
-    matrix, _ = example_pattern(problem.structure, problem.ends, _EFFORT)
+    matrix, _, _ = example_pattern(problem.structure, problem.ends, _EFFORT)
     if matrix is None:
         return True
     # What does not depend on x takes no colors.
@@ -119,6 +119,7 @@ class _Sought:
         possible: what single modes propose for it.
         constant: numbers to be added.
         symmetric: whether it is symmetric.
+        used: the operands whose numbers all that is known by.
     """
 
     problem: Problem
@@ -126,6 +127,7 @@ class _Sought:
     possible: dict[str, Candidate]
     constant: sparse.csr_matrix
     symmetric: bool
+    used: frozenset[int]
 
     @property
     def nnz(self) -> int:
@@ -154,18 +156,19 @@ def _without_constant_part(sought: _Sought) -> _Sought | None:
     found = example_constant_part(problem.structure, problem.ends, _MOST + 2 * int(matrix.nnz))
     if found is None:
         return None
-    numbers, program = found
+    numbers, program, used = found
     few = sought.fewest / CLEAR_WIN
     if _fewest(matrix - matrix.multiply(numbers != 0), sought.possible) > few:
         return None  # not even if nothing else were where they are
     rest = _of_program(problem, program)
-    left, _ = example_pattern(rest.structure, rest.ends)
+    left, _, more = example_pattern(rest.structure, rest.ends)
     if left is None or _fewest(left, sought.possible) > few:
         return None
     possible = {s.mode: s for s in (forward.propose(rest), reverse.propose(rest)) if isinstance(s, Candidate)}
     if not possible.keys() & sought.possible.keys():
         return None
-    return _Sought(rest, left, possible, numbers, sought.symmetric and _is_symmetric(numbers))
+    symmetric = sought.symmetric and _is_symmetric(numbers)
+    return _Sought(rest, left, possible, numbers, symmetric, sought.used | used | more)
 
 
 def _is_symmetric(numbers: sparse.csr_matrix) -> bool:
@@ -179,7 +182,7 @@ def _of_program(problem: Problem, linear: Linear) -> Problem:
     program = problem.program
     if isinstance(program, LinearProgram):
         program = program.rewritten(program.primal, linear.linear)
-        return replace(problem, program=program, structure=structure(program, problem.structure.read))
+        return replace(problem, program=program, structure=structure(program))
     return replace(problem, program=linear, structure=problem.structure.part(linear))
 
 
@@ -260,9 +263,8 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, PassCost])
     cost = Cost(work, flops, held_bytes + peak, problem.machine.call_time(work))
     # Which program runs is all the same to the values: that of the mode with more passes.
     main = possible.get("fwd" if coloring.n_columns >= coloring.n_rows else "rev") or next(iter(possible.values()))
-    execution = Colored(
-        main.execution.program, problem.ends, sought.matrix, coloring, made["fwd"], made["rev"], sought.constant
-    )
+    program, parts = main.execution.program, (made["fwd"], made["rev"], sought.constant, sought.used)
+    execution = Colored(program, problem.ends, sought.matrix, coloring, *parts)
     cells, always = problem.outputs.size * problem.inputs.size, nnz - int(sought.matrix.nnz)
     same = f" ({always:,} do not depend on x)" if always else ""
     note = f"{nnz:,} of {cells:,} elements can be nonzero{same}: {_told(coloring)}"

@@ -7,13 +7,12 @@ everything else; `jvp` then computes them anew beside the tangents, and stores n
 from __future__ import annotations
 
 from .._execute import Recomputed, Stored
+from .._primitives import row_of
 from .._trace import LinearProgram
 from ._known_first import begun, better
 from ._problem import NOTHING, Candidate, Impossible, Problem, Proposals, complex_reason, forbidden_reason
 from ._rewritten import with_rewrites
 from ._sweeps import candidate, count_groups
-
-_LOOPS = ("scan", "while")
 
 
 def propose(problem: Problem, earlier: Proposals = NOTHING) -> Candidate | Impossible:
@@ -40,7 +39,7 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     if problem.residual_bytes > max(passes, problem.jacobian_bytes) or linear.cost.peak_bytes > problem.budget:
         return _recomputing(problem) or linear
     # A loop that stores no residuals is often faster, too.
-    again = _recomputing(problem) if any(e.primitive.name in _LOOPS for e in program.linear.equations) else None
+    again = _recomputing(problem) if any(row_of(e).body == "loop" for e in program.linear.equations) else None
     return better(
         problem, begun(problem, "fwd", held_bytes=problem.jacobian_bytes + problem.residual_bytes), again, linear
     )

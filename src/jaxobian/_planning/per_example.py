@@ -23,6 +23,7 @@ from .._analysis import Structure, has_line
 from .._arrays import varying_axes
 from .._cost import is_elementwise
 from .._execute import Copied, Stored, Swept
+from .._primitives import row_of
 from .._trace import Ends, Linear, Side, closed, is_variable, program_of
 from . import reverse
 from ._problem import Candidate, Impossible, Problem, Proposals
@@ -32,9 +33,6 @@ from ._sweeps import CLEAR_WIN
 _FEWEST = 4
 # The axis of examples of a variable that each has a copy of, until they are told apart.
 _COPY = -1
-
-# Operands of these may have axes of size 1, or none, which stand for any size.
-_ELEMENTWISE = frozenset("add add_any sub mul div select_n".split())
 
 _Axes = dict[Any, int]
 
@@ -140,7 +138,7 @@ def _understood(equation: Any, axes: _Axes, structure: Structure) -> bool:
     if not made:
         return True
     if _COPY in read and _COPY not in made:
-        if equation.primitive.name in _ELEMENTWISE:
+        if row_of(equation).kind == "elementwise":  # axes of size 1, or none, stand for any size
             return all(_is_one(v.aval.shape, axes[equation.outvars[0]]) for v in _copies(equation, axes))
         return len(equation.outvars) == len(read) == 1 and _data_axis(equation, axes, made.pop()) is not None
     return (_COPY in made) == (_COPY in read) and (len(read | made) == 1 or _COPY not in read | made)
@@ -245,7 +243,7 @@ def _run(equation: Any, axes: _Axes, operands: list[Any]) -> list[Any]:
     axis = next(axes[v] for v in equation.outvars if v in axes)
     if axis == _COPY:
         return jax.vmap(lambda *xs: alone(equation.params, *xs), copies)(*operands)
-    if equation.primitive.name in _ELEMENTWISE:
+    if row_of(equation).kind == "elementwise":
         rank = len(equation.outvars[0].aval.shape)
         pairs = zip(operands, copies, strict=True)
         return alone(equation.params, *(x if c is None else _placed(x, axis, rank) for x, c in pairs))

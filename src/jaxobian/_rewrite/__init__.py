@@ -3,7 +3,6 @@
 from ._batch_major import batch_major as batch_major
 from ._batch_major import pass_axis as pass_axis
 from ._batch_major import supports_batch_major as supports_batch_major
-from ._hoisting import HOISTED as HOISTED
 from ._hoisting import compact as compact
 from ._hoisting import hoist as hoist
 from ._hoisting import shrunk as shrunk

@@ -14,18 +14,13 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 
+from .._primitives import row_of
 from .._trace import Program, inlined, is_variable, program_of
-
-# What takes its passes anywhere. Convolutions and windows make one axis of passes and examples: theirs come first.
-_ANYWHERE = frozenset(
-    "dot_general add add_any sub mul div neg select_n convert_element_type copy reduce_sum transpose reshape "
-    "broadcast_in_dim squeeze slice pad concatenate rev real imag split optimization_barrier".split()
-)
 
 
 def supports_batch_major(program: Program) -> bool:
     """Whether passes through a linear program, and its transpose, are to stand beside their examples."""
-    return all(equation.primitive.name in _ANYWHERE for equation in program.equations)
+    return all(row_of(equation).batch_major for equation in program.equations)
 
 
 def batch_major(linear: Callable[..., Sequence[Any]], avals: Sequence[Any]) -> Callable[..., list[Any]]:

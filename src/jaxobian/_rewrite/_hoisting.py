@@ -19,6 +19,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 from jax import Array, lax
 
+from .._primitives import is_product, row_of
 from .._trace import Program, inlined, is_variable, program_of, reshape_order
 from ._rewrite import side_by_side, written
 
@@ -27,9 +28,6 @@ _Axes = frozenset[int]
 _NONE: _Axes = frozenset()
 # What an equation keeps of each operand's axes, and the axes of its result that follow.
 _Kept = tuple[list[_Axes], _Axes]
-
-# Of all that is made once, these are worth it.
-HOISTED = frozenset(("dot_general", "conv_general_dilated"))
 
 
 def shrunk(shape: Sequence[int], axes: Collection[int]) -> tuple[int, ...]:
@@ -76,7 +74,7 @@ def hoist(program: Program, axes: Sequence[Sequence[int]]) -> tuple[Program, lis
     once = [equation for equation in program.equations if writer.add(equation)]
     outputs = tuple(writer.whole(v) for v in program.outputs)
     made = Program((*program.inputs[:first], *inputs), outputs, tuple(writer.equations))
-    return made.pruned(), [equation for equation in once if equation.primitive.name in HOISTED]
+    return made.pruned(), list(filter(is_product, once))
 
 
 @dataclass
@@ -97,7 +95,8 @@ class _Writer:
         """Write an equation; say whether its result is made once for all."""
         marks = [self._marks(v) for v in equation.invars]
         placed = any(value is not None for name, value in equation.params.items() if name.endswith("sharding"))
-        rule = _RULES.get(equation.primitive.name) if any(marks) and not placed else None
+        row = row_of(equation)
+        rule = _RULES.get(row.kind) if row.hoists and any(marks) and not placed else None
         kept, made = rule(equation, marks) if rule else ([], _NONE)
         where = equation.source_info
         if not any(kept):
@@ -246,13 +245,12 @@ def _reduce_sum(equation: Any, marks: Sequence[_Axes]) -> _Kept:
     return [marks[0] - frozenset(summed)], frozenset(n for n, a in enumerate(rest) if a in marks[0])
 
 
-_RULES: dict[str, Callable[[Any, Sequence[_Axes]], _Kept]] = {
-    **dict.fromkeys("add add_any sub mul div neg convert_element_type copy real imag".split(), _elementwise),
-    "dot_general": _dot_general,
-    "conv_general_dilated": _convolution,
+_RULES: dict[str | None, Callable[[Any, Sequence[_Axes]], _Kept]] = {
+    "elementwise": _elementwise,
+    "dot": _dot_general,
+    "convolution": _convolution,
     "transpose": _transpose,
-    "broadcast_in_dim": _broadcast,
+    "broadcast": _broadcast,
     "reshape": _reshape,
-    "squeeze": _reshape,
-    "reduce_sum": _reduce_sum,
+    "reduction": _reduce_sum,
 }

@@ -16,12 +16,14 @@ from ._modes import Obstruction as Obstruction
 from ._modes import batched as batched
 from ._modes import obstructions as obstructions
 from ._modes import source_line as source_line
-from ._program import CALLS as CALLS
+from ._program import Loop as Loop
 from ._program import Program as Program
 from ._program import as_program as as_program
+from ._program import forward as forward
 from ._program import has_rules as has_rules
 from ._program import inlined as inlined
 from ._program import is_variable as is_variable
+from ._program import loop_of as loop_of
 from ._program import program_of as program_of
 from ._program import reshape_order as reshape_order
 from ._program import subprograms as subprograms

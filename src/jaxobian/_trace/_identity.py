@@ -10,6 +10,7 @@ import jax
 import jax.extend.core as jex
 import numpy as np
 
+from .._primitives import row_of
 from ._program import Program, as_program, is_variable
 from ._source import in_library
 from ._trace import LinearProgram, pullbacks
@@ -80,12 +81,13 @@ def _params_key(equation: Any) -> Hashable:
     JAX wraps the functions of custom rules anew in every trace, so by identity they would never match. The primal
     program only ever runs the function, never its rule; the linear program only ever runs the transpose.
     """
-    name, params = equation.primitive.name, equation.params
-    if name in ("custom_jvp_call", "custom_vjp_call"):
-        return _value_key(params["call_jaxpr"])
-    if name == "custom_lin":
-        return _backward_key(equation)
-    return _value_key(params)
+    match row_of(equation).body:
+        case "custom_rule":
+            return _value_key(equation.params["call_jaxpr"])
+        case "pullback":
+            return _backward_key(equation)
+        case _:
+            return _value_key(equation.params)
 
 
 def _backward_key(equation: Any) -> Hashable:

@@ -11,7 +11,8 @@ from typing import Any
 
 import jax.extend.core as jex
 
-from ._program import Program, as_program, is_variable, subprograms
+from .._primitives import row_of
+from ._program import Loop, Program, forward, is_variable, loop_of, subprograms
 from ._segment import zero_literal
 
 
@@ -39,33 +40,25 @@ def _only(equation: Any, places: set[int], *, inside: bool) -> list[Any]:
 
 def _reached(equation: Any, places: set[int]) -> set[int]:
     """The results of an equation that depend on its operands at some places; all of them where it is not known."""
-    name, programs = equation.primitive.name, list(subprograms(equation))
+    body, programs = row_of(equation).body, list(subprograms(equation))
     every = set(range(len(equation.outvars)))
-    if name == "scan":
-        (body,) = programs
-        stacked = [len(v.aval.shape) < len(o.aval.shape) for v, o in zip(body.outputs, equation.outvars, strict=True)]
-        sliced = [len(v.aval.shape) < len(o.aval.shape) for v, o in zip(body.inputs, equation.invars, strict=True)]
-        n_carry = len(stacked) - sum(stacked)
-        return _after_steps(body, places, len(sliced) - sum(sliced) - n_carry, n_carry)
-    if name == "while":
-        first = equation.params["cond_nconsts"]
-        if min(places) < first:
+    if body == "loop":
+        loop = loop_of(equation)
+        if loop is None or min(places) < loop.skipped:
             return every
-        body = as_program(equation.params["body_jaxpr"])
-        n_carry = len(equation.outvars)
-        return _after_steps(body, {k - first for k in places}, len(body.inputs) - n_carry, n_carry)
-    if name == "cond":
+        return _after_steps(loop, {k - loop.skipped for k in places})
+    if body == "cond":
         return every if 0 in places else set().union(*(_through(p, {k - 1 for k in places}) for p in programs))
     if len(programs) == 1 and len(programs[0].inputs) == len(equation.invars):
         return _through(programs[0], places)
     return every
 
 
-def _after_steps(body: Program, places: set[int], first_carry: int, n_carry: int) -> set[int]:
+def _after_steps(loop: Loop, places: set[int]) -> set[int]:
     """The results of a loop: what reaches a carry once is in it from then on."""
     while True:
-        found = _through(body, places)
-        more = {first_carry + k for k in found if k < n_carry} | places
+        found = _through(loop.body, places)
+        more = {k for out, k in enumerate(loop.carries) if out in found} | places
         if more == places:
             return found
         places = more
@@ -73,9 +66,10 @@ def _after_steps(body: Program, places: set[int], first_carry: int, n_carry: int
 
 def _through(program: Program, places: set[int]) -> set[int]:
     """The outputs of a program that depend on its inputs at some places."""
-    active = {v for k, v in enumerate(program.inputs) if k in places}
-    for equation in program.equations:
-        reads = {k for k, v in enumerate(equation.invars) if is_variable(v) and v in active}
-        if reads:
-            active.update(v for k, v in enumerate(equation.outvars) if k in _reached(equation, reads))
+
+    def through(equation: Any, operands: dict[int, Any]) -> list[Any]:
+        reached = _reached(equation, set(operands))
+        return [True if k in reached else None for k in range(len(equation.outvars))]
+
+    active = forward(program, {v: True for k, v in enumerate(program.inputs) if k in places}, through)
     return {k for k, v in enumerate(program.outputs) if is_variable(v) and v in active}

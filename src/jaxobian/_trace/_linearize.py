@@ -8,18 +8,17 @@ from typing import Any
 import jax
 
 from .._arrays import abstract, varying_axes, zeros_like
+from .._primitives import row_of
 from ._joint import both_apart
-from ._program import CALLS, Program, inlined, is_variable, program_of, subprograms, walk
+from ._program import Program, inlined, is_variable, program_of, subprograms, walk
 from ._segment import active_variables, is_flag, with_flags, zero_literal
 
 # Constants that came to light on the way (a jit's, an output's), then three programs that take them as further first
 # inputs: the function, the primal program, and the linear program.
 Linearized = tuple[tuple[Any, ...], Program, Program, Program]
 
-# Equations with programs inside of which nothing is left once they are differentiated.
-_UNFOLDED = CALLS | {"custom_jvp_call", "custom_vjp_call"}
-# Of these the programs inside only say how two numbers are made one.
-_COMBINING = ("scatter", "reduce", "select_and")
+# Of these bodies nothing is left once they are differentiated, or they only say how two numbers are made one.
+_UNFOLDED = ("call", "custom_rule", "combining")
 
 
 def linearize(function: Program, n_operands: int, n_out: int) -> Linearized:
@@ -53,7 +52,7 @@ def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool
         n_out: how many of the results are y.
         jointly: whether an equation that makes results and their tangents may stand in both programs.
     """
-    if not jointly and any(e.primitive.name not in _UNFOLDED and _has_body(e) for e in walk(function.equations)):
+    if not jointly and any(map(_has_body, walk(function.equations))):
         return None
     tangents = [aval.to_tangent_aval() for aval in function.in_avals[n_operands:]]
     if any(aval.dtype == jax.dtypes.float0 for aval in tangents):
@@ -102,45 +101,23 @@ def _told_apart(function: Program, n_operands: int, n_out: int, *, jointly: bool
 
 
 def _has_body(equation: Any) -> bool:
-    return not equation.primitive.name.startswith(_COMBINING) and any(True for _ in subprograms(equation))
-
-
-# The operands in which equations are linear: in all of them together,
-_JOINTLY = frozenset(
-    "add add_any sub neg convert_element_type reshape squeeze transpose broadcast_in_dim reduce_sum rev "
-    "slice concatenate pad copy copy_p real imag complex conj cumsum reduce_window_sum split stack unstack tile fft "
-    "reduce_precision optimization_barrier sharding_constraint reshard name device_put".split()
-)
-# in any one of them,
-_SINGLY = frozenset("mul dot_general conv_general_dilated".split())
-# or in these alone.
-_PLACES = {
-    "div": {0},
-    "gather": {0},
-    "dynamic_slice": {0},
-    "dynamic_update_slice": {0, 1},
-    "scatter": {0, 2},
-    "scatter-add": {0, 2},
-    "scatter-sub": {0, 2},
-    "scatter-mul": {0},
-    "triangular_solve": {1},
-    "tridiagonal_solve": {3},
-    "select_and_gather_add": {0},
-    "select_and_scatter_add": {0},
-}
+    return row_of(equation).body not in _UNFOLDED and any(True for _ in subprograms(equation))
 
 
 def _is_linear(equation: Any, active: set[Any]) -> bool:
     """Whether an equation is known to be linear in its active operands together, and to make nothing but tangents."""
-    name = equation.primitive.name
     places = {k for k, v in enumerate(equation.invars) if is_variable(v) and v in active}
-    if name in _SINGLY:
-        return len(places) == 1
-    if name == "select_n":
-        return 0 not in places
-    if name == "custom_lin":
-        return min(places) >= equation.params["num_res"]
-    return name in _JOINTLY or places <= _PLACES.get(name, set())
+    match row_of(equation).linear:
+        case "all":
+            return True
+        case "one":
+            return len(places) == 1
+        case "cases":
+            return 0 not in places
+        case "tangents":
+            return min(places) >= equation.params["num_res"]
+        case alone:
+            return places <= {*alone}
 
 
 def _by_jax(function: Program, n_operands: int, n_out: int) -> Linearized:

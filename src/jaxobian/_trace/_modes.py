@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._primitives import row_of
 from ._program import Program, is_variable, program_of, subprograms, walk
 from ._segment import pullback
 from ._source import in_library, user_frame
@@ -109,10 +110,6 @@ def _failure(equation: Any, active: set[Any], mode: str) -> Exception | None:
     return None
 
 
-_USERS_WORDS = {"while": "lax.while_loop", "scan": "lax.scan", "cond": "lax.cond", "remat2": "jax.checkpoint",
-                "custom_vmap_call": "a custom_vmap function"}  # fmt: skip
-
-
 def _explain(equation: Any, mode: str, error: Exception) -> Obstruction:
     culprits = list(_culprits(equation, mode)) or [equation]
     what = " and ".join(dict.fromkeys(_words(e) for e in culprits))
@@ -132,12 +129,11 @@ def _culprits(equation: Any, mode: str) -> Iterator[Any]:
 
 
 def _words(equation: Any) -> str:
-    name: str = equation.primitive.name
-    if name == "custom_lin":
+    if equation.primitive.name == "custom_lin":
         code = _backward_code(equation)
         rule = code.co_name if code else "<lambda>"
         return "a custom_vjp function" + ("" if rule == "<lambda>" else f" (backward rule {rule})")
-    return _USERS_WORDS.get(name, name)
+    return row_of(equation).words or equation.primitive.name
 
 
 def _reason(equation: Any, mode: str, error: Exception) -> str:

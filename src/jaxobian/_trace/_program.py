@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -13,12 +14,11 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from .._primitives import row_of
 from ._source import in_library, user_frame
 
-# Equations that only call another program; closed_call is eval_jaxpr from JAX 0.12 on.
-CALLS = frozenset({"jit", "closed_call", "eval_jaxpr"})
-# Equations whose bodies JAX differentiates.
-_WITH_BODIES = CALLS | {"while", "scan", "cond", "remat2"}
+# What bodies that JAX differentiates are to their equations.
+_DIFFERENTIATED = ("call", "block", "cond", "while", "scan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,74 @@ def subprograms(equation: Any) -> Iterator[Program]:
         yield as_program(jaxpr)
 
 
+def forward(
+    program: Program, start: Mapping[Any, Any], through: Callable[[Any, dict[int, Any]], Sequence[Any]]
+) -> dict[Any, Any]:
+    """What is so of every variable, by what is so of some.
+
+    Args:
+        program: a flat program.
+        start: what is so of some of its variables.
+        through: an equation, and what is so of its operands, of those of which something is -> what of its results;
+            None of which nothing is.
+    """
+    found = dict(start)
+    for equation in program.equations:
+        operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
+        if operands:
+            results = zip(equation.outvars, through(equation, operands), strict=True)
+            found.update((v, x) for v, x in results if x is not None)
+    return found
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A scan or a while loop, step by step: (constants, carries, slices of xs) -> (carries, slices of ys).
+
+    Attributes:
+        body: a step.
+        condition: what says whether another one is made, of the operands before the body's, and the carries.
+        skipped: how many operands of the equation come before the body's.
+        carries: the places of carries among the body's inputs; its first outputs are the next ones.
+        sliced: the inputs of the body that are slices of the equation's operands.
+        stacked: the outputs of the body that are slices of the equation's results.
+        length: how many steps there are; infinite where only running it tells.
+    """
+
+    body: Program
+    condition: Program | None
+    skipped: int
+    carries: range
+    sliced: tuple[int, ...]
+    stacked: tuple[int, ...]
+    length: float
+
+
+def loop_of(equation: Any) -> Loop | None:
+    """The steps of a loop; None where its parameters are not laid out as they are known to be."""
+    params, condition, skipped = equation.params, None, 0
+    if "cond_jaxpr" in params:
+        body, condition, skipped = (
+            as_program(params["body_jaxpr"]),
+            as_program(params["cond_jaxpr"]),
+            params["cond_nconsts"],
+        )
+    else:
+        (body,) = subprograms(equation)
+    operands = equation.invars[skipped:]
+    if len(body.inputs) != len(operands) or len(body.outputs) != len(equation.outvars):
+        return None
+    sliced, stacked = (
+        tuple(k for k, (v, w) in enumerate(zip(inner, outer, strict=True)) if len(v.aval.shape) < len(w.aval.shape))
+        for inner, outer in ((body.inputs, operands), (body.outputs, equation.outvars))
+    )
+    last = len(body.inputs) - len(sliced)
+    carries = range(last - len(body.outputs) + len(stacked), last)
+    if condition is not None and len(condition.inputs) != skipped + len(carries):
+        return None
+    return Loop(body, condition, skipped, carries, sliced, stacked, params.get("length", math.inf))
+
+
 def reshape_order(equation: Any) -> tuple[int, ...]:
     """The order of the operand's axes in which a reshape, or the like of it, reads the elements."""
     order = equation.params.get("dimensions") if equation.primitive.name == "reshape" else None
@@ -106,7 +174,7 @@ def has_rules(program: Program) -> bool:
     """Whether a function in it has a derivative of the user's own making."""
 
     def own(equation: Any) -> bool:
-        if equation.primitive.name not in ("custom_jvp_call", "custom_vjp_call"):
+        if row_of(equation).body != "custom_rule":
             return False
         where = equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info or ""  # "relu at functions.py:71"
         return not in_library(where.partition(" at ")[2])
@@ -191,7 +259,7 @@ def _with_names(param: Any) -> Any:
 
 
 def _named_inside(equation: Any) -> Any:
-    if equation.primitive.name not in _WITH_BODIES:
+    if row_of(equation).body not in _DIFFERENTIATED:
         return equation
     params = {name: _with_names(value) for name, value in equation.params.items()}
     same = all(params[name] is value for name, value in equation.params.items())
@@ -204,7 +272,7 @@ def _constants(equation: Any) -> list[Any]:
 
 def _can_inline(equation: Any) -> bool:
     """A nested jit that neither places its arrays nor hides constants."""
-    if equation.primitive.name not in CALLS or _constants(equation):
+    if row_of(equation).body != "call" or _constants(equation):
         return False
     placements = (*equation.params.get("in_shardings", ()), *equation.params.get("out_shardings", ()))
     return all(type(p).__name__ == "UnspecifiedValue" for p in placements)

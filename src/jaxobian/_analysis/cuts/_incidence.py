@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..._primitives import row_of
 from ..._trace import Linear, active_variables, is_variable, reshape_order
 
 
@@ -174,10 +175,10 @@ def _joined(behind: dict[Any, list[_Part]]) -> bool:
 
 def _moves(equation: Any, active: set[Any]) -> list[_Move] | None:
     """What the result has of each active operand; None where an equation does more than to repeat, sum and scale."""
-    name, ours = equation.primitive.name, _active(equation, active)
-    if name not in _RULES or (name in ("mul", "div") and len(ours) != 1):
+    kind, ours = row_of(equation).of_elements, _active(equation, active)
+    if kind not in _RULES or (kind in ("product", "quotient") and len(ours) != 1):
         return None
-    return _RULES[name](equation, ours)
+    return _RULES[kind](equation, ours)
 
 
 def _scaled(*factors: float) -> Callable[[Any, list[Any]], list[_Move] | None]:
@@ -246,17 +247,15 @@ def _reduce_sum(equation: Any, ours: list[Any]) -> list[_Move]:
     return [_Move(v, tuple(a for a in range(len(v.aval.shape)) if a not in equation.params["axes"]), 1.0)]
 
 
-_RULES: dict[str, Callable[[Any, list[Any]], list[_Move] | None]] = {
-    "add": _scaled(1.0, 1.0),
-    "add_any": _scaled(1.0, 1.0),
-    "sub": _scaled(1.0, -1.0),
-    "neg": _scaled(-1.0),
-    "copy": _scaled(1.0),
-    "mul": _product,
-    "div": _product,
-    "broadcast_in_dim": _broadcast,
+_RULES: dict[str | None, Callable[[Any, list[Any]], list[_Move] | None]] = {
+    "sum": _scaled(1.0, 1.0),
+    "difference": _scaled(1.0, -1.0),
+    "negation": _scaled(-1.0),
+    "identity": _scaled(1.0),
+    "product": _product,
+    "quotient": _product,
+    "broadcast": _broadcast,
     "reshape": _reshape,
-    "squeeze": _reshape,
     "transpose": _transpose,
     "reduce_sum": _reduce_sum,
 }

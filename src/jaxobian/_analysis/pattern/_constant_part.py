@@ -10,10 +10,9 @@ rest. The first is a sparse matrix of numbers, followed as patterns are; the sec
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import jax.extend.core as jex
 import jax.numpy as jnp
@@ -22,22 +21,14 @@ from scipy import sparse
 
 from ..._trace import Linear, Program, is_variable, zero_literal
 from ..ties._axes import Structure
-from ._matrices import conv_matrix, dot_matrix, window_matrix
-from ._moves import MOVES, Known, landings
-from ._rows import Full, Shape, csr, dims_of, merged, shape_of, size_of, taken
-
-# Products with more multiply-adds than this are not made here.
-_LARGEST = 4_000_000
-
-# Operand -> its matrix of numbers, a row for each element.
-_Numbers = dict[int, sparse.csr_matrix]
-# The matrices of an equation's results, FULL where they would be too large; None where it is not known to have such.
-_Results = list[Any] | None
+from ._moves import Known
+from ._rows import Full, Rows, Shape, csr, shape_of, size_of
+from ._unions import followed
 
 
 def constant_part(
     structure: Structure, columns: Sequence[np.ndarray], total: int, most: int
-) -> tuple[list[sparse.csr_matrix], Linear] | None:
+) -> tuple[list[sparse.csr_matrix], Linear, frozenset[int]] | None:
     """Take the constant part of a linear program out of it.
 
     Args:
@@ -47,9 +38,11 @@ def constant_part(
         most: nonzeros that a variable's part may have.
 
     Returns:
-        F, a matrix for each output; and the program of R, with the same inputs. None where F is zero.
+        F, a matrix for each output; the program of R, with the same inputs; and the operands whose numbers they are
+        known by. None where F is zero.
     """
-    program, known = structure.program.linear, structure.known
+    program, lookup = structure.program.linear, structure.lookup()
+    numbers = _Numbers(lookup, most)
     parts: dict[Any, sparse.csr_matrix] = {
         v: csr(np.arange(c.size + 1), c.reshape(-1), (c.size, total), np.ones(c.size))
         for v, c in zip(structure.program.tangents, columns, strict=True)
@@ -69,8 +62,8 @@ def constant_part(
         if not ours:
             continue
         active.update(equation.outvars)
-        given = {k: parts[equation.invars[k]] for k in ours if equation.invars[k] in parts}
-        made = _followed(equation, ours, given, known, most) if given else None
+        given: dict[int, Rows] = {k: parts[equation.invars[k]] for k in ours if equation.invars[k] in parts}
+        made = numbers.through(equation, ours, given) if given else None
         if made is None:
             continue
         parts.update(zip(equation.outvars, made, strict=True))
@@ -88,132 +81,48 @@ def constant_part(
         for v, own in zip(outputs, program.outputs, strict=True)
     ]
     without = Program(program.inputs, tuple(map(rest, program.outputs)), tuple(equations)).pruned()
-    return found, replace(structure.program, linear=without)
+    return found, replace(structure.program, linear=without), lookup.used
 
 
-def _followed(equation: Any, ours: set[int], given: _Numbers, known: Known, most: int) -> _Results:
-    """The constant parts of an equation's results, where all but the tangents is known in it."""
-    name = equation.primitive.name
-    rule = _RULES.get(name, _moved if name in MOVES else None)
-    if rule is None or not all(map(_is_real, equation.outvars)):
-        return None
-    if any(known(v) is None for k, v in enumerate(equation.invars) if k not in ours):
-        return None
-    results = rule(equation, given, known)
-    if results is None or any(isinstance(m, Full) or m.nnz > most or not np.isfinite(m.data).all() for m in results):
-        return None
-    return results
+@dataclass
+class _Numbers:
+    """Follows what an element is a multiple of.
+
+    Attributes:
+        known: what atoms hold.
+        most: nonzeros that a variable's part may have.
+    """
+
+    known: Known
+    most: int
+    room: int = 4_000_000  # products with more multiply-adds are not made here
+    exact: ClassVar[bool] = True
+
+    def through(self, equation: Any, ours: set[int], given: dict[int, Rows]) -> list[Any] | None:
+        """The constant parts of an equation's results, where all but its operands `ours` is known in it."""
+        if not all(map(_is_real, equation.outvars)):
+            return None
+        if any(self.known(v) is None for k, v in enumerate(equation.invars) if k not in ours):
+            return None
+        results = followed(self, equation, given)
+        return None if results is None or not all(map(self._is_kept, results)) else results
+
+    def _is_kept(self, rows: Rows | None) -> bool:
+        if rows is None or isinstance(rows, Full):
+            return False
+        return rows.nnz <= self.most and bool(np.isfinite(rows.data).all())
+
+    def scaled(self, rows: Rows, factor: np.ndarray, shape: Shape) -> Rows:
+        """Each row times its own number."""
+        if isinstance(rows, Full):
+            return rows
+        each = np.broadcast_to(np.asarray(factor, np.float64), shape).reshape(-1).repeat(np.diff(rows.indptr))
+        return csr(rows.indptr, rows.indices, shape_of(rows), rows.data * each)
+
+    def matrix(self, numbers: sparse.csr_matrix) -> sparse.csr_matrix:
+        """The numbers themselves; ones for booleans."""
+        return sparse.csr_matrix(numbers, dtype=np.float64)
 
 
 def _is_real(atom: Any) -> bool:
     return jnp.issubdtype(atom.aval.dtype, jnp.floating)
-
-
-# Rules --------------------------------------------------------------------------------------------------------------
-
-
-def _moved(equation: Any, given: _Numbers, known: Known) -> _Results:
-    moved = MOVES[equation.primitive.name](equation, known)
-    if moved is None:
-        return None
-    each = moved if isinstance(moved, list) else [moved]
-    return [
-        _sum([taken(m, places[k]) for k, m in given.items() if k in places], out, given)
-        for out, places in zip(equation.outvars, each, strict=True)
-    ]
-
-
-def _sum(parts: Sequence[Any], out: Any, given: _Numbers) -> Any:
-    if any(isinstance(part, Full) for part in parts):
-        return next(part for part in parts if isinstance(part, Full))
-    _, width = shape_of(next(iter(given.values())))
-    return sum(parts, start=sparse.csr_matrix((size_of(out), width)))
-
-
-def _broadcast(matrix: Any, shape: Shape, out: Shape) -> Any:
-    if shape == out:
-        return matrix
-    places = np.arange(math.prod(shape)).reshape((1,) * (len(out) - len(shape)) + shape)
-    return taken(matrix, np.broadcast_to(places, out))
-
-
-def _scaled(factor: Callable[[Any, int, Known], Any]) -> Callable[..., _Results]:
-    """y = the sum of each operand times its factor, elementwise."""
-
-    def rule(equation: Any, given: _Numbers, known: Known) -> _Results:
-        (result,) = equation.outvars
-        out, parts = dims_of(result), []
-        for k, matrix in given.items():
-            scale = factor(equation, k, known)
-            matrix = _broadcast(matrix, dims_of(equation.invars[k]), out)
-            if not isinstance(matrix, Full) and scale is not None:
-                each = np.broadcast_to(np.asarray(scale, np.float64), out).reshape(-1).repeat(np.diff(matrix.indptr))
-                matrix = csr(matrix.indptr, matrix.indices, shape_of(matrix), matrix.data * each)
-            parts.append(matrix)
-        return [_sum(parts, result, given)]
-
-    return rule
-
-
-def _divisor(equation: Any, k: int, known: Known) -> Any:
-    divisor = known(equation.invars[1])
-    assert divisor is not None
-    with np.errstate(divide="ignore"):
-        return 1 / np.asarray(divisor, np.float64)
-
-
-def _reduced(equation: Any, given: _Numbers, known: Known) -> _Results:
-    """Sums along axes."""
-    shape, (out,) = dims_of(equation.invars[0]), equation.outvars
-    kept = [1 if a in equation.params["axes"] else n for a, n in enumerate(shape)]
-    key = np.broadcast_to(np.arange(size_of(out)).reshape(kept), shape).reshape(-1)
-    return [merged(given[0], key, size_of(out))]
-
-
-def _dot(equation: Any, given: _Numbers, known: Known) -> _Results:
-    ((k, matrix),) = given.items()
-    factor = known(equation.invars[1 - k])
-    assert factor is not None
-    product = dot_matrix(equation, k, factor, _LARGEST)
-    return None if product is None else [product @ matrix]
-
-
-def _windows(equation: Any, given: _Numbers, known: Known) -> _Results:
-    params, (operand,), (out,) = equation.params, equation.invars, equation.outvars
-    window = window_matrix(
-        dims_of(out), dims_of(operand), params["window_dimensions"], params["window_strides"], params["padding"],
-        params["base_dilation"], params["window_dilation"],
-    )  # fmt: skip
-    return [window.astype(np.float64) @ given[0]]
-
-
-def _convolution(equation: Any, given: _Numbers, known: Known) -> _Results:
-    kernel = known(equation.invars[1])
-    matrix = conv_matrix(equation, kernel, _LARGEST) if kernel is not None and set(given) == {0} else None
-    return None if matrix is None else [matrix @ given[0]]
-
-
-def _scatter_add(equation: Any, given: _Numbers, known: Known) -> _Results:
-    landed, (out,) = landings(equation, known), equation.outvars
-    if landed is None:
-        return None
-    parts: list[Any] = [given[0]] if 0 in given else []
-    if 2 in given:
-        arrived = merged(given[2], landed, size_of(out))
-        subtracted = equation.primitive.name == "scatter-sub"
-        parts.append(arrived if isinstance(arrived, Full) or not subtracted else -arrived)
-    return [_sum(parts, out, given)]
-
-
-_RULES: dict[str, Callable[..., _Results]] = {
-    **dict.fromkeys(["add", "add_any", "copy", "copy_p", "convert_element_type"], _scaled(lambda e, k, known: None)),
-    "sub": _scaled(lambda e, k, known: 1 - 2 * k),
-    "neg": _scaled(lambda e, k, known: -1),
-    "mul": _scaled(lambda e, k, known: known(e.invars[1 - k])),
-    "div": _scaled(_divisor),
-    "reduce_sum": _reduced,
-    "reduce_window_sum": _windows,
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
-    **dict.fromkeys(["scatter-add", "scatter-sub"], _scatter_add),
-}

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from scipy import sparse
 
-from ..._trace import Program, inlined, is_variable
+from ..._primitives import row_of
+from ..._trace import Program, forward, inlined, is_variable
 from .._indices import Indices
-from ..ties._axes import Structure, local_ties
-from ._inner import INNER
+from ..ties._axes import Notes, Structure, local_ties
+from ._inner import BODIES
 from ._moves import Known
-from ._rows import FULL, MOST, Full, Results, Rows, by_ties, csr, dims_of, size_of, united
-from ._unions import UNIONS, moved
+from ._rows import FULL, MOST, Full, Results, Rows, Shape, by_ties, csr, dims_of, positions, size_of, taken, united
+from ._unions import followed
 
 
 @dataclass
@@ -40,22 +42,21 @@ class Elements:
     indices: Indices
     effort: int | None = None
     dense: list[Any] = field(default_factory=list)
+    exact: ClassVar[bool] = False
 
     def follow(self, program: Program, start: dict[Any, Rows]) -> dict[Any, Rows]:
         """The rows of every variable that depends on one of `start`."""
-        found = dict(start)
-        for equation in program.equations:
-            operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
-            if not operands:
-                continue
+
+        def through(equation: Any, operands: dict[int, Rows]) -> Results:
             if self.effort is not None and sum(map(size_of, equation.outvars)) > self.effort:
                 results: Results = [FULL] * len(equation.outvars)  # arrays too large to be looked at one by one
             else:
                 results = [self._spent(rows) for rows in self.through(equation, operands)]
             if any(r is FULL for r in results) and not any(r is FULL for r in operands.values()):
                 self.dense.append(equation)
-            found.update((v, r) for v, r in zip(equation.outvars, results, strict=True) if r is not None)
-        return found
+            return results
+
+        return forward(program, start, through)
 
     @property
     def room(self) -> int:
@@ -71,18 +72,27 @@ class Elements:
 
     def through(self, equation: Any, operands: dict[int, Rows]) -> Results:
         """The rows of an equation's results."""
-        name = equation.primitive.name
-        if all(isinstance(rows, Full) for rows in operands.values()) and name not in INNER:
+        body = BODIES.get(row_of(equation).body)
+        if body is None and all(isinstance(rows, Full) for rows in operands.values()):
             return [FULL] * len(equation.outvars)
-        for rule in (INNER.get(name), UNIONS.get(name), moved):
-            results = rule(self, equation, operands) if rule is not None else None
-            if results is not None:
-                return results
-        return self._by_ties(equation, operands)
+        results = body(self, equation, operands) if body is not None else followed(self, equation, operands)
+        return self._by_ties(equation, operands) if results is None else results
+
+    def scaled(self, rows: Rows, factor: np.ndarray, shape: Shape) -> Rows:
+        """Nothing is left where the factor is zero; a single number may be any."""
+        if factor.size <= 1 or np.all(factor):
+            return rows
+        return taken(rows, np.where(np.broadcast_to(factor, shape) != 0, positions(shape), -1))
+
+    def matrix(self, numbers: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Which elements reach which."""
+        return sparse.csr_matrix(numbers != 0)
 
     def _by_ties(self, equation: Any, operands: dict[int, Rows]) -> Results:
         results: Results = []
-        for out, row in zip(equation.outvars, local_ties(equation, set(operands), self.indices), strict=True):
+        for out, row in zip(
+            equation.outvars, local_ties(equation, set(operands), self.indices, Notes([])), strict=True
+        ):
             parts = [
                 by_ties(rows, row[k], dims_of(out), dims_of(equation.invars[k]))
                 for k, rows in operands.items()
@@ -110,7 +120,7 @@ class Elements:
 
 def elements(
     structure: Structure, columns: Sequence[np.ndarray], total: int, effort: int | None = None
-) -> tuple[list[Rows | None], list[Any]]:
+) -> tuple[list[Rows | None], list[Any], frozenset[int]]:
     """The rows of every output of a linear program.
 
     Args:
@@ -120,14 +130,14 @@ def elements(
         effort: how many nonzeros of all variables may be written down before it is given up.
 
     Returns:
-        The rows of each output, None where it depends on nothing; and the equations that are to blame where one
-        depends on everything.
+        The rows of each output, None where it depends on nothing; the equations that are to blame where one depends on
+        everything; and the operands whose numbers they are known by.
     """
-    program = structure.program
-    follower = Elements(total, structure.known, structure.indices, effort)
+    program, lookup = structure.program, structure.lookup()
+    follower = Elements(total, lookup, structure.indices, effort)
     start: dict[Any, Rows] = {
         v: csr(np.arange(c.size + 1, dtype=np.int32), c.reshape(-1).astype(np.int32), (c.size, total))
         for v, c in zip(program.tangents, columns, strict=True)
     }
     found = follower.follow(program.linear, start)
-    return [found.get(v) if is_variable(v) else None for v in program.linear.outputs], follower.dense
+    return [found.get(v) if is_variable(v) else None for v in program.linear.outputs], follower.dense, lookup.used

@@ -5,8 +5,7 @@ A step of a loop is a matrix of its outputs by its inputs; any number of steps i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from ..._trace import CALLS, Program, as_program, differentiable, inlined, pullbacks, subprograms
+from ..._trace import Loop, Program, differentiable, inlined, loop_of, pullbacks, subprograms
 from ._rows import (
     FULL,
     Full,
     Results,
     Rows,
     checked,
-    dims_of,
     merged,
     multiplied,
     shape_of,
@@ -31,7 +29,6 @@ from ._rows import (
     unit,
     united,
 )
-from ._unions import Rule
 
 if TYPE_CHECKING:
     from ._elements import Elements
@@ -106,68 +103,55 @@ def _stacked(parts: Sequence[tuple[Rows | None, int]], columns: int) -> Rows:
     return stacked(filled) if filled else FULL
 
 
-def _while(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
-    """Carries after any number of steps; the condition has no derivative."""
-    params = equation.params
-    n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
-    body = inlined(as_program(params["body_jaxpr"]))
-    if len(body.inputs) != n_body + len(body.outputs) or any(k < n_cond for k in operands):
-        return None
-    given = {k - n_cond: rows for k, rows in operands.items()}
-    carries = _carries(elements, body, given, (n_body, len(body.inputs)), {}, math.inf)
-    return None if carries is None else _parted(carries[0], body.inputs[n_body:])
+def _loop(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
+    """Carries after any number of steps; a step's own slices of xs go to its own slice of ys.
 
-
-def _scan(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
-    """Carries after any number of steps; a step's own slices of xs go to its own slice of ys."""
-    (body,) = subprograms(equation)
-    body = inlined(body)
-    ranks = [len(dims_of(v)) for v in equation.invars]
-    if len(body.inputs) != len(ranks) or len(body.outputs) != len(equation.outvars):
+    What a condition reads has no derivative.
+    """
+    loop = loop_of(equation)
+    if loop is None or any(k < loop.skipped for k in operands):
         return None
-    sliced = [k for k, v in enumerate(body.inputs) if len(dims_of(v)) + 1 == ranks[k]]
-    stacked = [o for o, v in enumerate(body.outputs) if len(dims_of(v)) + 1 == len(dims_of(equation.outvars[o]))]
-    n_carry, length = len(body.outputs) - len(stacked), equation.params["length"]
-    first_carry = len(body.inputs) - len(sliced) - n_carry
-    last_carry = first_carry + n_carry
+    operands = {k - loop.skipped: rows for k, rows in operands.items()}
+    body, first, last = loop.body, loop.carries.start, loop.carries.stop
     # What a step may see of xs, whichever step it is.
     anywhere = {
-        k: merged(operands[k], np.tile(np.arange(size_of(body.inputs[k])), length), size_of(body.inputs[k]))
-        for k in sliced
+        k: merged(operands[k], _every(loop, body.inputs[k]), size_of(body.inputs[k]))
+        for k in loop.sliced
         if k in operands
     }
-    found = _carries(elements, body, operands, (first_carry, last_carry), anywhere, length)
+    found = _carries(elements, loop, operands, anywhere)
     if found is None:
         return None
     carries, step = found
-    results = _parted(carries, body.inputs[first_carry:last_carry])
-    constants = _stacked([(operands.get(k), size_of(body.inputs[k])) for k in range(first_carry)], elements.columns)
-    for o in stacked:
-        every = np.tile(np.arange(size_of(body.outputs[o])), length)
+    results = _parted(carries, body.inputs[first:last])
+    given = [(operands.get(k), size_of(body.inputs[k])) for k in range(first)]
+    constants = _stacked(given, elements.columns) if loop.stacked else FULL
+    for o in loop.stacked:
+        every = _every(loop, body.outputs[o])
         parts = []
-        if n_carry:
-            parts.append(taken(multiplied(step.block((o, o + 1), (first_carry, last_carry)), carries), every))
-        if first_carry:
-            parts.append(taken(multiplied(step.block((o, o + 1), (0, first_carry)), constants), every))
+        if loop.carries:
+            parts.append(taken(multiplied(step.block((o, o + 1), (first, last)), carries), every))
+        if first:
+            parts.append(taken(multiplied(step.block((o, o + 1), (0, first)), constants), every))
         for k in anywhere:
-            each = sparse.kron(unit(length, 0, length), step.block((o, o + 1), (k, k + 1)), "csr")
+            each = sparse.kron(unit(int(loop.length), 0, int(loop.length)), step.block((o, o + 1), (k, k + 1)), "csr")
             parts.append(multiplied(sparse.csr_matrix(each), operands[k]))
         results.append(united(parts) if parts else None)
     return results
 
 
+def _every(loop: Loop, atom: Any) -> np.ndarray:
+    """For each element of what slices are stacked to, which one of its slice it is."""
+    return np.tile(np.arange(size_of(atom)), int(loop.length))
+
+
 def _carries(
-    elements: Elements,
-    body: Program,
-    operands: dict[int, Rows],
-    carry: tuple[int, int],
-    slices: dict[int, Rows],
-    steps: float,
+    elements: Elements, loop: Loop, operands: dict[int, Rows], slices: dict[int, Rows]
 ) -> tuple[Rows, _Step] | None:
-    """Carries after any number of steps up to `steps`, one below the other; and one step."""
-    first, last = carry
-    step = _Step.of(elements, body, {*operands, *range(first, last)})
-    if step is None or not last > first:
+    """Carries after any number of steps, one below the other; and one step."""
+    body, first, last = loop.body, loop.carries.start, loop.carries.stop
+    step = _Step.of(elements, body, {*operands, *loop.carries})
+    if step is None or not loop.carries:
         return None if step is None else (FULL, step)
     n_carry = last - first
     size = step.outs[n_carry]
@@ -177,7 +161,7 @@ def _carries(
         rows = slices.get(k, operands.get(k))
         if rows is not None:
             inflow.append(multiplied(step.block((0, n_carry), (k, k + 1)), rows))
-    closure = _closure(step.block((0, n_carry), (first, last)), steps)
+    closure = _closure(step.block((0, n_carry), (first, last)), loop.length)
     if isinstance(closure, Full):
         # Everything that flows in can reach everything.
         return _merged_all(united(inflow), size), step
@@ -220,11 +204,12 @@ def _custom_lin(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
     return results
 
 
-INNER: dict[str, Rule] = {
-    **dict.fromkeys([*CALLS, "remat2"], _call),
-    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
+# The rows of an equation's results by those of its operands; None where another rule must say.
+BODIES: dict[str | None, Callable[[Elements, Any, dict[int, Rows]], Results | None]] = {
+    "call": _call,
+    "custom_rule": _call,
+    "block": _call,
     "cond": _cond,
-    "while": _while,
-    "scan": _scan,
-    "custom_lin": _custom_lin,
+    "loop": _loop,
+    "pullback": _custom_lin,
 }

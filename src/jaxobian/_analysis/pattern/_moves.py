@@ -1,18 +1,19 @@
 """Equations that put elements of their operands in other places: found by moving the elements' numbers.
 
-Each rule gives, for every operand, the number of the element that stands in each place of the result; -1 for none.
-What depends on an index that is not known has no rule here; its ties are all that is known of it.
+For every operand, the number of the element that stands in each place of a result; -1 for none. What depends on an
+index that is not known has no rule here; its ties are all that is known of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..._trace import reshape_order
+from ..._primitives import row_of
+from .._constants import evaluation
 from ._rows import Shape, dims_of, positions, size_of
 
 # Looks up what an atom holds, where that depends on no argument.
@@ -20,108 +21,36 @@ Known = Callable[[Any], np.ndarray | None]
 # Operand -> the element that stands in each place of the result.
 Moved = dict[int, np.ndarray]
 
-
-def _reshape(equation: Any, known: Known) -> Moved:
-    return {0: positions(dims_of(equation.invars[0])).transpose(reshape_order(equation))}
-
-
-def _transpose(equation: Any, known: Known) -> Moved:
-    return {0: positions(dims_of(equation.invars[0])).transpose(equation.params["permutation"])}
+# Kinds that put elements where they put their numbers: they are run on those.
+EVALUATED = frozenset(
+    "broadcast reshape transpose rev slice split pad concatenate stack unstack tile dynamic_slice dynamic_update_slice "
+    "cases".split()
+)
 
 
-def _broadcast(equation: Any, known: Known) -> Moved:
-    operand, out = dims_of(equation.invars[0]), dims_of(equation.outvars[0])
-    shape = [1] * len(out)
-    for size, axis in zip(operand, equation.params["broadcast_dimensions"], strict=True):
-        shape[axis] = size
-    return {0: np.broadcast_to(positions(operand).reshape(shape), out)}
+def moves(equation: Any, known: Known, operands: Iterable[int]) -> list[Moved] | None:
+    """For each result, where the elements of some operands are; None where that is not known."""
+    kind = row_of(equation).of_elements
+    if kind in INDEXED:
+        moved = INDEXED[kind](equation, known)
+        return None if moved is None else [moved]
+    return _evaluated(equation, known, kind, operands) if kind in EVALUATED else None
 
 
-def _slice(equation: Any, known: Known) -> Moved:
-    params = equation.params
-    strides = params["strides"] or (1,) * len(params["start_indices"])
-    bounds = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
-    return {0: positions(dims_of(equation.invars[0]))[tuple(slice(*b) for b in bounds)]}
-
-
-def _rev(equation: Any, known: Known) -> Moved:
-    return {0: np.flip(positions(dims_of(equation.invars[0])), equation.params["dimensions"])}
-
-
-def _concatenate(equation: Any, known: Known) -> Moved:
-    axis, moved = equation.params["dimension"], {}
-    shapes = [dims_of(v) for v in equation.invars]
-    for k in range(len(shapes)):
-        parts = [positions(s) if j == k else np.full(s, -1) for j, s in enumerate(shapes)]
-        moved[k] = np.concatenate(parts, axis)
-    return moved
-
-
-def _pad(equation: Any, known: Known) -> Moved:
-    out, operand = dims_of(equation.outvars[0]), dims_of(equation.invars[0])
-    filled = np.full(out, -1)
-    target, source = [], []
-    for n, size, (low, _, interior) in zip(operand, out, equation.params["padding_config"], strict=True):
-        step = interior + 1
-        first = max(0, -(low // step)) if low < 0 else 0
-        last = min(n, (size - 1 - low) // step + 1) if size else 0
-        last = max(first, last)
-        source.append(slice(first, last))
-        target.append(slice(low + first * step, low + first * step + (last - first) * step, step))
-    if 0 not in out and all(s.stop > s.start for s in source):
-        filled[tuple(target)] = positions(operand)[tuple(source)]
-    return {0: filled, 1: np.where(filled < 0, 0, -1)}
-
-
-def _split(equation: Any, known: Known) -> list[Moved]:
-    sizes, axis = equation.params["sizes"], equation.params["axis"]
-    parts = np.split(positions(dims_of(equation.invars[0])), np.cumsum(sizes)[:-1], axis)
-    return [{0: part} for part in parts]
-
-
-def _stack(equation: Any, known: Known) -> Moved:
-    axis, shapes = equation.params["axis"], [dims_of(v) for v in equation.invars]
-    return {
-        k: np.stack([positions(s) if j == k else np.full(s, -1) for j, s in enumerate(shapes)], axis)
-        for k in range(len(shapes))
-    }
-
-
-def _unstack(equation: Any, known: Known) -> list[Moved]:
-    whole = positions(dims_of(equation.invars[0]))
-    return [{0: part} for part in np.moveaxis(whole, equation.params["axis"], 0)]
-
-
-def _tile(equation: Any, known: Known) -> Moved:
-    out, operand = dims_of(equation.outvars[0]), dims_of(equation.invars[0])
-    return {0: positions(operand)[np.ix_(*(np.arange(m) % n for m, n in zip(out, operand, strict=True)))]}
-
-
-def _dynamic_slice(equation: Any, known: Known) -> Moved | None:
-    operand, out = dims_of(equation.invars[0]), dims_of(equation.outvars[0])
-    starts = _starts(equation.invars[1:], operand, out, known)
-    if starts is None:
+def _evaluated(equation: Any, known: Known, kind: str, operands: Iterable[int]) -> list[Moved] | None:
+    """The equation run on the numbers of one operand's elements at a time, and on -1 in place of the others'."""
+    linear: Any = row_of(equation).linear
+    atoms = dict(enumerate(equation.invars))
+    moving: Any = {"all": [*atoms], "cases": [*atoms][1:]}.get(linear, linear)
+    given: dict[int, Any] = {k: np.full(dims_of(v), -1) if k in moving else known(v) for k, v in atoms.items()}
+    if any(value is None for value in given.values()):
         return None
-    return {0: positions(operand)[tuple(slice(s, s + n) for s, n in zip(starts, out, strict=True))]}
-
-
-def _dynamic_update_slice(equation: Any, known: Known) -> Moved | None:
-    operand, update = dims_of(equation.invars[0]), dims_of(equation.invars[1])
-    starts = _starts(equation.invars[2:], operand, update, known)
-    if starts is None:
-        return None
-    where = tuple(slice(s, s + n) for s, n in zip(starts, update, strict=True))
-    kept, new = positions(operand).copy(), np.full(operand, -1)
-    kept[where], new[where] = -1, positions(update)
-    return {0: kept, 1: new}
-
-
-def _starts(atoms: Sequence[Any], operand: Shape, part: Shape, known: Known) -> list[int] | None:
-    values = [known(atom) for atom in atoms]
-    if any(value is None for value in values):
-        return None
-    found = [int(value) for value in values if value is not None]
-    return [min(max(v, 0), n - m) for v, n, m in zip(found, operand, part, strict=True)]
+    results: list[Moved] = [{} for _ in equation.outvars]
+    for k in set(operands).intersection(moving):
+        made = evaluation(kind)(equation, [*(given | {k: positions(dims_of(atoms[k]))}).values()])
+        for result, places in zip(results, made if isinstance(made, list) else [made], strict=True):
+            result[k] = places
+    return results
 
 
 def _gather(equation: Any, known: Known) -> Moved | None:
@@ -201,32 +130,4 @@ def _looked_at(
     return places.transpose(order)
 
 
-def _select(equation: Any, known: Known) -> Moved | None:
-    """Which case stands where, if the condition is known."""
-    which = known(equation.invars[0])
-    if which is None:
-        return None
-    out = dims_of(equation.outvars[0])
-    which, here = np.broadcast_to(which, out).astype(int), positions(out)
-    return {k: np.where(which == k - 1, here, -1) for k in range(1, len(equation.invars))}
-
-
-MOVES: dict[str, Callable[[Any, Known], Moved | list[Moved] | None]] = {
-    "reshape": _reshape,
-    "squeeze": _reshape,
-    "transpose": _transpose,
-    "broadcast_in_dim": _broadcast,
-    "slice": _slice,
-    "rev": _rev,
-    "concatenate": _concatenate,
-    "pad": _pad,
-    "split": _split,
-    "stack": _stack,
-    "unstack": _unstack,
-    "tile": _tile,
-    "dynamic_slice": _dynamic_slice,
-    "dynamic_update_slice": _dynamic_update_slice,
-    "gather": _gather,
-    "scatter": _scatter,
-    "select_n": _select,
-}
+INDEXED: dict[str | None, Callable[[Any, Known], Moved | None]] = {"gather": _gather, "written": _scatter}

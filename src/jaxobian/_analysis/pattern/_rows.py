@@ -1,4 +1,7 @@
-"""What each element of a variable depends on: a row of a sparse pattern for each, and what equations do to rows."""
+"""What each element of a variable depends on: a row of a sparse matrix for each, and what equations do to rows.
+
+Booleans say on what it can depend, numbers what it is a multiple of: `+` unites the ones and adds the others.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from scipy import sparse
 
+from ..ties._kinds import Shape
+from ..ties._kinds import shape_of as dims_of
 from ..ties._ties import Line, Relation
-
-Shape = tuple[int, ...]
 
 
 class Full:
@@ -91,7 +94,7 @@ def taken(rows: Rows, index: np.ndarray) -> Rows:
 
 
 def united(parts: Sequence[Rows]) -> Rows:
-    """Row by row, everything that any of the parts depends on."""
+    """Row by row, everything that any of the parts depends on; or their sum."""
     total: Rows | None = None
     for part in parts:
         if isinstance(part, Full) or isinstance(total, Full):
@@ -109,15 +112,17 @@ def stacked(parts: Sequence[Rows]) -> Rows:
     starts = np.cumsum([0, *(part.nnz for part in there)])
     indptr = [part.indptr[:-1] + start for part, start in zip(there, starts, strict=False)]
     indptr = np.concatenate([*indptr, starts[-1:]]).astype(np.int32)
-    return checked(csr(indptr, np.concatenate([p.indices for p in there]), (len(indptr) - 1, shape_of(there[0])[1])))
+    shape = len(indptr) - 1, shape_of(there[0])[1]
+    indices, data = (np.concatenate(each) for each in ([p.indices for p in there], [p.data for p in there]))
+    return checked(csr(indptr, indices, shape, data))
 
 
 def multiplied(matrix: sparse.csr_matrix, rows: Rows) -> Rows:
-    """Row k of the result is the union of the rows at which row k of `matrix` is nonzero."""
+    """Row k of the result is the union of the rows at which row k of `matrix` is nonzero, or their weighted sum."""
     if isinstance(rows, Full):
         return FULL
     if matrix.nnz == 0:
-        return sparse.csr_matrix((shape_of(matrix)[0], shape_of(rows)[1]), dtype=bool)
+        return sparse.csr_matrix((shape_of(matrix)[0], shape_of(rows)[1]), dtype=rows.dtype)
     work = np.diff(rows.indptr)[matrix.indices].sum()
     if work > 4 * MOST:
         return FULL
@@ -127,7 +132,7 @@ def multiplied(matrix: sparse.csr_matrix, rows: Rows) -> Rows:
 
 
 def merged(rows: Rows, key: np.ndarray, count: int) -> Rows:
-    """The union of the rows with the same key, for each of `count` keys; rows with a negative key are left out."""
+    """The union, or sum, of the rows with the same key, for each of `count` keys; negative keys are left out."""
     if isinstance(rows, Full):
         return FULL
     at = np.flatnonzero(key >= 0)
@@ -174,11 +179,11 @@ def positions(shape: Shape) -> np.ndarray:
     return np.arange(math.prod(shape)).reshape(shape)
 
 
+def nothing(like: Rows, size: int) -> Rows:
+    """The rows of an array that depends on nothing, to stand beside others."""
+    return FULL if isinstance(like, Full) else sparse.csr_matrix((size, shape_of(like)[1]), dtype=like.dtype)
+
+
 def size_of(atom: Any) -> int:
     """Elements of an atom."""
-    return math.prod(getattr(atom.aval, "shape", ()))
-
-
-def dims_of(atom: Any) -> Shape:
-    """The shape of an atom."""
-    return tuple(getattr(atom.aval, "shape", ()))
+    return math.prod(dims_of(atom))

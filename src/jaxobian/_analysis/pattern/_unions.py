@@ -1,53 +1,114 @@
-"""Equation -> rows of its results: elements are moved, masked and united."""
+"""Equation -> rows of its results: elements are moved, scaled and added up.
+
+One set of rules serves two domains. In booleans a row says on what an element can depend, and a sum is a union; in
+numbers it says what the element is a multiple of.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from scipy import sparse
 
-from ..ties._rules import ELEMENTWISE
+from ..._primitives import row_of
 from ._matrices import conv_matrix, dot_matrix, window_matrix
-from ._moves import MOVES, landings
-from ._rows import Results, Rows, Shape, dims_of, merged, multiplied, size_of, stacked, taken, united
+from ._moves import Known, landings, moves
+from ._rows import Results, Rows, Shape, dims_of, merged, multiplied, nothing, size_of, stacked, taken, united
 
-if TYPE_CHECKING:
-    from ._elements import Elements
+
+class Domain(Protocol):
+    """What rows hold.
+
+    Attributes:
+        known: looks up what atoms hold, where that is known.
+        exact: whether rows are numbers: rules that say less than all do not hold then.
+    """
+
+    known: Known
+    exact: ClassVar[bool]
+
+    @property
+    def room(self) -> int:
+        """How many nonzeros may be written down at once."""
+        ...
+
+    def scaled(self, rows: Rows, factor: np.ndarray, shape: Shape) -> Rows:
+        """The rows of an array of some shape times a factor that is broadcast to it."""
+        ...
+
+    def matrix(self, numbers: sparse.csr_matrix) -> sparse.csr_matrix:
+        """A matrix by which rows are multiplied."""
+        ...
+
 
 # The rows of an equation's results by those of its operands; None where another rule must say.
-Rule = Callable[["Elements", Any, dict[int, Rows]], Results | None]
+Rule = Callable[[Domain, Any, dict[int, Rows]], Results | None]
 
 
-def moved(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
-    rule = MOVES.get(equation.primitive.name)
-    moved = rule(equation, elements.known) if rule is not None else None
+def followed(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
+    """The rows of an equation's results by the rule of its kind; None where its ties must say."""
+    kind = row_of(equation).of_elements
+    rule = SUMS.get(kind) or (None if domain.exact else UNIONS.get(kind))
+    results = rule(domain, equation, operands) if rule is not None else None
+    return _moved(domain, equation, operands) if results is None else results
+
+
+def _moved(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
+    """Each element is one of an operand's: of y = concatenate(x, z), y[5] may be z[2]."""
+    moved = moves(equation, domain.known, operands)
     if moved is None:
         return None
-    each = moved if isinstance(moved, list) else [moved]
     results: Results = []
-    for places in each:
+    for places in moved:
         parts = [taken(rows, places[k]) for k, rows in operands.items() if k in places]
         results.append(united(parts) if parts else None)
     return results
 
 
-def _concatenate(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
+def _concatenate(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
     """Rows one below the other, where the axis is the first one that is longer than 1."""
     axis, out = equation.params["dimension"], dims_of(equation.outvars[0])
     if math.prod(out[:axis]) != 1:
         return None
-    parts = [operands.get(k, sparse.csr_matrix((size_of(v), elements.columns), dtype=bool))
-             for k, v in enumerate(equation.invars)]  # fmt: skip
-    return [stacked(parts)]
+    like = next(iter(operands.values()))
+    return [stacked([operands.get(k, nothing(like, size_of(v))) for k, v in enumerate(equation.invars)])]
 
 
-def _elementwise(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results:
-    out = dims_of(equation.outvars[0])
-    made: Rows | None = united([_broadcast(rows, dims_of(equation.invars[k]), out) for k, rows in operands.items()])
-    return [made] * len(equation.outvars)
+def _elementwise(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
+    """Each element by those at its own place: y = x - 2 z has rows of x and, times -2, of z."""
+    out, parts = dims_of(equation.outvars[0]), []
+    for k, rows in operands.items():
+        factor = _factor(domain, equation, k, alone=len(operands) == 1)
+        if factor is None and domain.exact:
+            return None
+        rows = _broadcast(rows, dims_of(equation.invars[k]), out)
+        parts.append(rows if factor is None else domain.scaled(rows, factor, out))
+    return [made for made in [united(parts)] for _ in equation.outvars]
+
+
+_ONE = np.ones(())
+
+
+def _factor(domain: Domain, equation: Any, k: int, *, alone: bool) -> np.ndarray | None:
+    """What an elementwise equation multiplies operand k by; None where that is not known, or nothing comes of it."""
+    match row_of(equation).of_elements:
+        case "sum" | "identity" | "conversion":
+            return _ONE
+        case "difference":
+            return _ONE - 2 * k
+        case "negation":
+            return -_ONE
+        case "product":
+            return domain.known(equation.invars[1 - k]) if alone else None
+        case "quotient" if domain.exact:
+            divisor = domain.known(equation.invars[1])
+            with np.errstate(divide="ignore"):
+                return None if divisor is None else 1 / np.asarray(divisor, np.float64)
+        case _:
+            return None
 
 
 def _broadcast(rows: Rows, shape: Shape, out: Shape) -> Rows:
@@ -58,30 +119,20 @@ def _broadcast(rows: Rows, shape: Shape, out: Shape) -> Rows:
     return taken(rows, np.broadcast_to(places, out))
 
 
-def _product(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
-    """Elementwise; where the other factor is known to be zero, nothing is left."""
-    if len(operands) != 1:
-        return None
-    ((k, rows),) = operands.items()
-    factor = elements.known(equation.invars[1 - k])
-    out = dims_of(equation.outvars[0])
-    if factor is None or factor.size <= 1 or np.all(factor):
-        return None
-    here = np.where(np.broadcast_to(factor, out) != 0, np.arange(math.prod(out)).reshape(out), -1)
-    return [taken(_broadcast(rows, dims_of(equation.invars[k]), out), here)]
+def _dot(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
+    """A product with a matrix that is known: y = W x has W times the rows of x.
 
-
-def _dot(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
-    """A product with a matrix that is known, and mostly zeros."""
+    Of booleans its ties say as much where it is not mostly zeros.
+    """
     ((k, rows), *others) = operands.items()
-    matrix = elements.known(equation.invars[1 - k]) if not others else None
-    if matrix is None or matrix.size == 0 or np.count_nonzero(matrix) > 0.5 * matrix.size:
+    matrix = domain.known(equation.invars[1 - k]) if not others else None
+    if matrix is None or matrix.size == 0 or not (domain.exact or np.count_nonzero(matrix) <= 0.5 * matrix.size):
         return None
-    product = dot_matrix(equation, k, matrix, elements.room)
-    return None if product is None else [multiplied(product != 0, rows)]
+    product = dot_matrix(equation, k, matrix, domain.room)
+    return None if product is None else [multiplied(domain.matrix(product), rows)]
 
 
-def _windows(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
+def _windows(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
     """Pooling: a window's result depends on all of it."""
     params, out = equation.params, dims_of(equation.outvars[0])
     if any(dims_of(equation.invars[k]) != dims_of(equation.invars[0]) for k in operands):
@@ -91,11 +142,11 @@ def _windows(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Re
         out, operand, params["window_dimensions"], params["window_strides"], params["padding"],
         params.get("base_dilation", (1,) * rank), params.get("window_dilation", (1,) * rank),
     )  # fmt: skip
-    made = united([multiplied(window, rows) for rows in operands.values()])
+    made = united([multiplied(domain.matrix(window), rows) for rows in operands.values()])
     return [made for _ in equation.outvars]
 
 
-def _scattered_windows(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
+def _scattered_windows(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
     """The transpose of that: each element depends on the windows that it is in."""
     if set(operands) != {0}:
         return None
@@ -107,16 +158,22 @@ def _scattered_windows(elements: Elements, equation: Any, operands: dict[int, Ro
     return [multiplied(sparse.csr_matrix(window.T), operands[0])]
 
 
-def _convolution(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
+def _convolution(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
     """Each place depends on a window of space and on all channels of its group."""
     params = equation.params
     if set(operands) != {0} or params["batch_group_count"] != 1:
         return None
-    known = elements.known(equation.invars[1])
-    if known is not None and not known.all():
-        exact = conv_matrix(equation, known, elements.room)
-        if exact is not None:
-            return [multiplied(exact != 0, operands[0])]
+    known = domain.known(equation.invars[1])
+    if known is not None and (domain.exact or not known.all()):
+        matrix = conv_matrix(equation, known, domain.room)
+        if matrix is not None:
+            return [multiplied(domain.matrix(matrix), operands[0])]
+    return None if domain.exact else _convolution_of_any(equation, operands[0])
+
+
+def _convolution_of_any(equation: Any, rows: Rows) -> Results | None:
+    """The same with a kernel that may hold any numbers."""
+    params = equation.params
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     lhs, kernel, out = (dims_of(v) for v in (*equation.invars, equation.outvars[0]))
     batch, channels, *space = (lhs[a] for a in numbers.lhs_spec)
@@ -127,7 +184,7 @@ def _convolution(elements: Elements, equation: Any, operands: dict[int, Rows]) -
     key = np.arange(batch * groups * math.prod(space)).reshape(batch, groups, 1, *space)
     key = np.broadcast_to(key, (batch, groups, channels // groups, *space)).reshape(batch, channels, *space)
     key = key.transpose(np.argsort(numbers.lhs_spec)).reshape(-1)
-    rows = merged(operands[0], key, batch * groups * math.prod(space))
+    rows = merged(rows, key, batch * groups * math.prod(space))
     window = window_matrix(
         (batch * groups, *made), (batch * groups, *space),
         (1, *(kernel[a] for a in numbers.rhs_spec[2:])), (1, *params["window_strides"]),
@@ -140,12 +197,12 @@ def _convolution(elements: Elements, equation: Any, operands: dict[int, Rows]) -
     return [taken(rows, place)]
 
 
-def _cumulative(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
+def _cumulative(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
     """Each element depends on those before it."""
     ((k, rows),) = operands.items()
     shape, axis = dims_of(equation.invars[k]), equation.params["axis"]
     size = shape[axis]
-    if math.prod(shape) * size > elements.room:
+    if math.prod(shape) * size > domain.room:
         return None
     places = np.moveaxis(np.arange(math.prod(shape)).reshape(shape), axis, -1).reshape(-1, size)
     before = np.tril(np.ones((size, size), bool))
@@ -156,27 +213,43 @@ def _cumulative(elements: Elements, equation: Any, operands: dict[int, Rows]) ->
     return [multiplied(matrix, rows)]
 
 
-def _scatter_add(elements: Elements, equation: Any, operands: dict[int, Rows]) -> Results | None:
+def _scatter_add(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
     """What is scattered into keeps its place; what is added arrives where the index says, if that is known."""
     if not set(operands) <= {0, 2}:
         return None
     parts = [operands[0]] if 0 in operands else []
     if 2 in operands:
-        landed = landings(equation, elements.known)
+        landed = landings(equation, domain.known)
         if landed is None:
             return None
-        parts.append(merged(operands[2], landed, size_of(equation.outvars[0])))
+        arrived = merged(operands[2], landed, size_of(equation.outvars[0]))
+        subtracted = row_of(equation).of_elements == "subtracted"
+        parts.append(domain.scaled(arrived, -_ONE, dims_of(equation.outvars[0])) if subtracted else arrived)
     return [united(parts)]
 
 
-UNIONS: dict[str, Rule] = {
-    **dict.fromkeys((name for name in ELEMENTWISE if name not in MOVES), _elementwise),
-    "mul": lambda elements, e, operands: _product(elements, e, operands) or _elementwise(elements, e, operands),
+def _reduced(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results:
+    """The sum of some elements, or the union: of y = sum(x, 1), y[2] has the rows of x[2, :]."""
+    shape, size = dims_of(equation.invars[0]), size_of(equation.outvars[0])
+    kept = [1 if a in equation.params["axes"] else n for a, n in enumerate(shape)]
+    key = np.broadcast_to(np.arange(size).reshape(kept), shape).reshape(-1)
+    return [merged(operands[0], key, size)]
+
+
+# What holds of booleans and of numbers,
+SUMS: dict[str | None, Rule] = {
+    **dict.fromkeys("sum difference negation identity conversion product quotient".split(), _elementwise),
     "concatenate": _concatenate,
-    "dot_general": _dot,
-    "conv_general_dilated": _convolution,
-    **dict.fromkeys(["reduce_window_sum", "reduce_window_max", "reduce_window_min", "select_and_gather_add"], _windows),
-    "select_and_scatter_add": _scattered_windows,
-    **dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"], _cumulative),
-    **dict.fromkeys(["scatter-add", "scatter-sub"], _scatter_add),
+    "reduce_sum": _reduced,
+    "window_sum": _windows,
+    "dot": _dot,
+    "convolution": _convolution,
+    **dict.fromkeys(["added", "subtracted"], _scatter_add),
+}
+# and of booleans alone.
+UNIONS: dict[str | None, Rule] = {
+    "elementwise": _elementwise,
+    "each_window": _windows,
+    "scattered_windows": _scattered_windows,
+    "cumulative": _cumulative,
 }

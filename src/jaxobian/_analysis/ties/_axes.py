@@ -8,23 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from ..._primitives import row_of
 from ..._trace import (
-    CALLS,
     Linear,
     LinearProgram,
     Program,
     as_program,
     differentiable,
+    forward,
     implementation,
     inlined,
     is_variable,
+    loop_of,
     program_of,
     pullbacks,
     subprograms,
 )
-from .._indices import Indices
+from .._indices import Indices, Lookup
 from ._kinds import Local, Shape
-from ._rules import PASSED_ON, RULES
+from ._rules import TIES
 from ._ties import DENSE, Relation, compose, identity, join, line, shifted, transposed, within
 
 # What a variable depends on: number of an input -> relation. An input that is not there does not matter to it.
@@ -53,15 +55,14 @@ class Structure:
         relations: for each output, the inputs that it depends on, each with its ties.
         unknown: the equations that no rule understands; they are taken for dense.
         steps: the equations that something active goes through, in order, each with what it does to its operands.
-        read: the operands whose numbers something was made of. They are no part of the ties, nor of the program.
+        indices: what is known of index arrays.
     """
 
     program: Linear
     relations: tuple[Dependence, ...]
     unknown: tuple[Any, ...]
     steps: tuple[tuple[Any, Local], ...]
-    read: set[int]
-    _indices: Indices
+    indices: Indices
     _values: Indices
     _dependences: Mapping[Any, Dependence]
 
@@ -69,37 +70,31 @@ class Structure:
         """The dependence of any variable of the linear program."""
         return self._dependences.get(atom, {}) if is_variable(atom) else {}
 
-    @property
-    def indices(self) -> Indices:
-        """What is known of index arrays."""
-        return self._indices
-
-    def known(self, atom: Any) -> Any:
-        """What an atom holds, where that depends on no argument; else None."""
-        return self._values.constant(atom)
+    def lookup(self) -> Lookup:
+        """Looks up what atoms hold, where that depends on no argument."""
+        return Lookup(self._values)
 
     def part(self, program: Linear) -> Structure:
         """The structure of a segment of the program."""
         pairs = list(zip(program.residuals, self.program.residuals, strict=True))
         indices, values = (
-            Indices(program.linear, {v: (known, r) for v, r in pairs}) for known in (self._indices, self._values)
+            Indices(program.linear, {v: (known, r) for v, r in pairs}) for known in (self.indices, self._values)
         )
-        return _structure(program, indices, values, self.read)
+        return _structure(program, indices, values)
 
 
-def structure(program: LinearProgram, read: set[int] | None = None) -> Structure:
-    """Find the ties between every output and every tangent of a linear program; `read` as in `Structure`."""
-    read = set() if read is None else read
+def structure(program: LinearProgram) -> Structure:
+    """Find the ties between every output and every tangent of a linear program."""
     operands = program.primal.inputs
     indices = {v: x for v, x in zip(operands, program.indices, strict=False) if x is not None}
     numbers = {v: (k, x) for k, (v, x) in enumerate(zip(operands, program.numbers, strict=False)) if x is not None}
     made = program.primal.outputs[len(program.function.outputs) :]
 
     def known(numbers: dict[Any, Any]) -> Indices:
-        primal = Indices(program.primal, None, indices, numbers, read)
+        primal = Indices(program.primal, None, indices, numbers)
         return Indices(program.linear, {v: (primal, r) for v, r in zip(program.residuals, made, strict=True)})
 
-    return _structure(program, known({}), known(numbers), read)
+    return _structure(program, known({}), known(numbers))
 
 
 def influence(program: Program, n_in: int, indices: Sequence[np.ndarray | None]) -> Structure:
@@ -112,18 +107,16 @@ def influence(program: Program, n_in: int, indices: Sequence[np.ndarray | None])
     """
     program = inlined(program)
     known = Indices(program, values={v: x for v, x in zip(program.inputs, indices, strict=True) if x is not None})
-    return _structure(Linear(program, n_in), known, known, set(), conditions=True)
+    return _structure(Linear(program, n_in), known, known, conditions=True)
 
 
-def _structure(
-    program: Linear, indices: Indices, values: Indices, read: set[int], *, conditions: bool = False
-) -> Structure:
+def _structure(program: Linear, indices: Indices, values: Indices, *, conditions: bool = False) -> Structure:
     start = {v: {k: identity(v.aval.shape)} for k, v in enumerate(program.tangents)}
     notes = Notes([], conditions)
     steps: list[tuple[Any, Local]] = []
     found = _analyzed(program.linear, start, indices, notes, steps)
     outputs = tuple(found.get(v, {}) if is_variable(v) else {} for v in program.linear.outputs)
-    return Structure(program, outputs, tuple(notes.unknown), tuple(steps), read, indices, values, found)
+    return Structure(program, outputs, tuple(notes.unknown), tuple(steps), indices, values, found)
 
 
 def _analyzed(
@@ -134,24 +127,22 @@ def _analyzed(
     steps: list[tuple[Any, Local]] | None = None,
 ) -> dict[Any, Dependence]:
     """The dependence of every variable that depends on one of `start`; `steps` takes down what each equation does."""
-    found = dict(start)
     shapes = {j: v.aval.shape for v, dependence in start.items() for j in dependence}
-    for equation in program.equations:
-        operands = {k: found[v] for k, v in enumerate(equation.invars) if is_variable(v) and v in found}
-        if not operands:
-            continue
-        local = _local(equation, set(operands), indices, notes)
+
+    def through(equation: Any, operands: dict[int, Dependence]) -> list[Dependence | None]:
+        local = local_ties(equation, set(operands), indices, notes)
         if steps is not None:
             steps.append((equation, local))
-        for out, row in zip(equation.outvars, local, strict=True):
-            total: Dependence = {}
-            for k, dependence in operands.items():
-                if k in row:
-                    _add(total, {j: compose(row[k], relation) for j, relation in dependence.items()})
-            if total:
-                shape = out.aval.shape
-                found[out] = {j: within(relation, shape, shapes[j]) for j, relation in total.items()}
-    return found
+        return [followed(v.aval.shape, row, operands) for v, row in zip(equation.outvars, local, strict=True)]
+
+    def followed(shape: Shape, row: Dependence, operands: dict[int, Dependence]) -> Dependence | None:
+        total: Dependence = {}
+        for k, dependence in operands.items():
+            if k in row:
+                _add(total, {j: compose(row[k], relation) for j, relation in dependence.items()})
+        return {j: within(relation, shape, shapes[j]) for j, relation in total.items()} or None
+
+    return forward(program, start, through)
 
 
 def _add(total: Dependence, more: Dependence) -> None:
@@ -160,21 +151,15 @@ def _add(total: Dependence, more: Dependence) -> None:
         total[j] = join(total[j], relation) if j in total else relation
 
 
-def local_ties(equation: Any, active: set[int], indices: Indices) -> Local:
-    """For each output of an equation, the operands that it depends on, each with its ties."""
-    return _local(equation, active, indices, Notes([]))
-
-
-def _local(equation: Any, active: set[int], indices: Indices, notes: Notes) -> Local:
+def local_ties(equation: Any, active: set[int], indices: Indices, notes: Notes) -> Local:
     """For each output of an equation, the active operands that it depends on, each with its ties."""
-    name = equation.primitive.name
-    rule = RULES.get(name)
-    if rule is not None:
-        rows = rule(equation, indices)
-        if name in PASSED_ON:
+    row = row_of(equation)
+    if row.kind is not None:
+        rows = TIES[row.kind](equation, indices)
+        if row.kind == "passed_on":
             return rows
         return [{k: row.get(k, DENSE) for k in active} for row in rows]
-    inner = _INNER.get(name)
+    inner = BODIES.get(row.body)
     rows = inner(equation, active, notes) if inner is not None else None
     if rows is None:
         made = implementation(equation)
@@ -229,34 +214,8 @@ def _cond(equation: Any, active: set[int], notes: Notes) -> Local | None:
     return total
 
 
-def _while(equation: Any, active: set[int], notes: Notes) -> Local | None:
-    """A fixed point over the carry; of values, a step is made, or not, where the condition says so.
-
-    A condition of several numbers, as vmap makes it, stops each place of the carries' leading axes by itself.
-    """
-    params = equation.params
-    n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
-    first, n_carry = n_cond + n_body, len(equation.outvars)
-    condition, body = as_program(params["cond_jaxpr"]), as_program(params["body_jaxpr"])
-    if len(body.inputs) != n_body + n_carry or len(condition.inputs) != n_cond + n_carry:
-        return None
-    (stops,) = condition.out_avals
-    leading = identity(stops.shape)
-
-    def step(alive: Sequence[int], notes: Notes) -> Local:
-        read = {k if k < n_cond else k - n_body: k for k in alive if k < n_cond or k >= first}
-        (stopped,) = _inside(condition, sorted(read), notes) if notes.conditions else ({},)
-        rows = _inside(body, [k - n_cond for k in alive if k >= n_cond], notes)
-        rows = [{k + n_cond: relation for k, relation in row.items()} for row in rows]
-        for row in rows:
-            _add(row, {read[k]: compose(leading, relation) for k, relation in stopped.items()})
-        return rows
-
-    return _fixed_point(step, first, [v.aval.shape for v in equation.outvars], sorted(active), notes).rows
-
-
 @dataclass(frozen=True)
-class _Loop:
+class _Steps:
     """After any number of steps: carries by what the loop was given; and one step's outputs."""
 
     rows: Local
@@ -269,7 +228,7 @@ def _fixed_point(
     carries: Sequence[Shape],
     active: Sequence[int],
     notes: Notes,
-) -> _Loop:
+) -> _Steps:
     """Carries after any number of steps, by the loop's operands, of which those from `first_carry` on are the carries.
 
     A carry starts as what it is given, and each step composes `one` with it: ties are only ever lost, so that
@@ -295,7 +254,7 @@ def _fixed_point(
         for c in range(n_carry):
             _add(new[c], _after(step[c], rows, first_carry, n_carry, given))
         if new == rows:
-            return _Loop(rows, step)
+            return _Steps(rows, step)
         rows = new
 
 
@@ -310,28 +269,43 @@ def _after(row: Dependence, carries: Local, first_carry: int, n_carry: int, give
     return total
 
 
-def _scan(equation: Any, active: set[int], notes: Notes) -> Local | None:
-    """A fixed point over the carry; slices of xs and ys have an axis less, along which steps follow each other."""
-    (body,) = subprograms(equation)
-    ranks = [len(v.aval.shape) for v in equation.invars]
-    if len(body.inputs) != len(ranks) or len(body.outputs) != len(equation.outvars):
+def _loop(equation: Any, active: set[int], notes: Notes) -> Local | None:
+    """A fixed point over the carries; slices of xs and ys have an axis less, along which steps follow each other.
+
+    Of values, a step is made, or not, where a condition says so. One of several numbers, as vmap makes it, stops each
+    place of the carries' leading axes by itself.
+    """
+    loop = loop_of(equation)
+    if loop is None:
         return None
-    sliced = {k for k, v in enumerate(body.inputs) if len(v.aval.shape) + 1 == ranks[k]}
-    stacked = [o for o, v in enumerate(body.outputs) if len(v.aval.shape) + 1 == len(equation.outvars[o].aval.shape)]
-    n_carry = len(body.outputs) - len(stacked)
-    first_carry = len(body.inputs) - len(sliced) - n_carry
-    carries = [v.aval.shape for v in body.inputs[first_carry : first_carry + n_carry]]
-    loop = _fixed_point(lambda alive, noted: _inside(body, alive, noted), first_carry, carries, sorted(active), notes)
-    local: Local = [{k: shifted(r, 0, 1) if k in sliced else r for k, r in row.items()} for row in loop.rows[:n_carry]]
-    for o in stacked:
-        through = {k: r for k, r in loop.step[o].items() if first_carry <= k < first_carry + n_carry}
-        direct = {k: r for k, r in loop.step[o].items() if k not in through and k in active}
+    skipped, first, n_carry = loop.skipped, loop.skipped + loop.carries.start, len(loop.carries)
+
+    def step(alive: Sequence[int], notes: Notes) -> Local:
+        stopped: Dependence = {}
+        if loop.condition is not None and notes.conditions:
+            read = {k if k < skipped else k - loop.carries.start: k for k in alive if k < skipped or k >= first}
+            (by,) = _inside(loop.condition, sorted(read), notes)
+            leading = identity(loop.condition.out_avals[0].shape)
+            stopped = {read[k]: compose(leading, relation) for k, relation in by.items()}
+        rows = _inside(loop.body, [k - skipped for k in alive if k >= skipped], notes)
+        rows = [{k + skipped: relation for k, relation in row.items()} for row in rows]
+        for row in rows:
+            _add(row, stopped)
+        return rows
+
+    carries = [loop.body.inputs[k].aval.shape for k in loop.carries]
+    steps = _fixed_point(step, first, carries, sorted(active), notes)
+    sliced = {k + skipped for k in loop.sliced}
+    local: Local = [{k: shifted(r, 0, 1) if k in sliced else r for k, r in row.items()} for row in steps.rows]
+    for o in loop.stacked:
+        through = {k: r for k, r in steps.step[o].items() if first <= k < first + n_carry}
+        direct = {k: r for k, r in steps.step[o].items() if k not in through and k in active}
         row: Dependence = {}
         for k, relation in direct.items():
             # Step by step: y[t] by x[t].
             lifted = shifted(relation, 1, 1) | {line(0, 0)} if k in sliced else shifted(relation, 1, 0)
             _add(row, {k: lifted})
-        before = _after(through, loop.rows, first_carry, n_carry, active)
+        before = _after(through, steps.rows, first, n_carry, active)
         _add(row, {k: shifted(r, 1, 1 if k in sliced else 0) for k, r in before.items()})
         local.append(row)
     return local
@@ -378,13 +352,13 @@ def _linear_solve(equation: Any, active: set[int], notes: Notes) -> Local | None
     return local
 
 
-_INNER = {
-    **dict.fromkeys([*CALLS, "remat2"], _call),
-    **dict.fromkeys(["custom_jvp_call", "custom_vjp_call", "custom_vmap_call"], _call),
-    "call_hi_primitive": _expanded,
+BODIES: dict[str | None, Callable[[Any, set[int], Notes], Local | None]] = {
+    "call": _call,
+    "custom_rule": _call,
+    "block": _call,
+    "expansion": _expanded,
     "cond": _cond,
-    "while": _while,
-    "scan": _scan,
-    "custom_lin": _custom_lin,
-    "custom_linear_solve": _linear_solve,
+    "loop": _loop,
+    "pullback": _custom_lin,
+    "solve": _linear_solve,
 }

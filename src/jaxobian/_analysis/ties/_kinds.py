@@ -43,12 +43,12 @@ def each_pair(equation: Any, relation: Callable[[Shape, Shape], Relation]) -> Lo
 
 
 def elementwise(equation: Any, indices: Indices) -> Local:
-    """y[i] = g(x1[i], x2[i], ...)."""
+    """y[i] = g(x1[i], x2[i], ...): of (4, 1) and (4, 5), y[2, 3] by x1[2, 0] and x2[2, 3]."""
     return each_pair(equation, same_axes)
 
 
 def except_axes(axes: Callable[[Any], Sequence[int]]) -> Callable[[Any, Indices], Local]:
-    """Elementwise but along some axes, where all mix: cumulative sums, sorts, transforms."""
+    """Elementwise but along some axes, where all mix: a cumulative sum of (4, 5) along axis 1, y[2, 3] by x[2]."""
 
     def rule(equation: Any, indices: Indices) -> Local:
         mixed = set(axes(equation))
@@ -62,7 +62,7 @@ def except_axes(axes: Callable[[Any], Sequence[int]]) -> Callable[[Any, Indices]
 
 
 def leading_axes(last: int) -> Callable[[Any, Indices], Local]:
-    """All axes but the last few: matrix factorizations of a batch."""
+    """All axes but the last few, factorizations of a batch of matrices: of (8, 3, 3), y[5] by x[5]."""
 
     def rule(equation: Any, indices: Indices) -> Local:
         local = []
@@ -78,12 +78,12 @@ def leading_axes(last: int) -> Callable[[Any, Indices], Local]:
 
 
 def passed_on(equation: Any, indices: Indices) -> Local:
-    """Output k is operand k."""
+    """Output k is operand k, and no other: of x1 and x2, y2[i] = x2[i]."""
     return [{k: same_axes(shape_of(v), shape_of(v))} for k, v in enumerate(equation.invars)]
 
 
 def reduction(equation: Any, indices: Indices) -> Local:
-    """The axes that are left."""
+    """The axes that are left: the sum of (4, 5) along axis 0, y[3] by x[:, 3]."""
     reduced = {int(a) for a in equation.params.get("axes", equation.params.get("dimensions", ()))}
     local = []
     for out in equation.outvars:
@@ -99,7 +99,7 @@ def reduction(equation: Any, indices: Indices) -> Local:
 def keys(equation: Any, indices: Indices) -> Local:
     """Random bits of keys, keys of keys: a key for each place of the leading axes, in Threefry alone.
 
-    Other generators may make the bits of many keys from the first.
+    Of keys (4,), bits (4, 7): y[2] by x[2]. Other generators may make the bits of many keys from the first.
     """
     if not all("fry" in str(v.aval.dtype) for v in (*equation.invars, *equation.outvars) if _is_key(v)):
         return [{} for _ in equation.outvars]

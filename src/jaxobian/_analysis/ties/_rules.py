@@ -1,7 +1,7 @@
-"""What each primitive does to axes: a table of primitives over a few kinds.
+"""What each kind of primitive does to axes.
 
 A rule says, for each output of an equation and each operand, which ties there are between their axes: of values, and so
-of derivatives. What it leaves out is dense; a primitive without a rule is dense in all its operands, and the plan says
+of derivatives. What it leaves out is dense; a primitive without a kind is dense in all its operands, and the plan says
 so by name.
 """
 
@@ -34,19 +34,19 @@ from ._ties import DENSE, Relation, Tie, digit, line, transposed
 
 
 def broadcast_in_dim(equation: Any, indices: Indices) -> Local:
-    """y[.., i, ..] = x[i]."""
+    """y[.., i, ..] = x[i]: (3,) -> (2, 3) along axis 1, y[1, 2] = x[2]."""
     out, operand = shape_of(equation.outvars[0]), shape_of(equation.invars[0])
     return [{0: aligned(out, operand, [(int(o), k) for k, o in enumerate(equation.params["broadcast_dimensions"])])}]
 
 
 def transpose(equation: Any, indices: Indices) -> Local:
-    """y[i_p0, i_p1, ...] = x[i_0, i_1, ...]."""
+    """y[i_p0, i_p1, ...] = x[i_0, i_1, ...]: (2, 3) -> (3, 2), y[2, 1] = x[1, 2]."""
     out, operand = shape_of(equation.outvars[0]), shape_of(equation.invars[0])
     return [{0: aligned(out, operand, [(o, int(i)) for o, i in enumerate(equation.params["permutation"])])}]
 
 
 def reshape(equation: Any, indices: Indices) -> Local:
-    """Axes kept, merged or split: digits of the position in row-major order."""
+    """Axes kept, merged or split, digits of the position in row-major order: (2, 3) -> (6,), y[5] = x[1, 2]."""
     out, operand = shape_of(equation.outvars[0]), shape_of(equation.invars[0])
     order = reshape_order(equation)
     return [{0: frozenset(t._replace(inp=order[t.inp]) for t in reshaped(out, [operand[a] for a in order]))}]
@@ -70,7 +70,7 @@ def reshaped(out: Sequence[int], operand: Sequence[int]) -> Relation:
 
 
 def dot_general(equation: Any, indices: Indices) -> Local:
-    """y[batch, left, right] = sum over the contracted axes."""
+    """y[b, i, j] = sum_k l[b, i, k] r[b, k, j]: y[1, 0, 2] by l[1, 0, :] and r[1, :, 2]."""
     contract, batch = equation.params["dimension_numbers"]
     out, row, free_before = shape_of(equation.outvars[0]), {}, len(batch[0])
     for k in (0, 1):
@@ -83,7 +83,11 @@ def dot_general(equation: Any, indices: Indices) -> Local:
 
 
 def convolution(equation: Any, indices: Indices) -> Local:
-    """Batch; output channels of the kernel; groups; space where a window looks at a single place."""
+    """Batch; output channels of the kernel; groups; space where a window looks at a single place.
+
+    Images (8, 3, 9, 9), a kernel (4, 3, 3, 3): y[n, c] by x[n] and k[c]; of a kernel (4, 3, 1, 1) y[n, c, h, w] by
+    x[n, :, h, w].
+    """
     params, out = equation.params, shape_of(equation.outvars[0])
     lhs, rhs = (shape_of(v) for v in equation.invars)
     (lhs_batch, lhs_feature, *lhs_space), (rhs_out, _, *rhs_space), (out_batch, out_feature, *out_space) = (
@@ -109,7 +113,7 @@ def convolution(equation: Any, indices: Indices) -> Local:
 
 
 def windows(dilations: Sequence[str] = ("base_dilation", "window_dilation")) -> Callable[[Any, Indices], Local]:
-    """Axes along which a window looks at a single place."""
+    """Axes along which a window looks at a single place: windows (1, 2, 2) of (8, 6, 6), y[n] by x[n]."""
 
     def rule(equation: Any, indices: Indices) -> Local:
         params = equation.params
@@ -138,6 +142,7 @@ def taken(out_axis: int, in_axis: int, start: int, stride: int) -> Tie | None:
 
 
 def _slice(equation: Any, indices: Indices) -> Local:
+    """y[i] = x[start + stride i]: x[3:9:2], y[1] = x[5]."""
     starts, strides = equation.params["start_indices"], equation.params["strides"]
     operand = shape_of(equation.invars[0])
     steps = strides or (1,) * len(operand)
@@ -145,7 +150,7 @@ def _slice(equation: Any, indices: Indices) -> Local:
 
 
 def pad(equation: Any, indices: Indices) -> Local:
-    """y[low + (interior + 1) k] = x[k]: a slice, read from its result to its operand."""
+    """y[low + (interior + 1) k] = x[k], a slice from its result to its operand: 2 before, 1 between, y[4] = x[1]."""
     operand, found = shape_of(equation.invars[0]), []
     for a, (low, _, interior) in enumerate(equation.params["padding_config"]):
         if operand[a] > 1 and (low >= 0 or interior == 0):
@@ -154,7 +159,7 @@ def pad(equation: Any, indices: Indices) -> Local:
 
 
 def concatenate(equation: Any, indices: Indices) -> Local:
-    """y[offset + k] = x[k] along one axis, the others kept."""
+    """y[offset + k] = x[k] along one axis, the others kept: (2,) and (3,) -> (5,), y[3] is the second one's [1]."""
     out, axis = shape_of(equation.outvars[0]), equation.params["dimension"]
     sizes = [shape_of(v)[axis] for v in equation.invars]
     row = {}
@@ -165,25 +170,25 @@ def concatenate(equation: Any, indices: Indices) -> Local:
 
 
 def stack(equation: Any, indices: Indices) -> Local:
-    """y[.., k, ..] = x_k[..]: an axis more."""
+    """y[.., k, ..] = x_k[..], an axis more: two (3,) -> (2, 3), y[1, 2] is the second one's [2]."""
     new = equation.params["axis"]
     return each_pair(equation, lambda out, x: aligned(out, x, [(a + int(a >= new), a) for a in range(len(x))]))
 
 
 def unstack(equation: Any, indices: Indices) -> Local:
-    """y_k[..] = x[.., k, ..]: an axis less."""
+    """y_k[..] = x[.., k, ..], an axis less: (2, 3) -> two (3,), the second one's [2] is x[1, 2]."""
     gone = equation.params["axis"]
     return each_pair(equation, lambda out, x: aligned(out, x, [(a, a + int(a >= gone)) for a in range(len(out))]))
 
 
 def tile(equation: Any, indices: Indices) -> Local:
-    """y[i] = x[i mod n] along every axis."""
+    """y[i] = x[i mod n] along every axis: (3,) -> (6,), y[4] = x[1]."""
     operand, times = shape_of(equation.invars[0]), equation.params["reps"]
     return [{0: tied([line(a, a) if times[a] == 1 else digit(a, 1, a, 1, n) for a, n in enumerate(operand) if n > 1])}]
 
 
 def split(equation: Any, indices: Indices) -> Local:
-    """y_j[i] = x[offset_j + i] along one axis."""
+    """y_j[i] = x[offset_j + i] along one axis: (5,) -> (2,) and (3,), the second one's [1] is x[3]."""
     operand, axis = shape_of(equation.invars[0]), equation.params["axis"]
     sizes = [shape_of(v)[axis] for v in equation.outvars]
     local = []
@@ -194,14 +199,17 @@ def split(equation: Any, indices: Indices) -> Local:
 
 
 def rev(equation: Any, indices: Indices) -> Local:
-    """y[i] = x[n - 1 - i] along some axes."""
+    """y[i] = x[n - 1 - i] along some axes: (5,), y[1] = x[3]."""
     operand, reversed_axes = shape_of(equation.invars[0]), equation.params["dimensions"]
     ties = [line(a, a, n - 1, -1) if a in reversed_axes else line(a, a) for a, n in enumerate(operand) if n > 1]
     return [{0: tied(ties)}]
 
 
 def gather(equation: Any, indices: Indices) -> Local:
-    """Axes that are taken whole, batching axes, and axes whose index is the position itself."""
+    """Axes that are taken whole, batching axes, and axes whose index is the position itself.
+
+    x[index] of (9, 4) by index (5,): y[i, j] by x[:, j] and index[i]; and by x[i, j] alone, where index[i] = i.
+    """
     numbers = equation.params["dimension_numbers"]
     sizes = equation.params["slice_sizes"]
     out, operand = shape_of(equation.outvars[0]), shape_of(equation.invars[0])
@@ -224,7 +232,10 @@ def gather(equation: Any, indices: Indices) -> Local:
 
 
 def scatter(equation: Any, indices: Indices) -> Local:
-    """What is scattered into keeps its place; updates, each with its index, go to axes as in the transposed gather."""
+    """What is scattered into keeps its place; updates, each with its index, go to axes as in the transposed gather.
+
+    x.at[index].add(u) of (9, 4) by index (5,): y[i, j] by x[i, j] and u[:, j]; and by u[i, j], where index[i] = i.
+    """
     numbers = equation.params["dimension_numbers"]
     out, updates = shape_of(equation.outvars[0]), shape_of(equation.invars[2])
     hidden = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
@@ -249,19 +260,19 @@ def _windowed(shown: Sequence[int], hidden: Sequence[int], rank: int) -> list[tu
 
 
 def dynamic_slice(equation: Any, indices: Indices) -> Local:
-    """Axes that are taken whole start at 0: JAX clamps."""
+    """Axes that are taken whole start at 0, for JAX clamps: rows of (9, 4) -> (2, 4), y[i, j] by x[:, j]."""
     out, operand = shape_of(equation.outvars[0]), shape_of(equation.invars[0])
     return [{0: same_axes(out, operand)}]
 
 
 def dynamic_update_slice(equation: Any, indices: Indices) -> Local:
-    """What is written into keeps its place; the update its axes that are written whole."""
+    """What is written into keeps its place, an update its whole axes: (2, 4) into (9, 4), y[i, j] by u[:, j]."""
     out = shape_of(equation.outvars[0])
     return [{0: same_axes(out, out), 1: same_axes(out, shape_of(equation.invars[1]))}]
 
 
 def triangular_solve(equation: Any, indices: Indices) -> Local:
-    """Batch axes; and each right-hand side for itself."""
+    """Batch axes; and each right-hand side for itself: A (8, 3, 3), b (8, 3, 5), y[n, :, j] by A[n] and b[n, :, j]."""
     out, left_side = shape_of(equation.outvars[0]), equation.params["left_side"]
     rank = len(out)
     batch = [(a, a) for a in range(rank - 2)]
@@ -270,7 +281,7 @@ def triangular_solve(equation: Any, indices: Indices) -> Local:
 
 
 def tridiagonal_solve(equation: Any, indices: Indices) -> Local:
-    """Batch axes; and each right-hand side for itself."""
+    """Batch axes; and each right-hand side for itself: diagonals (8, 3), b (8, 3, 5), y[n, :, j] by b[n, :, j]."""
     out = shape_of(equation.outvars[0])
     rank = len(out)
     batch = [(a, a) for a in range(rank - 2)]
@@ -280,46 +291,27 @@ def tridiagonal_solve(equation: Any, indices: Indices) -> Local:
 
 # The table --------------------------------------------------------------------------------------------------------
 
-ELEMENTWISE = (
-    "add add_any sub mul mulhi div rem pow atan2 max min nextafter neg sign abs floor ceil round exp exp2 expm1 log "
-    "log1p log2 tanh sin cos tan asin acos atan sinh cosh asinh acosh atanh logistic erf erfc erf_inv lgamma digamma "
-    "igamma igammac igamma_grad_a polygamma zeta bessel_i0e bessel_i1e regularized_incomplete_beta random_gamma_grad "
-    "cbrt rsqrt sqrt square one_minus_square polynomial integer_pow real imag complex conj select_n clamp and or not "
-    "xor shift_left shift_right_logical shift_right_arithmetic population_count clz threefry2x32 eq ne lt le gt ge "
-    "eq_to lt_to le_to is_finite convert_element_type bitcast_convert_type reduce_precision copy copy_p stop_gradient "
-    "pvary pcast mul_by_scalar name sharding_constraint reshard"
-).split()
-# Output k is operand k, and no other.
-PASSED_ON = ("optimization_barrier", "device_put")
-_REDUCTIONS = ["reduce", "argmax", "argmin", *(f"reduce_{op}" for op in "sum max min prod and or xor".split())]
-_CUMULATIVE = "cumsum cumprod cummax cummin cumlogsumexp".split()
-_SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max".split()
-_KEYS = [f"random_{name}" for name in "seed wrap unwrap clone split fold_in bits gamma".split()]
-_WINDOWS = "reduce_window reduce_window_sum reduce_window_max reduce_window_min select_and_gather_add".split()
-_FACTORIZATIONS = "cholesky lu qr geqrf householder_product eigh eig svd schur hessenberg tridiagonal".split()
-
 
 def _fft_axes(equation: Any) -> Sequence[int]:
     rank = len(shape_of(equation.invars[0]))
     return range(rank - len(equation.params["fft_lengths"]), rank)
 
 
-RULES: dict[str, Callable[[Any, Indices], Local]] = {
-    **dict.fromkeys(ELEMENTWISE, elementwise),
-    **dict.fromkeys(_REDUCTIONS, reduction),
-    **dict.fromkeys(_CUMULATIVE, except_axes(lambda e: [e.params["axis"]])),
-    **dict.fromkeys(_SCATTERS, scatter),
-    **dict.fromkeys(_KEYS, keys),
-    **dict.fromkeys(_WINDOWS, windows()),
-    **dict.fromkeys(_FACTORIZATIONS, leading_axes(2)),
-    "lu_pivots_to_permutation": leading_axes(1),
-    "select_and_scatter_add": windows(()),
-    **dict.fromkeys(PASSED_ON, passed_on),
-    "broadcast_in_dim": broadcast_in_dim,
+TIES: dict[str, Callable[[Any, Indices], Local]] = {
+    "elementwise": elementwise,
+    "passed_on": passed_on,
+    "reduction": reduction,
+    "cumulative": except_axes(lambda e: [e.params["axis"]]),
+    "sort": except_axes(lambda e: [e.params["dimension"]]),
+    "top_k": except_axes(lambda e: [e.params.get("axis", -1) % len(shape_of(e.invars[0]))]),
+    "approx_top_k": except_axes(lambda e: [e.params["reduction_dimension"] % len(shape_of(e.invars[0]))]),
+    "fft": except_axes(_fft_axes),
+    "factorization": leading_axes(2),
+    "pivots": leading_axes(1),
+    "key": keys,
+    "broadcast": broadcast_in_dim,
     "transpose": transpose,
-    **dict.fromkeys(["reshape", "squeeze"], reshape),
-    "dot_general": dot_general,
-    "conv_general_dilated": convolution,
+    "reshape": reshape,
     "slice": _slice,
     "pad": pad,
     "concatenate": concatenate,
@@ -329,12 +321,13 @@ RULES: dict[str, Callable[[Any, Indices], Local]] = {
     "tile": tile,
     "rev": rev,
     "gather": gather,
+    "scatter": scatter,
     "dynamic_slice": dynamic_slice,
     "dynamic_update_slice": dynamic_update_slice,
-    "sort": except_axes(lambda e: [e.params["dimension"]]),
-    "top_k": except_axes(lambda e: [e.params.get("axis", -1) % len(shape_of(e.invars[0]))]),
-    "approx_top_k": except_axes(lambda e: [e.params["reduction_dimension"] % len(shape_of(e.invars[0]))]),
-    "fft": except_axes(_fft_axes),
+    "dot": dot_general,
+    "convolution": convolution,
+    "windows": windows(),
+    "scattered_windows": windows(()),
     "triangular_solve": triangular_solve,
     "tridiagonal_solve": tridiagonal_solve,
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..._cost import Machine, PassWork, pass_work
 from ..._execute import Stored
+from ..._primitives import row_of
 from ..._trace import Linear
 from ..._trace import walk as walk_equations
 from .._known_first import known_first
@@ -60,12 +61,6 @@ class Estimate:
         return self.machine.time(self.work[mode].chunk(number)) if mode in self.work else math.inf
 
 
-# A pass back through these takes what a pass forward does.
-_SYMMETRIC = frozenset(
-    "dot_general mul div neg add sub add_any convert_element_type transpose reshape squeeze "
-    "broadcast_in_dim reduce_sum rev copy".split()
-)
-
-
 def _symmetric(program: Linear) -> bool:
-    return all(e.primitive.name in _SYMMETRIC for e in program.linear.equations)
+    """Whether a pass back takes what a pass forward does."""
+    return all(row_of(e).symmetric for e in program.linear.equations)

@@ -37,7 +37,7 @@ class Node(Protocol):
         problem: that it is a part of.
         left, right: the sides of the Jacobian.
         children: the nodes whose Jacobians it is made of.
-        uses_known_values: whether what NumPy arrays hold is a part of what runs.
+        used_numbers: as in `Execution`.
         work, flops: what making it takes, its children apart.
         passing_bytes: alive only while its passes run.
     """
@@ -51,7 +51,7 @@ class Node(Protocol):
     @property
     def children(self) -> tuple[Node, ...]: ...
     @property
-    def uses_known_values(self) -> bool: ...
+    def used_numbers(self) -> frozenset[int]: ...
     @property
     def work(self) -> Work: ...
     @property
@@ -78,9 +78,9 @@ class NoPasses:
     passing_bytes: int = 0
 
     @property
-    def uses_known_values(self) -> bool:
+    def used_numbers(self) -> frozenset[int]:
         """There are none."""
-        return False
+        return frozenset()
 
     def stages(self, made: Callable[[Sequence[Results]], Made]) -> tuple[Stage, ...]:
         """None."""
@@ -93,8 +93,8 @@ class Answer:
     problem: Problem
 
     @property
-    def uses_known_values(self) -> bool:
-        return False
+    def used_numbers(self) -> frozenset[int]:
+        return frozenset()
 
     @property
     def left(self) -> Side:
@@ -124,8 +124,8 @@ class Part(Answer):
         return ()
 
     @property
-    def uses_known_values(self) -> bool:
-        return self.candidate.execution.uses_known_values
+    def used_numbers(self) -> frozenset[int]:
+        return self.candidate.execution.used_numbers
 
     @property
     def work(self) -> Work:

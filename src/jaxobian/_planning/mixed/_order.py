@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ..._analysis import Cut
 from ..._execute import Stored
+from ..._primitives import is_product
 from ..._seeds import Seeds, plain
 from .. import colored, forward, reverse
 from .._problem import Candidate, Impossible, Problem
@@ -55,7 +56,7 @@ def without_thin_segments(problem: Problem, cuts: Sequence[Cut]) -> list[Cut]:
 
     def thin(first: Cut, last: Cut) -> bool:
         equations = problem.program.segment(first, last).linear.equations
-        return all(e.primitive.name not in ("dot_general", "conv_general_dilated") for e in equations)
+        return not any(map(is_product, equations))
 
     kept = [cuts[0]]
     for here, after in itertools.pairwise(cuts[1:]):

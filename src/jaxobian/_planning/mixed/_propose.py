@@ -63,9 +63,9 @@ class Factored:
         return self.problem.program
 
     @property
-    def uses_known_values(self) -> bool:
-        """Where a part of it does."""
-        return any(node.uses_known_values for node in walk(self.root))
+    def used_numbers(self) -> frozenset[int]:
+        """Those of all its parts."""
+        return frozenset[int]().union(*(node.used_numbers for node in walk(self.root)))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
