@@ -27,7 +27,7 @@ _EFFORT, _TURNS = 1_000_000, 40
 _PATIENCE, _LAST = 10, 4
 # With more nonzeros, a lattice of one color more than the least is good enough.
 _LARGE = 200_000
-# Lattices tried, and rows that a lattice is first tried on.
+# Lattices tried, and rows that a lattice is first tried on, each of as many nonzeros.
 _LATTICES, _SAMPLE = 2_000, 64
 # Orders in which a symmetric pattern is colored again: iterated greedy promises nothing there, and often helps.
 _STARS = 8
@@ -148,10 +148,8 @@ def star(matrix: sparse.csr_matrix) -> Coloring | None:
 
 
 def lower_bounds(matrix: sparse.csr_matrix) -> tuple[int, int]:
-    """The least colors that the columns and the rows can take: the nonzeros of the fullest row, and column."""
-    by_row = int(np.diff(matrix.indptr).max(initial=0))
-    by_column = int(np.bincount(matrix.indices, minlength=1).max(initial=0))
-    return by_row, by_column
+    """The least colors that the columns and the rows can take."""
+    return _least(matrix), _least(sparse.csr_matrix(matrix.T))
 
 
 # Columns that share no row ------------------------------------------------------------------------------------------
@@ -159,7 +157,7 @@ def lower_bounds(matrix: sparse.csr_matrix) -> tuple[int, int]:
 
 def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> np.ndarray | None:
     """A color for each column, such that no two of a color have a nonzero in the same row; -1 for empty ones."""
-    least, _ = lower_bounds(matrix)
+    least = _least(matrix)
     if least >= below:
         return None
     regular = _lattice(matrix, shapes, range(least, least + 2))
@@ -188,6 +186,21 @@ def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = 
             best, better = now, turn
         now = now if _count(now) == _count(best) else best
     return best
+
+
+def _least(matrix: sparse.csr_matrix) -> int:
+    """The least colors that the columns can take, by the fullest row and by how many pairs of columns share a row.
+
+    A graph of n vertices and m edges takes at least n^2 / (n^2 - 2m) colors. Source: Turán's theorem (1941).
+    """
+    lengths = np.diff(matrix.indptr).astype(np.int64)
+    least = int(lengths.max(initial=0))
+    pairs, n = int((lengths * (lengths - 1)).sum()), np.count_nonzero(np.bincount(matrix.indices))
+    if least == 0 or pairs > 4 * _EFFORT or pairs * least <= n * n * (least - 1):
+        return least
+    ones = matrix.astype(np.int32)
+    edges = int(sparse.csr_matrix(ones.T @ ones).nnz) - n  # each twice
+    return max(least, math.ceil(n * n / (n * n - edges)))
 
 
 def _greedy(order: Sequence[int], pointers: list[int], rows: list[int], shape: tuple[int, int]) -> np.ndarray:
@@ -224,8 +237,10 @@ def _lattice(matrix: sparse.csr_matrix, shapes: Shapes, counts: range) -> np.nda
         return None
     i, j = _nonzeros(matrix)
     filled = np.flatnonzero(np.diff(matrix.indptr))
-    # Rows from anywhere, and the first and last ones, where a lattice may not close.
-    sample = np.random.default_rng(0).permutation(filled)[:_SAMPLE]
+    # Rows from anywhere, more of them the fewer nonzeros each has; and the first and last ones, where a lattice may not
+    # close.
+    number = max(_SAMPLE, _SAMPLE**2 * len(filled) // max(1, matrix.nnz))
+    sample = np.random.default_rng(0).permutation(filled)[:number]
     sample = np.unique(np.concatenate([sample, filled[: _SAMPLE // 4], filled[-_SAMPLE // 4 :]]))
     some_i, some_j = _nonzeros(sparse.csr_matrix(matrix[sample]))
     axes = _axes(shapes)

@@ -215,6 +215,21 @@ def test_columns_two_edges_apart_share_a_color(dense: np.ndarray, shape: tuple[i
     assert_recovers(coloring, dense)
 
 
+def test_columns_of_which_all_pairs_share_a_row_are_not_tried() -> None:
+    # The Jacobian of the outer product x x^T: every row has two nonzeros, every two columns a row.
+    n = 40
+    dense = np.zeros((n, n, n), bool)
+    for i, j in itertools.product(range(n), range(n)):
+        dense[i, j, [i, j]] = True
+    matrix = pattern(dense.reshape(n * n, n))
+    assert lower_bounds(matrix)[0] == n
+    assert color_columns(matrix, below=n) is None
+    some = pattern(dense.reshape(n * n, n)[: n * n // 2])
+    coloring = color_columns(some)
+    assert coloring is not None
+    assert 2 <= lower_bounds(some)[0] <= coloring.passes < n
+
+
 def test_what_cannot_win_is_given_up() -> None:
     dense = np.ones((5, 50), bool)
     assert color_columns(pattern(dense), below=50) is None
