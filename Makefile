@@ -48,7 +48,7 @@ test: $(VENV)/.has-dev ## Run the tests and the doctests but the slow ones, on W
 	XLA_FLAGS="$$XLA_FLAGS $(HASTY)" $(RUN) -m pytest -n $(WORKERS) -m "not slow and not devices" $(TESTS)
 
 test-all: $(VENV)/.has-dev ## Run every test, compiled as users have it and on 8 devices, too; and what they cover
-	$(RUN) -m pytest -n $(WORKERS) -m "not devices" --cov --cov-report= $(TESTS)
+	$(RUN) -m pytest -n $(WORKERS) -m "not devices" --cov --cov-report= --cov-fail-under=0 $(TESTS)
 	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8" $(RUN) -m pytest -m devices --cov --cov-append $(TESTS)
 
 mutants: $(VENV)/.has-dev ## Plant 24 faults in copies of src, one at a time: the tests must catch them
