@@ -32,7 +32,7 @@ RUN := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo check test test-all mutants fuzz lint notebooks bench choices calibrate clean
+.PHONY: help demo check test test-all slow mutants fuzz lint notebooks bench choices calibrate clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ test: $(VENV)/.has-dev ## Run the tests and the doctests but the slow ones, on W
 test-all: $(VENV)/.has-dev ## Run every test, compiled as users have it and on 8 devices, too; and what they cover
 	$(RUN) -m pytest -n $(WORKERS) -m "not devices" --cov --cov-report= --cov-fail-under=0 $(TESTS)
 	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8" $(RUN) -m pytest -m devices --cov --cov-append $(TESTS)
+
+slow: $(VENV)/.has-dev ## Measure all tests, and write down anew which are slow: tests/slow.txt
+	XLA_FLAGS="$$XLA_FLAGS $(HASTY)" $(RUN) -m pytest -n $(WORKERS) -m "not devices" --write-slow
 
 mutants: $(VENV)/.has-dev ## Plant 24 faults in copies of src, one at a time: the tests must catch them
 	$(RUN) tests/mutants.py

@@ -1,11 +1,20 @@
-"""What tests of several folders ask for."""
+"""What tests of several folders ask for, and which of them are slow.
+
+A test is slow that its mark says is, and one that slow.txt names: `make slow` measures all of them and rewrites it.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
+
+SLOW = Path(__file__).with_name("slow.txt")
+# Seconds of processor that a test may take which is not slow.
+LIMIT = 2.0
 
 
 @pytest.fixture
@@ -13,3 +22,44 @@ def x64() -> Iterator[None]:
     """Numbers of 64 bits, where nothing else is said."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-slow", action="store_true", help="write down which tests are slow, in tests/slow.txt")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # On the one process that all others report to.
+    if config.getoption("--write-slow") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Writer())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = set(SLOW.read_text().splitlines()) if SLOW.exists() else set()
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    began = time.process_time()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("seconds", time.process_time() - began))
+
+
+class _Writer:
+    """Gathers what each test took."""
+
+    def __init__(self) -> None:
+        self.slow: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        seconds = dict(report.user_properties).get("seconds")
+        if report.when == "call" and isinstance(seconds, float) and seconds > LIMIT:
+            self.slow.add(report.nodeid)
+
+    def pytest_sessionfinish(self) -> None:
+        SLOW.write_text("".join(f"{name}\n" for name in sorted(self.slow)))
