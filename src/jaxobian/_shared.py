@@ -24,6 +24,7 @@ from ._trace import has_rules, sharding_without
 from ._tracebacks import stands_for
 from ._values import ONE_AT_A_TIME, ByIdentity, Given, Values
 
+
 def _is_none(node: Any) -> bool:
     return node is None
 
@@ -160,10 +161,10 @@ class Examples:
 
         arrays = [k for k, leaf in enumerate(leaves) if is_arraylike(leaf) and not is_python_number(leaf)]
         given = [Given(as_array(leaves[k]), axes[k], names[k]) for k in arrays]
-        keywords = {
-            id(leaf): f"the keyword argument `{path[0].key}`{jax.tree_util.keystr(path[1:])}"
+        keywords = [
+            (f"the keyword argument `{path[0].key}`{jax.tree_util.keystr(path[1:])}", leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(kwargs)
-        }
+        ]
         values = Values.of(taking(arrays), given, self.out_axes, has_aux=self.options.has_aux, keywords=keywords)
         values.check(self._key)
         real = [k for k, g in zip(arrays, given, strict=True) if g.axis is not None and is_inexact(g.array)]

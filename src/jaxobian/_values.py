@@ -7,7 +7,7 @@ derivative goes through. Both are seen in the trace of the function itself.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -86,9 +86,9 @@ class Values:
         out_axes: Any,
         *,
         has_aux: bool,
-        keywords: Mapping[int, str],
+        keywords: Sequence[tuple[str, Any]],
     ) -> Values:
-        """Trace f, which takes the arrays of `given`; `keywords` says by their ids what to call others.
+        """Trace f, which takes the arrays of `given`; those of `keywords`, each after its name, it has already.
 
         Raises:
             ValueError: an array or an output has no such batch axis, or batch sizes differ.
@@ -104,8 +104,12 @@ class Values:
 
         def derivative(*arrays: Any) -> Any:
             real = [k for k, x in enumerate(arrays) if is_inexact(x)]
-            partial = lambda *xs: flat(*(dict(zip(real, xs, strict=True)).get(k, x) for k, x in enumerate(arrays)))
             xs = [arrays[k] for k in real]
+
+            def partial(*xs: Any) -> list[Any]:
+                filled = dict(zip(real, xs, strict=True))
+                return flat(*(filled.get(k, x) for k, x in enumerate(arrays)))
+
             try:
                 ys, pull = jax.vjp(partial, *xs)
                 return pull(ys)
@@ -120,8 +124,7 @@ class Values:
         program, constants = trace(size)
         tree, paths = returned[-1].tree, returned[-1].paths
         outputs = Side(program.out_avals, output_axes(tree, program.out_avals, paths, out_axes, size))
-        closed = [Given(x, None, keywords.get(id(x), f"an array {describe(x)} that f closes over")) for x in constants]
-        every = [*closed, *given]
+        every = [*(Given(x, None, _name(x, keywords)) for x in constants), *given]
         ranks = [2 if g.axis is not None else int(size > 1 and size in g.array.shape) for g in every]
         order = sorted(range(len(every)), key=ranks.__getitem__)
         program = replace(program, inputs=tuple(program.inputs[k] for k in order))
@@ -166,9 +169,9 @@ class Values:
         except (TypeError, ValueError) as error:
             error.add_note(f"f was called with a batch of {sizes[1]}. {ONE_AT_A_TIME}")
             raise
-        check_sizes(*zip(*map(self.trace, sizes), strict=True), sizes)
+        check_sizes([self.trace(n) for n in sizes], sizes)
         if has_rules(self.program):  # derivatives of the user's own making may depend on the size
-            check_sizes(*zip(*(self.trace(n, self.derivative) for n in sizes), strict=True), sizes, sums=True)
+            check_sizes([self.trace(n, self.derivative) for n in sizes], sizes, sums=True)
         return True
 
     def _proved(self) -> bool:
@@ -179,6 +182,16 @@ class Values:
         values = (self.arrays[:first], self.arrays[first:]) if known else None
         check_examples(ties, self.ends, self.names, values)
         return True
+
+
+def _name(array: Any, keywords: Sequence[tuple[str, Any]]) -> str:
+    """What to call an array that f did not get by its position."""
+    own = (name for name, x in keywords if array is x or (_is_numpy(array, x) and np.may_share_memory(array, x)))
+    return next(own, f"an array {describe(array)} that f closes over")
+
+
+def _is_numpy(*arrays: Any) -> bool:
+    return all(isinstance(x, np.ndarray) for x in arrays)
 
 
 def _batch_size(examples: Sequence[Given]) -> int:

@@ -17,7 +17,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from .._trace import Ends, Program, Side, as_program, index_arrays, inlined, is_variable, program_of
+from .._trace import Ends, Program, Side, as_program, index_arrays, inlined, is_variable, program_of, subprograms
 from ._coupling import culprit, told
 from ._indices import Indices
 from .ties._axes import influence
@@ -33,18 +33,15 @@ _INSTEAD = (
 )
 
 
-def check_sizes(
-    programs: Sequence[Program],
-    constants: Sequence[Sequence[Any]],
-    sizes: tuple[int, int],
-    *,
-    sums: bool = False,
-) -> None:
+# A trace of a function, and what the first inputs hold, which are constants of it.
+Trace = tuple[Program, Sequence[Any]]
+
+
+def check_sizes(traces: Sequence[Trace], sizes: tuple[int, int], *, sums: bool = False) -> None:
     """Raise unless it is proved that an example's results depend neither on the batch's size nor on its place in it.
 
     Args:
-        programs: the traces of f for two batch sizes. It is proved already that no example influences another.
-        constants: what their first inputs hold.
+        traces: of f, for two batch sizes. It is proved already that no example influences another.
         sizes: both batch sizes, neither of them 1.
         sums: outputs may be sums over all examples, as derivatives by what they share are.
 
@@ -52,10 +49,7 @@ def check_sizes(
         ValueError: naming the primitive and the user's line.
     """
     try:
-        pair = _Pair(programs, constants, sizes)
-        pair.match()
-        if not sums:
-            pair.check_alike()
+        _Pair(traces, sizes, sums).check()
     except _Differs as found:
         raise ValueError(found.message(sizes)) from None
 
@@ -91,23 +85,23 @@ class _Pair:
     """A program and its counterpart for another batch size.
 
     Args:
-        programs: both.
-        constants: what their first inputs hold, as far as that is known.
+        traces: both.
         sizes: the batch sizes.
+        sums: outputs may be sums over all examples.
     """
 
-    def __init__(self, programs: Sequence[Program], constants: Sequence[Sequence[Any]], sizes: tuple[int, int]):
-        self._programs = [_live(inlined(program)) for program in programs]
-        self._constants, self._sizes = constants, sizes
+    def __init__(self, traces: Sequence[Trace], sizes: tuple[int, int], sums: bool):
+        self._programs = [_live(inlined(program)) for program, _ in traces]
+        self._constants, self._sizes, self._sums = [held for _, held in traces], sizes, sums
         self._indices = [
             Indices(p, values={v: x for v, x in zip(p.inputs, index_arrays(held), strict=False) if x is not None})
-            for p, held in zip(self._programs, constants, strict=True)
+            for p, held in zip(self._programs, self._constants, strict=True)
         ]
         self._other: dict[Any, Any] = {}
         self._differs: dict[Any, _Differs] = {}
         self._alike: list[Any] = []  # what holds the same for each example, and is made of nothing that has examples
 
-    def match(self) -> None:
+    def check(self) -> None:
         """Raise `_Differs` unless each example of the outputs is made of the inputs' in the same way."""
         first, other = self._programs
         equations = list(zip(first.equations, other.equations, strict=False))
@@ -125,10 +119,12 @@ class _Pair:
                 raise _Differs("size", None)
             if is_variable(a) and a in self._differs:
                 raise self._differs[a]
+        if self._alike and not self._sums:
+            self._check_alike()
 
     # Variables --------------------------------------------------------------------------------------------------
 
-    def _grows(self, m: int, n: int) -> bool:
+    def _grows(self, m: Any, n: Any) -> bool:
         """Whether a size is as many times the batch's in both programs."""
         return m != n and m * self._sizes[1] == n * self._sizes[0]
 
@@ -155,6 +151,11 @@ class _Pair:
             raise _Differs("form", equation)
         return is_variable(a) or _equal(a.val, b.val)
 
+    def _known(self, variable: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """What a variable and its counterpart hold, where that depends on no input."""
+        first, other = self._indices
+        return first.constant(variable), other.constant(self._other[variable])
+
     def _hold(self, variable: Any, x: Any, y: Any, otherwise: _Differs) -> None:
         """Take down that a variable holds x, and its counterpart y."""
         if not _hold_alike(x, y):
@@ -172,17 +173,18 @@ class _Pair:
             self._match(v, w, e)
         read = [self._differs[v] for v in e.invars if is_variable(v) and v in self._differs]
         found = next((cause for cause in read if cause.why == "place"), read[0] if read else None)
-        if not all(same):
-            found = found or _Differs("size", e)
-        elif self._writes_to_some(e):
-            found = found or _Differs("place", e)
-        elif any(map(self._axes, e.outvars)) and not any(map(self._axes, e.invars)):
-            if not found and self._repeats(e):
+        own = None if all(same) else _Differs("size", e)
+        if self._writes_to_some(e):
+            own = _Differs("place", e)
+        elif any(map(self._axes, e.outvars)) and not any(map(self._axes, e.invars)) and not found:
+            if self._repeats(e):
                 self._alike += e.outvars
             else:
-                found = found or _Differs("place", e)
-        if found:
-            self._spread(e, found, only_read=all(same))
+                own = own or _Differs("place", e)
+        if own:
+            self._spread(e, found or own, only_read=False)
+        elif found:
+            self._spread(e, found, only_read=True)
 
     def _repeats(self, e: Any) -> bool:
         """Whether an equation whose operands have no examples gives each example the same."""
@@ -193,10 +195,10 @@ class _Pair:
 
     def _spread(self, e: Any, found: _Differs, *, only_read: bool) -> None:
         """What differs goes through an equation, if it is known to be harmless there; else it is raised."""
-        name, ((out, *_), (counterpart, *_)) = e.primitive.name, (e.outvars, map(self._other.get, e.outvars))
-        held = [known.constant(v) for known, v in zip(self._indices, (out, counterpart), strict=True)]
-        if len(e.outvars) == 1 and all(x is not None for x in held):
-            self._hold(out, *held, found)
+        name, out = e.primitive.name, e.outvars[0]
+        x, y = self._known(out)
+        if len(e.outvars) == 1 and x is not None and y is not None:
+            self._hold(out, x, y, found)
         elif only_read and (
             name == "convert_element_type"
             or (name == "concatenate" and e.params["dimension"] == len(out.aval.shape) - 1 not in self._axes(out))
@@ -215,8 +217,8 @@ class _Pair:
             piece, _ = self._indices[0].piece(vectors, column)
             if not (is_variable(piece) and piece in self._differs) or self._is_own_place(e, column, axis):
                 continue
-            held = [known.constant(v) for known, v in zip(self._indices, (vectors, self._other[vectors]), strict=True)]
-            if any(x is None for x in held) or not _hold_alike(*(x[..., column] for x in held)):
+            x, y = self._known(vectors)
+            if x is None or y is None or not _hold_alike(x[..., column], y[..., column]):
                 return False
         return True
 
@@ -229,12 +231,12 @@ class _Pair:
 
     def _writes_to_some(self, e: Any) -> bool:
         """Whether an equation writes over some examples, and not over others."""
-        name, operand = e.primitive.name, e.invars[0] if e.invars else None
+        name = e.primitive.name
         if name == "dynamic_update_slice":
-            return not set(self._axes(operand)) <= set(self._axes(e.invars[1]))
+            return not set(self._axes(e.invars[0])) <= set(self._axes(e.invars[1]))
         if not name.startswith("scatter"):
             return False
-        numbers, updates = e.params["dimension_numbers"], self._axes(e.invars[2])
+        operand, numbers, updates = e.invars[0], e.params["dimension_numbers"], self._axes(e.invars[2])
         hidden = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
         windows = [a for a in range(len(operand.aval.shape)) if a not in hidden]
         whole = {a for a, u in zip(windows, numbers.update_window_dims, strict=True) if u in updates}
@@ -245,26 +247,26 @@ class _Pair:
     # Parameters -------------------------------------------------------------------------------------------------
 
     def _same_param(self, name: str, e: Any, d: Any) -> bool:
-        a, b = e.params[name], d.params[name]
+        a: Any = e.params[name]
+        b: Any = d.params[name]
         if name in _BOUNDS and len(a) == len(b) == len(e.invars[0].aval.shape):
             axes = self._axes(e.invars[0])
             return all(m == n or (k in axes and self._grows(m, n)) for k, (m, n) in enumerate(zip(a, b, strict=True)))
         if name in _SIZES and isinstance(a, tuple) and len(a) == len(b):
             return all(m == n or self._grows(m, n) for m, n in zip(a, b, strict=True))
         if name == "reps":  # of an axis of size 1 that becomes the batch's
-            sizes = e.invars[0].aval.shape
-            return all(m == n or (k == 1 and self._grows(m, n)) for m, n, k in zip(a, b, sizes, strict=True))
+            repeated = zip(a, b, e.invars[0].aval.shape, strict=True)
+            return all(m == n or (size == 1 and self._grows(m, n)) for m, n, size in repeated)
         if name == "length":  # a loop over examples keeps them apart where it carries nothing on
-            return a == b or (e.params["num_carry"] == 0 and self._grows(a, b))
+            (body,) = subprograms(e)
+            ranks = [(len(v.aval.shape), len(w.aval.shape)) for v, w in zip(body.outputs, e.outvars, strict=True)]
+            return a == b or (all(one < all_ for one, all_ in ranks) and self._grows(a, b))
         return self._same(a, b, rule=e.primitive.name.startswith("custom_"))
 
     def _same(self, a: Any, b: Any, *, rule: bool) -> bool:
         """Whether two parameters are the same; what JAX keeps of a custom rule is made anew in each trace."""
         if isinstance(a, jex.ClosedJaxpr | jex.Jaxpr):
-            held = [list(getattr(jaxpr, "consts", ())) for jaxpr in (a, b)]
-            inner = _Pair([as_program(a), as_program(b)], held, self._sizes)
-            inner.match()
-            inner.check_alike()
+            _Pair([(as_program(x), getattr(x, "consts", ())) for x in (a, b)], self._sizes, self._sums).check()
             return True
         if isinstance(a, tuple | list):
             return len(a) == len(b) and all(self._same(x, y, rule=rule) for x, y in zip(a, b, strict=True))
@@ -276,13 +278,11 @@ class _Pair:
 
     # What is the same for all -----------------------------------------------------------------------------------
 
-    def check_alike(self) -> None:
+    def _check_alike(self) -> None:
         """Raise unless each example of the outputs reads its own entries alone of what is the same for all.
 
         A sum of them would be as many times one as there are examples.
         """
-        if not self._alike:
-            return
         program, size = self._programs[0], self._sizes[0]
         source = jex.Var(program_of(lambda: jnp.zeros(size))[0].outputs[0].aval)
         made = [e for v in dict.fromkeys(self._alike) for e in self._repeated(source, v)]
