@@ -166,8 +166,8 @@ def batch_jacobian(
         rewrite: as for `jacobian`.
         independent: you assert that no example influences another, where that cannot be verified, as by parameters of
             examples that are integers. If it is wrong, so is J: each block is then the sum over the batch. With an
-            `in_axes` of None you also assert that neither the batch's size nor an example's place in it matters; if that
-            is wrong, J is that of batches of one.
+            `in_axes` of None you also assert that neither the batch's size nor an example's place in it matters; if
+            that is wrong, J is that of batches of one.
 
     Returns:
         A function as `jacobian` returns it, with leaves of shape `(B, *out, *in)` for B examples.
