@@ -28,8 +28,8 @@ _PLACEMENT = ("sharding", "out_sharding", "in_shardings", "out_shardings", "in_l
 # Those that are sizes of a result, and those that are bounds within an operand.
 _SIZES, _BOUNDS = ("shape", "new_sizes", "sizes"), ("start_indices", "limit_indices", "slice_sizes")
 _INSTEAD = (
-    "Or use jacobian(f): it calls f with the whole batch, and its J is laid out alike. With independent=True this is "
-    "not checked, and J is that of batches of one."
+    "Or use jacobian(f): it calls f with the whole batch, and its J has the same layout where out_axes is 0. With "
+    "independent=True this is not checked, and J is that of batches of one."
 )
 
 
@@ -67,8 +67,9 @@ class _Differs(Exception):
         if self.why == "place":
             return (
                 f"f makes something of its own for each place in the batch: {where}. But {alone}: each would be given "
-                "what is made for the first. Make random numbers of keys that are an argument whose in_axes is 0, a "
-                f"key for each example, and pass what else differs between examples in such an argument. {_INSTEAD}"
+                "what is made for the first. Make random numbers, such as those of dropout, by keys that are an "
+                "argument whose in_axes is 0, a key for each example, and pass what else differs between examples in "
+                f"such an argument. {_INSTEAD}"
             )
         if self.why == "size":
             return (
