@@ -154,8 +154,10 @@ def batch_jacobian(
         allow_int: as for `jacobian`.
         in_axes: the batch axis of the differentiated arguments, as for `jax.vmap`; ignored for other arguments.
             None for a differentiated argument that all examples share, such as parameters: `in_axes=(None, 0)` for
-            `apply(params, x)`. It must then say for every argument where its batch is, and f must take a batch of any
-            size and give each example what it gives a batch of that example alone (no division by the batch size).
+            `apply(params, x)`. It must then say for every argument where its batch is, and f is called with one example
+            at a time: it must take a batch of any size, and give each example what it gives a batch of that example
+            alone. That it does is verified, too: no division by the batch size, no dropout but from keys that are an
+            argument with a batch axis.
         out_axes: the batch axis of f's outputs, as for `jax.vmap`.
         mode: as for `jacobian`.
         format: as for `jacobian`; "bcoo" is not supported with `in_axes=None` for a differentiated argument.
@@ -163,13 +165,16 @@ def batch_jacobian(
         memory_budget: as for `jacobian`.
         rewrite: as for `jacobian`.
         independent: you assert that no example influences another, where that cannot be verified, as by parameters of
-            examples that are integers. If it is wrong, so is J: each block is then the sum over the batch.
+            examples that are integers. If it is wrong, so is J: each block is then the sum over the batch. With an
+            `in_axes` of None you also assert that neither the batch's size nor an example's place in it matters; if
+            that is wrong, J is that of batches of one.
 
     Returns:
         A function as `jacobian` returns it, with leaves of shape `(B, *out, *in)` for B examples.
 
     Raises:
-        ValueError: an argument or an output has no such batch axis, or batch sizes differ.
+        ValueError: an argument or an output has no such batch axis, or batch sizes differ; with an `in_axes` of None,
+            also where the batch's size or an example's place in it matters, or may.
         BatchCouplingError: on a call, where examples influence each other, or where that they do not could not be
             verified; it names the operation and its line.
 

@@ -150,35 +150,19 @@ class SharedFunction(JacobianFunction):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
     ) -> tuple[Any, Any, Any]:
         self._examples.check(args, kwargs)
-        rest: list[Any] = []
         jacobian = self._one(args)
 
-        def one(*args: Any) -> tuple[Any, Any, Any]:
-            y, aux, J = jacobian._compute(args, kwargs, value=value, mapped=True)
-            arrays, others = _arrays(aux)
-            rest.append(others)
-            return y, arrays, J
+        def one(*args: Any) -> tuple[Any, Any]:
+            y, _, J = jacobian._compute(args, kwargs, value=value, mapped=True)
+            return y, J
 
-        y, arrays, J = self._examples.mapped(one, (self._examples.out_axes if value else 0, 0, 0))(*args)
-        return y, rest[-1](arrays), J
+        y, J = self._examples.mapped(one, (self._examples.out_axes if value else 0, 0))(*args)
+        return y, self._examples.aux(args, kwargs), J
 
     def _one(self, args: Sequence[Any]) -> JacobianFunction:
         """The Jacobian of one example of these."""
         one = stands_for(self._f)(lambda *args, **kwargs: self._examples.one(*args, **kwargs))
         return JacobianFunction(one, self._examples.alone(args))
-
-
-def _arrays(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """The arrays of a tree, and how to put others in their place; anything else stays as it is."""
-    leaves, structure = jax.tree.flatten(tree)
-    is_array = [isinstance(leaf, jax.Array) for leaf in leaves]
-
-    def put(arrays: list[Any]) -> Any:
-        rest = iter(arrays)
-        filled = [next(rest) if array else leaf for leaf, array in zip(leaves, is_array, strict=True)]
-        return jax.tree.unflatten(structure, filled)
-
-    return [leaf for leaf, array in zip(leaves, is_array, strict=True) if array], put
 
 
 class _Gradient(JacobianFunction):

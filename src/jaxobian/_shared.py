@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -21,12 +22,7 @@ from ._call._batch import Batch
 from ._errors import PlanMismatchError
 from ._trace import has_rules, sharding_without
 from ._tracebacks import stands_for
-from ._values import Given, Values
-
-_ONE_AT_A_TIME = (
-    "Where in_axes is None for a differentiated argument, f is called with one example at a time: it must take a batch "
-    "of any size, and what has an entry for each example, such as labels, must be an argument whose in_axes is 0."
-)
+from ._values import ONE_AT_A_TIME, ByIdentity, Given, Values
 
 
 def _is_none(node: Any) -> bool:
@@ -56,6 +52,14 @@ class Examples:
     f: Callable[..., Any]
     options: Options
 
+    @cached_property
+    def _key(self) -> ByIdentity:
+        """The function in keys; what cannot be held weakly stands for itself as long as we do."""
+        try:
+            return ByIdentity(self.f)
+        except TypeError:
+            return ByIdentity(self)
+
     @property
     def in_axes(self) -> tuple[Any, ...]:
         assert self.options.batch is not None
@@ -68,7 +72,8 @@ class Examples:
 
     def alone(self, args: Sequence[Any]) -> Options:
         """The options for the Jacobian of one example, beside all others."""
-        return replace(self.options, batch=None).asking(independent=False, copies=max(1, self.size(args)))
+        options = replace(self.options, batch=None, has_aux=False)
+        return options.asking(independent=False, copies=max(1, self.size(args)))
 
     def one(self, /, *args: Any, **kwargs: Any) -> Any:
         """f of one example: a batch of one goes in, and its only result comes out."""
@@ -76,11 +81,14 @@ class Examples:
         try:
             out = self.f(*alone, **kwargs)
         except (TypeError, ValueError) as error:
-            error.add_note(f"f was called with a batch of one. {_ONE_AT_A_TIME}")
+            error.add_note(f"f was called with a batch of one. {ONE_AT_A_TIME}")
             raise
-        y, aux = out if self.options.has_aux else (out, None)
-        y = jax.tree.map(self._squeezed, jax.tree.broadcast(self.out_axes, y, is_leaf=_is_none), y, is_leaf=_is_none)
-        return (y, aux) if self.options.has_aux else y
+        y = out[0] if self.options.has_aux else out
+        return jax.tree.map(self._squeezed, jax.tree.broadcast(self.out_axes, y, is_leaf=_is_none), y, is_leaf=_is_none)
+
+    def aux(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """f's aux of the whole batch, if there is one."""
+        return self.f(*args, **kwargs)[1] if self.options.has_aux else None
 
     @staticmethod
     def _squeezed(axis: int | None, leaf: Any) -> Any:
@@ -88,7 +96,7 @@ class Examples:
         if axis is None or not -len(shape) <= axis < len(shape) or shape[axis] != 1:
             raise ValueError(
                 f"f returned {describe(leaf)} for one example: expected one entry along out_axes={axis}. "
-                f"{_ONE_AT_A_TIME}"
+                f"{ONE_AT_A_TIME}"
             )
         return jnp.squeeze(leaf, axis)
 
@@ -130,11 +138,12 @@ class Examples:
         return jax.vmap(run, in_axes=self.in_axes, out_axes=out_axes)
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raise unless it is proved that no example influences another.
+        """Raise unless it is proved that a batch gives each example what a batch of that example alone gives it.
 
         Raises:
             BatchCouplingError: naming what couples them.
-            ValueError: an array that is said to have no batch axis has an entry for each example.
+            ValueError: an array that is said to have no batch axis has an entry for each example, or f makes one, such
+                as random numbers; or the size of the batch matters.
         """
         axes = self._axes(args)
         if self.options.request.independent:
@@ -152,8 +161,12 @@ class Examples:
 
         arrays = [k for k, leaf in enumerate(leaves) if is_arraylike(leaf) and not is_python_number(leaf)]
         given = [Given(as_array(leaves[k]), axes[k], names[k]) for k in arrays]
-        values = Values.of(taking(arrays), given, self.out_axes, has_aux=self.options.has_aux)
-        values.check()
+        keywords = [
+            (f"the keyword argument `{path[0].key}`{jax.tree_util.keystr(path[1:])}", leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(kwargs)
+        ]
+        values = Values.of(taking(arrays), given, self.out_axes, has_aux=self.options.has_aux, keywords=keywords)
+        values.check(self._key)
         real = [k for k, g in zip(arrays, given, strict=True) if g.axis is not None and is_inexact(g.array)]
         if real and has_rules(values.program):
             # Derivatives of the user's own making may couple what the values do not.
@@ -185,4 +198,5 @@ class MappedRun:
             raise PlanMismatchError(
                 f"the plan was made for {self.size} examples; {size} came. Make a plan for these arguments."
             )
-        return self.examples.mapped(lambda *one: self.run(*one, **kwargs), 0)(*args)
+        J = self.examples.mapped(lambda *one: self.run(*one, **kwargs), 0)(*args)
+        return (J, self.examples.aux(args, kwargs)) if self.examples.options.has_aux else J

@@ -6,19 +6,42 @@ derivative goes through. Both are seen in the trace of the function itself.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
 
-from ._analysis import Names, check_examples, check_positions, influence
-from ._arrays import abstract, describe, is_concrete
+from ._analysis import Names, check_examples, check_positions, check_sizes, influence
+from ._arrays import abstract, describe, is_concrete, is_inexact
 from ._cache import remembered
 from ._call import Returned
 from ._call._batch import axis_of, output_axes
-from ._trace import Ends, Program, Side, index_arrays, program_key, program_of, values_key
+from ._trace import Ends, Program, Side, has_rules, index_arrays, program_key, program_of, resized, values_key
+
+ONE_AT_A_TIME = (
+    "Where in_axes is None for a differentiated argument, f is called with one example at a time: it must take a batch "
+    "of any size, and what has an entry for each example, such as labels, must be a positional argument whose in_axes "
+    "is 0."
+)
+
+
+class ByIdentity:
+    """An object as a key, for as long as it is there: it is not kept alive."""
+
+    def __init__(self, value: Any):
+        self._hash, self._value = id(value), weakref.ref(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, ByIdentity) and self._value() is other._value() and self._value() is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -42,6 +65,9 @@ class Values:
             entries as there are examples.
         outputs: the outputs with theirs.
         names: what to call both.
+        trace: f's trace for a batch of some size, or that of its derivative, before the inputs are put in order; and
+            what the first of them hold.
+        derivative: of f, for the trace.
     """
 
     program: Program
@@ -49,10 +75,20 @@ class Values:
     indices: tuple[np.ndarray | None, ...]
     ends: Ends
     names: Names
+    trace: Callable[..., tuple[Program, Sequence[Any]]]
+    derivative: Callable[..., Any]
 
     @classmethod
-    def of(cls, f: Callable[..., Any], given: Sequence[Given], out_axes: Any, *, has_aux: bool) -> Values:
-        """Trace f, which takes the arrays of `given`.
+    def of(
+        cls,
+        f: Callable[..., Any],
+        given: Sequence[Given],
+        out_axes: Any,
+        *,
+        has_aux: bool,
+        keywords: Sequence[tuple[str, Any]],
+    ) -> Values:
+        """Trace f, which takes the arrays of `given`; those of `keywords`, each after its name, it has already.
 
         Raises:
             ValueError: an array or an output has no such batch axis, or batch sizes differ.
@@ -66,10 +102,29 @@ class Values:
             returned.append(described)
             return ys
 
-        program, constants, _ = program_of(flat, *(abstract(g.array) for g in given))
+        def derivative(*arrays: Any) -> Any:
+            real = [k for k, x in enumerate(arrays) if is_inexact(x)]
+            xs = [arrays[k] for k in real]
+
+            def partial(*xs: Any) -> list[Any]:
+                filled = dict(zip(real, xs, strict=True))
+                return flat(*(filled.get(k, x) for k, x in enumerate(arrays)))
+
+            try:
+                ys, pull = jax.vjp(partial, *xs)
+                return pull(ys)
+            except (TypeError, ValueError):  # what has no reverse mode
+                return jax.jvp(partial, xs, xs)[1]
+
+        @cache
+        def trace(size: int, of: Callable[..., Any] = flat) -> tuple[Program, Sequence[Any]]:
+            types = [(abstract(g.array), g.axis) for g in given]
+            return program_of(of, *(t if axis is None else resized(t, axis, size) for t, axis in types))[:2]
+
+        program, constants = trace(size)
         tree, paths = returned[-1].tree, returned[-1].paths
         outputs = Side(program.out_avals, output_axes(tree, program.out_avals, paths, out_axes, size))
-        every = [*(Given(x, None, f"an array {describe(x)} that f closes over") for x in constants), *given]
+        every = [*(Given(x, None, _name(x, keywords)) for x in constants), *given]
         ranks = [2 if g.axis is not None else int(size > 1 and size in g.array.shape) for g in every]
         order = sorted(range(len(every)), key=ranks.__getitem__)
         program = replace(program, inputs=tuple(program.inputs[k] for k in order))
@@ -81,18 +136,43 @@ class Values:
             index_arrays([g.array if g.axis is None else None for g in every]),
             Ends(Side(program.in_avals[first:], tuple(g.axis for g in looked_at)), outputs),
             Names([g.name for g in looked_at], paths),
+            trace,
+            derivative,
         )
 
-    def check(self) -> None:
-        """Raise unless it is proved that no example of an output depends on another example.
+    def check(self, f: ByIdentity) -> None:
+        """Raise unless it is proved that each example of an output is what a batch of that example alone gives.
+
+        Args:
+            f: stands for the function in what is remembered: two that are the same for this batch size may not be so
+                for another.
 
         Raises:
-            BatchCouplingError: naming what couples them.
-            ValueError: an array that has no batch axis has an entry for each example.
+            BatchCouplingError: naming what couples the examples.
+            ValueError: an array that has no batch axis has an entry for each example, or f makes one; or the batch's
+                size matters.
         """
         axes = self.ends.inputs.batch_axes, self.ends.outputs.batch_axes
         # The program is that of f, on the types that it is called with: nothing of ours is set around it.
-        remembered((program_key(self.program), values_key(self.indices), axes), self._proved)
+        key = program_key(self.program), values_key(self.indices), axes
+        remembered(key, self._proved)
+        remembered((key, f), self._proved_for_any_size)
+
+    def _proved_for_any_size(self) -> bool:
+        size = self.ends.batch or 0
+        if size < 2:
+            return True
+        # Not of one example, for which jax.numpy makes another program: axes of size 1 are broadcast.
+        sizes = size, 2 if size > 2 else 3
+        try:
+            self.trace(sizes[1])
+        except (TypeError, ValueError) as error:
+            error.add_note(f"f was called with a batch of {sizes[1]}. {ONE_AT_A_TIME}")
+            raise
+        check_sizes([self.trace(n) for n in sizes], sizes)
+        if has_rules(self.program):  # derivatives of the user's own making may depend on the size
+            check_sizes([self.trace(n, self.derivative) for n in sizes], sizes, sums=True)
+        return True
 
     def _proved(self) -> bool:
         count = len(self.ends.inputs.avals)
@@ -102,6 +182,16 @@ class Values:
         values = (self.arrays[:first], self.arrays[first:]) if known else None
         check_examples(ties, self.ends, self.names, values)
         return True
+
+
+def _name(array: Any, keywords: Sequence[tuple[str, Any]]) -> str:
+    """What to call an array that f did not get by its position."""
+    own = (name for name, x in keywords if array is x or (_is_numpy(array, x) and np.may_share_memory(array, x)))
+    return next(own, f"an array {describe(array)} that f closes over")
+
+
+def _is_numpy(*arrays: Any) -> bool:
+    return all(isinstance(x, np.ndarray) for x in arrays)
 
 
 def _batch_size(examples: Sequence[Given]) -> int:

@@ -3,6 +3,7 @@
 from ._coupling import Names as Names
 from ._coupling import check_examples as check_examples
 from ._coupling import check_positions as check_positions
+from ._sizes import check_sizes as check_sizes
 from .cuts._cuts import Cut as Cut
 from .cuts._cuts import chain as chain
 from .cuts._cuts import narrow_places as narrow_places

@@ -50,9 +50,9 @@ def check_examples(
                 relation, ends.outputs.avals[o].shape, ends.outputs.batch_axes[o], ends.inputs.batch_axes[j]
             )
             if ends.inputs.batch_axes[j] is not None and not apart:
-                equation = _culprit(structure, o, j, ends)
+                equation = culprit(structure, o, j, ends)
                 witness = _witness(structure.program, values, ends, o, j) if values else None
-                raise BatchCouplingError(_message(names, o, j, _told(equation), witness))
+                raise BatchCouplingError(_message(names, o, j, told(equation), witness))
 
 
 def check_positions(structure: Structure, ends: Ends, names: Names) -> None:
@@ -70,7 +70,7 @@ def check_positions(structure: Structure, ends: Ends, names: Names) -> None:
                 raise ValueError(
                     f"each example of the batch has its own entry of {names.inputs[j]}, and f is differentiated one "
                     "example at a time, by an argument whose in_axes is None: it would be given all entries. Pass "
-                    "such an array, labels for instance, to f as an argument whose in_axes is 0."
+                    "such an array, labels for instance, to f as a positional argument whose in_axes is 0."
                 )
 
 
@@ -78,7 +78,7 @@ def _independent(relation: Relation, shape: tuple[int, ...], out_axis: int | Non
     return out_axis is None or shape[out_axis] <= 1 or Line(out_axis, in_axis or 0, 1, 0) in relation
 
 
-def _culprit(structure: Structure, o: int, j: int, ends: Ends) -> Any:
+def culprit(structure: Structure, o: int, j: int, ends: Ends) -> Any:
     """The equation on the way to output o whose operands keep the examples apart and whose result does not.
 
     None where the output is the input itself.
@@ -116,7 +116,7 @@ def _tells_apart(relation: Relation, axis: int | None, size: int) -> bool:
     return False
 
 
-def _told(equation: Any) -> str:
+def told(equation: Any) -> str:
     """An equation in the user's words: the primitive, the line, and the Flax module where there is one."""
     if equation is None:
         return "the batch axis of the output, which is not that of the input"

@@ -55,17 +55,24 @@ class Indices:
         if atom in self._sources:
             outer, there = self._sources[atom]
             return outer.own_position(there, column)
-        maker = self._makers.get(atom)
-        if maker is None:
-            return None
-        if maker.primitive.name == "convert_element_type":
-            return self.own_position(maker.invars[0], column)
-        if maker.primitive.name == "concatenate" and maker.params["dimension"] == len(atom.aval.shape) - 1:
+        piece, there = self.piece(atom, column)
+        return None if piece is atom else self.own_position(piece, there)
+
+    def piece(self, atom: Any, column: int) -> tuple[Any, int]:
+        """The first of an atom's pieces that holds entry `column` of its vectors, and which entry of that it is."""
+        maker = self._makers.get(atom) if is_variable(atom) else None
+        if maker is not None and maker.primitive.name == "convert_element_type":
+            return maker.invars[0], column
+        if (
+            maker is not None
+            and maker.primitive.name == "concatenate"
+            and maker.params["dimension"] == len(atom.aval.shape) - 1
+        ):
             for piece in maker.invars:
                 if column < piece.aval.shape[-1]:
-                    return self.own_position(piece, column)
+                    return piece, column
                 column -= piece.aval.shape[-1]
-        return None
+        return atom, column
 
     def constant(self, atom: Any) -> np.ndarray | None:
         """The value of an atom that depends on no input of a program."""

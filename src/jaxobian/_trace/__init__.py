@@ -10,6 +10,7 @@ from ._meshes import mesh_of as mesh_of
 from ._meshes import our_settings as our_settings
 from ._meshes import relaxed as relaxed
 from ._meshes import relaxed_program as relaxed_program
+from ._meshes import resized as resized
 from ._meshes import sharding_without as sharding_without
 from ._modes import UNKNOWN_LINE as UNKNOWN_LINE
 from ._modes import Obstruction as Obstruction

@@ -74,9 +74,24 @@ def sharding_without(aval: Any, axis: int) -> Any:
     """The sharding in the type of an array, for the array without one of its axes; None where the type has none."""
     if mesh_of(aval) is None:
         return None
-    entries = (*aval.sharding.spec, *[None] * len(aval.shape))[: len(aval.shape)]
-    own = (entry for k, entry in enumerate(entries) if k != axis % len(aval.shape))
-    return NamedSharding(aval.sharding.mesh, PartitionSpec(*own))
+    entries = _entries(aval)
+    del entries[axis]
+    return NamedSharding(aval.sharding.mesh, PartitionSpec(*entries))
+
+
+def resized(aval: Any, axis: int, size: int) -> Any:
+    """The type of an array with another size along an axis, which is then not divided among devices."""
+    shape = tuple(size if k == axis else n for k, n in enumerate(aval.shape))
+    if mesh_of(aval) is None:
+        return aval.update(shape=shape)
+    entries = _entries(aval)
+    entries[axis] = None
+    return aval.update(shape=shape, sharding=NamedSharding(aval.sharding.mesh, PartitionSpec(*entries)))
+
+
+def _entries(aval: Any) -> list[Any]:
+    """How each axis of an array is divided, by its type."""
+    return [*aval.sharding.spec, *[None] * len(aval.shape)][: len(aval.shape)]
 
 
 def relaxed_program(program: LinearProgram) -> LinearProgram:
