@@ -60,7 +60,7 @@ def test_at_most_two_frames_stand_between_a_call_and_f(name: str) -> None:
 
 
 def test_all_frames_are_there_where_jax_is_asked_for_its_own() -> None:
-    before = jax.config.read("jax_traceback_filtering")
+    before = jax.config.jax_traceback_filtering  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_traceback_filtering", "off")
     try:
         found = frames(CALLS["a call"])
