@@ -17,7 +17,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
-from .._trace import Ends, Program, Side, as_program, index_arrays, inlined, is_variable, program_of, subprograms
+from .._primitives import row_of
+from .._trace import Ends, Program, Side, as_program, index_arrays, inlined, is_variable, loop_of, program_of
 from ._coupling import culprit, told
 from ._indices import Indices
 from .ties._axes import influence
@@ -258,10 +259,9 @@ class _Pair:
         if name == "reps":  # of an axis of size 1 that becomes the batch's
             repeated = zip(a, b, e.invars[0].aval.shape, strict=True)
             return all(m == n or (size == 1 and self._grows(m, n)) for m, n, size in repeated)
-        if name == "length":  # a loop over examples keeps them apart where it carries nothing on
-            (body,) = subprograms(e)
-            ranks = [(len(v.aval.shape), len(w.aval.shape)) for v, w in zip(body.outputs, e.outvars, strict=True)]
-            return a == b or (all(one < all_ for one, all_ in ranks) and self._grows(a, b))
+        if name == "length" and row_of(e).body == "loop":
+            loop = loop_of(e)  # over examples, it keeps them apart where it carries nothing on
+            return a == b or (loop is not None and not loop.carries and self._grows(a, b))
         return self._same(a, b, rule=e.primitive.name.startswith("custom_"))
 
     def _same(self, a: Any, b: Any, *, rule: bool) -> bool:

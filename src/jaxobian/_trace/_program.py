@@ -18,7 +18,7 @@ from .._primitives import row_of
 from ._source import in_library, user_frame
 
 # What bodies that JAX differentiates are to their equations.
-_DIFFERENTIATED = ("call", "block", "cond", "while", "scan")
+_DIFFERENTIATED = ("call", "block", "cond", "loop")
 
 
 @dataclass(frozen=True, eq=False)
