@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+
+from ._lazy import sparse
 
 # Work that improving a coloring may take, in nonzeros looked at and in turns: the same on every machine.
 _EFFORT, _TURNS = 1_000_000, 40

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import sparse
 
 from .._arrays import as_array, block_dtype, is_concrete, is_inexact
 from .._errors import BatchCouplingError
+from .._lazy import jax_sparse
 from ._arguments import resolve_argnums
 from ._options import Options
 
@@ -82,7 +82,7 @@ def _block(out: Any, x: Any, block: Any, out_axis: Any, in_axis: Any, options: O
         block = block.astype(block_dtype(y, x))
     if out_axis != _NO_AXIS and in_axis != _NO_AXIS:
         block = _examples(block, out_axis % y.ndim, y.ndim + in_axis % x.ndim, options.request.independent)
-    return sparse.BCOO.fromdense(block) if options.request.format == "bcoo" else block
+    return jax_sparse.BCOO.fromdense(block) if options.request.format == "bcoo" else block
 
 
 def _examples(block: Any, out_axis: int, in_axis: int, independent: bool) -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
 
 from .._analysis import rows_of
 from .._arrays import block_dtype
 from .._coloring import Coloring
+from .._lazy import sparse
 from .._outputs import Output
 from .._seeds import Seeds
 from .._trace import Ends, Linear

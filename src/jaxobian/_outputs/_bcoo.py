@@ -8,10 +8,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import sparse
 
 from .._analysis import Relation
 from .._arrays import block_dtype
+from .._lazy import jax_sparse
 from .._trace import Ends
 from ._output import Block, compressed_size
 
@@ -41,4 +41,5 @@ class Bcoo:
         data, index = block.entries()
         places = np.unravel_index(index, block.shape) if block.shape else ()
         indices = np.stack(places, -1).astype(np.int32) if block.shape else np.zeros((len(index), 0), np.int32)
-        return sparse.BCOO((data, jnp.asarray(indices)), shape=block.shape, indices_sorted=True, unique_indices=True)
+        elements = data, jnp.asarray(indices)
+        return jax_sparse.BCOO(elements, shape=block.shape, indices_sorted=True, unique_indices=True)

@@ -8,10 +8,10 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from .._analysis import Full, Pattern, Structure, constant_part, csr, elements, merged, taken
 from .._arrays import is_complex
+from .._lazy import sparse
 from .._trace import Ends, Linear, Side
 
 

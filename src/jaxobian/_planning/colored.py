@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from .._analysis import shape_of, structure
 from .._arrays import varying_axes
 from .._coloring import Coloring, bicolored, color_columns, color_rows, lower_bounds, star
 from .._cost import Cost, Work
 from .._execute import Colored, Stored
+from .._lazy import sparse
 from .._seeds import Classes, Seeds
 from .._trace import Linear, LinearProgram, source_line
 from .._words import counted, pass_count

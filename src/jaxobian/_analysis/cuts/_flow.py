@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import csr_array, csr_matrix
-from scipy.sparse.csgraph import breadth_first_order, connected_components, maximum_flow
+
+from ..._lazy import csgraph, sparse
 
 # SciPy counts flow in int32.
 _UNBOUNDED = 2**30
@@ -64,17 +64,17 @@ def minimum_cuts(
     room = [*capacity, *[_UNBOUNDED] * (len(tails) - n - 1), bound]
     edges = dict(zip(zip(tails, heads, strict=True), room, strict=True))  # parallel edges count once
     rows, columns = np.array(list(edges), np.int32).reshape(-1, 2).T
-    network = csr_matrix((np.array(list(edges.values()), np.int32), (rows, columns)), shape=(2 * n + 3,) * 2)
-    result = maximum_flow(network, start, sink)
+    network = sparse.csr_matrix((np.array(list(edges.values()), np.int32), (rows, columns)), shape=(2 * n + 3,) * 2)
+    result = csgraph.maximum_flow(network, start, sink)
     if result.flow_value >= bound:
         return bound, []
-    residual = csr_array((network - result.flow) > 0)
+    residual = sparse.csr_array((network - result.flow) > 0)
     return int(result.flow_value), list(_chain(residual, start, sink, n))
 
 
-def _chain(residual: csr_array, start: int, sink: int, n: int) -> Iterator[frozenset[int]]:
+def _chain(residual: sparse.csr_array, start: int, sink: int, n: int) -> Iterator[frozenset[int]]:
     """The cuts between sets that no residual edge leaves, each set larger than the one before."""
-    n_parts, part = connected_components(residual, directed=True, connection="strong")
+    n_parts, part = csgraph.connected_components(residual, directed=True, connection="strong")
     tails, heads = part[residual.nonzero()[0]], part[residual.nonzero()[1]]
     arcs = {(int(a), int(b)) for a, b in zip(tails, heads, strict=True) if a != b}
     after: list[list[int]] = [[] for _ in range(n_parts)]
@@ -85,8 +85,8 @@ def _chain(residual: csr_array, start: int, sink: int, n: int) -> Iterator[froze
     members: list[list[int]] = [[] for _ in range(n_parts)]
     for node, p in enumerate(part):
         members[p].append(node)
-    reached = {int(p) for p in part[breadth_first_order(residual, start, return_predecessors=False)]}
-    beyond = {int(p) for p in part[breadth_first_order(residual.T.tocsr(), sink, return_predecessors=False)]}
+    reached = {int(p) for p in part[csgraph.breadth_first_order(residual, start, return_predecessors=False)]}
+    beyond = {int(p) for p in part[csgraph.breadth_first_order(residual.T.tocsr(), sink, return_predecessors=False)]}
     near = np.zeros(2 * n, bool)
     cut: set[int] = set()
 

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
 
+from ..._lazy import sparse
 from ..._trace import Linear, Program, is_variable, zero_literal
 from ..ties._axes import Structure
 from ._moves import Known

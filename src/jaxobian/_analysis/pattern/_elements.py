@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy import sparse
 
+from ..._lazy import sparse
 from ..._primitives import row_of
 from ..._trace import Program, forward, inlined, is_variable
 from .._indices import Indices

@@ -11,8 +11,8 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
+from ..._lazy import sparse
 from ..._trace import Loop, Program, differentiable, inlined, loop_of, pullbacks, subprograms
 from ._rows import (
     FULL,

@@ -7,8 +7,8 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
+from ..._lazy import sparse
 from ._rows import Shape, csr, dims_of, positions
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
+from ..._lazy import sparse
 from ._rows import shape_of
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
-from scipy import sparse
 
+from ..._lazy import sparse
 from ..ties._kinds import Shape
 from ..ties._kinds import shape_of as dims_of
 from ..ties._ties import Line, Relation
@@ -26,9 +26,9 @@ class Full:
 
 FULL: Final = Full()
 # A row for each element, a column for each element of the inputs.
-Rows = sparse.csr_matrix | Full
+Rows: TypeAlias = "sparse.csr_matrix | Full"
 # The rows of an equation's results; None for one that depends on nothing.
-Results = list[Rows | None]
+Results: TypeAlias = "list[Rows | None]"
 
 # A pattern denser than this is of no use, once it has more than a few rows and is not small.
 _DENSE, _FEW, _SMALL = 0.4, 32, 50_000

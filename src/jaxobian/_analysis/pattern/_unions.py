@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
-from scipy import sparse
 
+from ..._lazy import sparse
 from ..._primitives import row_of
 from ._matrices import conv_matrix, dot_matrix, window_matrix
 from ._moves import Known, landings, moves
@@ -45,7 +45,7 @@ class Domain(Protocol):
 
 
 # The rows of an equation's results by those of its operands; None where another rule must say.
-Rule = Callable[[Domain, Any, dict[int, Rows]], Results | None]
+Rule: TypeAlias = "Callable[[Domain, Any, dict[int, Rows]], Results | None]"
 
 
 def followed(domain: Domain, equation: Any, operands: dict[int, Rows]) -> Results | None:
