@@ -77,7 +77,7 @@ def measure(scenario: Scenario) -> list[dict[str, Any]]:
                     "name": scenario.name,
                     "mode": mode,
                     "chunk_size": plan.chunk_size,
-                    "work": [*chosen.cost.work.vector(), 1.0],
+                    "work": [*chosen.cost.work, 1.0],
                     "predicted": chosen.cost.seconds,
                     "seconds": seconds,
                 }

@@ -120,10 +120,10 @@ def test_work_is_additive() -> None:
     assert twice.dot == 2 * once.dot
     assert twice.arithmetic == 2 * once.arithmetic
     a, b = work(f, A), work(g, V)
-    assert [*(a + b).vector()] == [x + y for x, y in zip(a.vector(), b.vector(), strict=True)]
-    assert [*(a * 3).vector()] == [3 * x for x in a.vector()]
-    assert [*a.larger(b).vector()] == [max(x, y) for x, y in zip(a.vector(), b.vector(), strict=True)]
-    assert len(KINDS) == len(a.vector())
+    assert [*(a + b)] == [x + y for x, y in zip(a, b, strict=True)]
+    assert [*(a * 3)] == [3 * x for x in a]
+    assert [*a.larger(b)] == [max(x, y) for x, y in zip(a, b, strict=True)]
+    assert len(KINDS) == len(a)
 
 
 def test_flops_count_arithmetic_but_no_traffic() -> None:

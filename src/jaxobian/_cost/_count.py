@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -73,7 +73,7 @@ def pass_work(
             stored = [v for v in stored if v not in outputs]
         work = equation_work(equation, count)
         if fusion.is_looked_up(equation):
-            work = replace(work, gather=0.0, arithmetic=LOOKED_UP * work.gather)
+            work = work._replace(gather=0.0, arithmetic=LOOKED_UP * work.gather)
         work += Work(bytes=2.0 * sum(nbytes(v.aval) for v in stored), again=fusion.again(equation))
         if stored and is_elementwise(equation):
             work += Work(equations=_KERNEL)
@@ -82,7 +82,7 @@ def pass_work(
                 read.update(equation.outvars)
             active.update(equation.outvars)
             made.update(equation.outvars)
-            each += replace(work, equations=0.0, library=0.0)
+            each += work._replace(equations=0.0, library=0.0)
             alive += sum(nbytes(v.aval) for v in equation.outvars if v not in fusion.fused) + _inside(equation)
             given = (
                 0

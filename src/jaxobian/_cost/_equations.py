@@ -63,8 +63,13 @@ def moves(equation: Any) -> bool:
 def is_elementwise(equation: Any) -> bool:
     """Whether each element of the result is a function of one of each operand, or one of them moved."""
     row = row_of(equation)
-    ruled = row.cost in COSTS or row.body in LOOPS
-    return moves(equation) or not (ruled or any(True for _ in subprograms(equation)))
+    if row.cost == "move":
+        return True
+    if row.cost == "reduction":
+        return reduced(equation) <= 1
+    if row.cost in COSTS or row.body in LOOPS:
+        return False
+    return (row.cost is not None and row.body is None) or not any(True for _ in subprograms(equation))
 
 
 def operations(equation: Any) -> float:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from importlib.resources import files
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """Operations of a program, by kind. Additive: the work of two programs is their sum.
 
     Attributes:
@@ -55,18 +54,16 @@ class Work:
     fresh: float = 0.0
     result: float = 0.0
 
-    def __add__(self, other: Work) -> Work:
-        return Work(*map(operator.add, self.vector(), other.vector()))
+    # Not the tuple's: work is a vector.
+    def __add__(self, other: Work) -> Work:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Work(*map(operator.add, self, other))
 
-    def __mul__(self, times: float) -> Work:
-        return Work(*(times * a for a in self.vector()))
+    def __mul__(self, times: float) -> Work:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return Work(*[times * a for a in self])
 
     def larger(self, other: Work) -> Work:
         """The dearer of two branches, kind by kind."""
-        return Work(*map(max, self.vector(), other.vector()))
-
-    def vector(self) -> tuple[float, ...]:
-        return _amounts(self)
+        return Work(*map(max, self, other))
 
     @property
     def flops(self) -> float:
@@ -74,8 +71,7 @@ class Work:
         return self.dot + self.conv + self.window + self.reduce + self.arithmetic + self.solve
 
 
-KINDS = tuple(field.name for field in fields(Work))
-_amounts: Callable[[Work], tuple[float, ...]] = operator.attrgetter(*KINDS)
+KINDS = Work._fields
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,12 @@ class Machine:
 
     def time(self, work: Work) -> float:
         """Predicted seconds for `work`."""
-        return sum(self.seconds[kind] * amount for kind, amount in zip(KINDS, work.vector(), strict=True))
+        return sum(map(operator.mul, self._rates, work))
+
+    @cached_property
+    def _rates(self) -> tuple[float, ...]:
+        """Seconds for one unit of each kind of work."""
+        return tuple(self.seconds[kind] for kind in KINDS)
 
     def call_time(self, work: Work) -> float:
         """Predicted seconds for a call that does `work`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -107,19 +107,26 @@ class Problem:
 
     def repeated_work(self, *, forward: bool) -> Work:
         """What evaluates residuals anew in every pass where nothing keeps XLA from it."""
+        return self._repeated_forward if forward else self._repeated_reverse
+
+    @cached_property
+    def _repeated_forward(self) -> Work:
+        return self._repeated(self.program.tangents)
+
+    @cached_property
+    def _repeated_reverse(self) -> Work:
+        return self._repeated(self.program.linear.outputs)
+
+    def _repeated(self, seeded: Sequence[Any]) -> Work:
+        """The work of the residuals that more reads than products with one-hot vectors, which need one element."""
         if not isinstance(self.program, LinearProgram):
             return NO_WORK
-        seeded = set(self.program.tangents if forward else filter(is_variable, self.program.linear.outputs))
-        anew = [w for w, r in zip(self._residuals, self.program.residuals, strict=True) if self._is_anew(r, seeded)]
-        return repeated(self.program.primal, anew)
-
-    def _is_anew(self, residual: Any, seeded: set[Any]) -> bool:
-        """Whether more reads a residual than products with one-hot vectors, which need one element of it."""
+        seeds, read = set(filter(is_variable, seeded)), set[Any]()
         for e in self.program.linear.equations:
-            alone = e.primitive.name == "mul" and not seeded.isdisjoint(filter(is_variable, (*e.invars, *e.outvars)))
-            if not alone and any(v is residual for v in e.invars):
-                return True
-        return False
+            if e.primitive.name != "mul" or seeds.isdisjoint(filter(is_variable, (*e.invars, *e.outvars))):
+                read.update(filter(is_variable, e.invars))
+        pairs = zip(self._residuals, self.program.residuals, strict=True)
+        return repeated(self.program.primal, [made for made, residual in pairs if residual in read])
 
     @property
     def _residuals(self) -> tuple[Any, ...]:
@@ -215,6 +222,8 @@ class Impossible:
     reason: str
     told: bool = True
     nnz: int | None = None
+    # That it was not counted, for the library itself.
+    passed_over: bool = False
 
     def __repr__(self) -> str:
         return f"Impossible({word(self.mode)}: {self.reason})"

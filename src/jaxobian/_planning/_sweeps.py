@@ -70,10 +70,10 @@ class PassCost:
         """The work of all passes."""
         width, machine = even(max(1, self.passes), chunking.width), problem.machine
         chunk = self.work.chunk(width)
-        chunk = replace(chunk, bytes=chunk.bytes * machine.traffic(width * self.work.together))
+        chunk = chunk._replace(bytes=chunk.bytes * machine.traffic(width * self.work.together))
         if chunking.looped:
             slowed = machine.loop_slowdown
-            chunk = replace(chunk, dot=chunk.dot * slowed, conv=chunk.conv * slowed)
+            chunk = chunk._replace(dot=chunk.dot * slowed, conv=chunk.conv * slowed)
         elif width > 1:
             chunk += problem.repeated_work(forward=self.forward) * width
         if chunking.width < self.passes:
