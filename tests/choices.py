@@ -2,8 +2,8 @@
 
     python tests/choices.py    # rewrites tests/choices.txt; needs the JAX that its first line names
 
-A line has the mode, its passes, how many run at once, how often JAX traced to plan it, what was rewritten, and what
-else the plan says of the choice: cuts, colors, where passes start.
+A line has the mode, its passes, how many run at once, how often JAX traced to plan a call, what was rewritten, and what
+else is said of the choice: cuts, colors, where passes start.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 import jaxobian as jb
 from jaxobian import _budget
+from jaxobian._call import Traced
 from jaxobian.testing import Scenario, scenarios
 
 FILE = Path(__file__).with_name("choices.txt")
@@ -41,18 +42,18 @@ def line(scenario: Scenario) -> str:
     jacobian = verb(f, scenario.argnums, holomorphic=scenario.holomorphic)
     with (
         mock.patch.object(_budget, "free_bytes", return_value=FREE),
-        mock.patch.object(jax, "make_jaxpr", wraps=jax.make_jaxpr) as traced,
+        mock.patch.object(jax, "make_jaxpr", wraps=jax.make_jaxpr) as tracing,
     ):
-        plan = jacobian.plan(*args)
-    chosen = plan.choice.chosen
+        traced = Traced.of(jacobian._f, jacobian._options, args, {}, as_plan=True)
+        chosen = traced.choose(jacobian._settled(traced), traced.device, traced.values).chosen
     looped = any(seeds.looped for seeds in chosen.seeds)
     note = re.sub(r" at [\w/.-]+\.py:\d+| \(inside a library\)", "", chosen.note)
-    passes = f"{plan.passes} {'pass' if plan.passes == 1 else 'passes'}"
-    chunks = f"{plan.chunk_size} {'a step of a loop' if looped else 'at once'}"
-    words = [passes, chunks, f"{traced.call_count} traces", note]
+    passes = f"{chosen.passes} {'pass' if chosen.passes == 1 else 'passes'}"
+    chunks = f"{chosen.chunk_size} {'a step of a loop' if looped else 'at once'}"
+    words = [passes, chunks, f"{tracing.call_count} traces", note]
     for (what, by), times in Counter((what, by) for what, by, _ in chosen.rewrites).items():
         words.append(f"{what} -> {by}" + (f" ({times} times)" if times > 1 else ""))
-    return f"{scenario.name:34} {plan.mode:8} " + "; ".join(filter(None, words))
+    return f"{scenario.name:34} {chosen.mode:8} " + "; ".join(filter(None, words))
 
 
 def committed() -> tuple[str, dict[str, str]]:

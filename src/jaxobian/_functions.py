@@ -85,7 +85,7 @@ class JacobianFunction:
         traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
         if not traced.xs:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
-        choice = traced.choose(self._settled(traced), traced.device, traced.values)
+        choice = traced.choose(self._settled(traced), traced.device, traced.values, explain=True)
         run = PlannedRun(traced, choice, self._options, kwargs, self._result)
         f, program = self._made_from[0], traced.program
         title = title_of(_name(f), _where(f), program.in_avals, program.out_avals, self._verb)

@@ -84,14 +84,23 @@ class Traced:
         return cls(arguments, layout, program, tuple(xs), ends, inert_axes, aux, names, placement)
 
     def choose(
-        self, options: Options, device: Any, values: tuple[Sequence[Any], Sequence[Any]] | None = None
+        self,
+        options: Options,
+        device: Any,
+        values: tuple[Sequence[Any], Sequence[Any]] | None = None,
+        *,
+        explain: bool = False,
     ) -> Choice:
-        """The choice for this call on a device; `values` of operands and inputs make errors about a batch certain."""
+        """The choice for this call on a device; `values` of operands and inputs make errors about a batch certain.
+
+        Where it is to be explained, modes that are sure to lose are counted, too.
+        """
         with our_settings():
             ties = structure(self.program)
             if options.batch is not None and not options.request.independent:
                 check_examples(ties, self.ends, self.names, values)
-            return choose(ties, self.ends, options.request, device)
+            choice = choose(ties, self.ends, options.request, device)
+            return choice.explained() if explain else choice
 
     @property
     def device(self) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .._analysis import Structure
@@ -14,15 +14,22 @@ from .._errors import MemoryBudgetError, ModeError
 from .._execute import Execution
 from .._request import Request
 from .._trace import Ends, subprograms, walk
-from .._words import counted, human_bytes, word
+from .._words import counted, human_bytes, pass_count, word
 from ._problem import Candidate, Impossible, Problem
-from ._strategy import STRATEGIES
+from ._strategy import STRATEGIES, Strategy
 
 _SINGLE = ("fwd", "rev")
 # Passes are fewer where they are so many times fewer.
 _FEWER = 1.2
 # Of modes that take as many passes, and times that differ by no more, the favorite is taken.
 _EQUAL = 1.05
+# A single mode is passed over that takes so many times the passes of the other.
+_HOPELESS = 4
+# Where those are so few that nothing else saves any: colors, beside forward mode; copies of what examples share, beside
+# reverse.
+_FEW_ENOUGH = {"fwd": 16, "rev": 4}
+
+_Found = Mapping[str, Candidate | Impossible]
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,12 @@ class Choice:
     def known(self) -> frozenset[int]:
         """The operands whose values are a part of what runs, as those of NumPy's arrays are where colors are."""
         return self.execution.used_numbers
+
+    def explained(self) -> Choice:
+        """The same, with what was passed over counted, too: nothing that runs needs that, but who reads a plan does."""
+        found = _all_counted(self.problem, {candidate.mode: candidate for candidate in self.candidates})
+        self.problem.traces.clear()
+        return replace(self, candidates=tuple(found.values()))
 
 
 def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice:
@@ -63,12 +76,14 @@ def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice
     if problem.output.has_zeros and problem.jacobian_bytes > room.hard:
         raise MemoryBudgetError(_too_large(problem, room, problem.jacobian_bytes))
     found: dict[str, Candidate | Impossible] = {}
-    for strategy in STRATEGIES:
-        found[strategy.mode] = strategy.propose(problem, found)
+    for strategy in _in_order(problem):
+        found[strategy.mode] = _passed_over(problem, strategy.mode, found) or strategy.propose(problem, found)
+    found = {strategy.mode: found[strategy.mode] for strategy in STRATEGIES}  # as plans list them
     possible = [p for p in found.values() if isinstance(p, Candidate)]
     if request.mode != "auto":
         forced = found[request.mode]
         if isinstance(forced, Impossible):
+            possible = [p for p in _all_counted(problem, found).values() if isinstance(p, Candidate)]
             raise ModeError(
                 f"{word(forced.mode)} mode is impossible here: {forced.reason}." + _instead(possible, forced.mode)
             )
@@ -82,6 +97,47 @@ def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice
         raise MemoryBudgetError(_too_large(problem, room, chosen.cost.peak_bytes))
     problem.traces.clear()  # a plan is kept; what it was made by need not be
     return Choice(problem, chosen, tuple(found.values()))
+
+
+def _in_order(problem: Problem) -> Sequence[Strategy]:
+    """The strategies, of forward and reverse that one first which may make the other needless."""
+    forward, reverse, *others = STRATEGIES
+    fewer = problem.passes(forward=True) <= problem.passes(forward=False)
+    return (forward, reverse, *others) if fewer and not problem.request.prefer_reverse else (reverse, forward, *others)
+
+
+def _passed_over(problem: Problem, mode: str, found: _Found) -> Impossible | None:
+    """A mode that need not be looked at: another one is asked for, or sure to be taken."""
+    wanted, other = problem.request.mode, "rev" if mode == "fwd" else "fwd"
+    if wanted != "auto":
+        # What is neither looks at what both forward and reverse propose.
+        needed = mode == wanted or (mode in _SINGLE and wanted not in _SINGLE)
+        return None if needed else Impossible(mode, f'mode="{wanted}" is asked for', passed_over=True)
+    if problem.request.prefer_reverse:
+        taken = mode != "rev" and _fits(found["rev"], problem)
+        return Impossible(mode, "reverse is preferred", passed_over=True) if taken else None
+    if mode not in _SINGLE or not problem.output.has_zeros or not _fits(found.get(other), problem):
+        return None
+    many, few = problem.passes(forward=mode == "fwd"), problem.passes(forward=mode != "fwd")
+    # What loops and rules of the user's own take in one direction says nothing of the other.
+    flat = not any(True for e in problem.program.linear.equations for _ in subprograms(e))
+    if not flat or not 0 < few < _FEW_ENOUGH[mode] or many < _HOPELESS * few:
+        return None
+    return Impossible(mode, f"it takes {pass_count(many)}, {word(other)} {few}", passed_over=True)
+
+
+def _fits(one: Candidate | Impossible | None, problem: Problem) -> bool:
+    return isinstance(one, Candidate) and one.cost.peak_bytes <= problem.budget
+
+
+def _all_counted(problem: Problem, found: _Found) -> dict[str, Candidate | Impossible]:
+    """What every strategy proposes, those too that were passed over."""
+    every = dict(found)
+    for strategy in STRATEGIES:
+        one = found[strategy.mode]
+        if isinstance(one, Impossible) and one.passed_over:
+            every[strategy.mode] = strategy.propose(problem, every)
+    return every
 
 
 def _fastest(possible: Sequence[Candidate], problem: Problem) -> Candidate:
