@@ -85,6 +85,9 @@ def test_many_random_programs(capsys: pytest.CaptureFixture[str]) -> None:
         try:
             _check_quickly(drawn, tally)
         except Exception as error:
+            if _is_xla_s_own(error):
+                tally.blame("xla", drawn, "not compiled")
+                continue
             shortest = shrunk(drawn)
             words = " ".join(step.word for step in shortest.steps)
             tally.failures[str(seed)] = f"{words}: {failure(shortest) or error}"
@@ -96,6 +99,14 @@ def test_many_random_programs(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{tally}")
     assert not tally.failures
+
+
+def _is_xla_s_own(error: Exception) -> bool:
+    """Whether an error says that XLA contradicts itself, as its FFT on CPUs does of the layout that XLA gave it.
+
+    `jax.jit` of `jax.vjp` of such programs fails with the same words.
+    """
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RET_CHECK failure" in str(error)
 
 
 def _check_quickly(program: Program, tally: Tally) -> None:
