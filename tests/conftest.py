@@ -13,8 +13,10 @@ import jax
 import pytest
 
 SLOW = Path(__file__).with_name("slow.txt")
-# Seconds of processor that a test may take which is not slow.
-LIMIT = 2.0
+# Seconds of processor that a test may take which is not slow; and the quickest case of a function of tests.
+LIMIT, ONE = 0.3, 1.5
+# Whatever they take: each scenario in each mode.
+NEVER = "tests/whole/test_scenarios.py::test_equals_jax"
 
 
 @pytest.fixture
@@ -54,12 +56,18 @@ class _Writer:
     """Gathers what each test took."""
 
     def __init__(self) -> None:
-        self.slow: set[str] = set()
+        self.seconds: dict[str, dict[str, float]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         seconds = dict(report.user_properties).get("seconds")
-        if report.when == "call" and isinstance(seconds, float) and seconds > LIMIT:
-            self.slow.add(report.nodeid)
+        if report.when == "call" and isinstance(seconds, float):
+            self.seconds.setdefault(report.nodeid.partition("[")[0], {})[report.nodeid] = seconds
 
     def pytest_sessionfinish(self) -> None:
-        SLOW.write_text("".join(f"{name}\n" for name in sorted(self.slow)))
+        slow = []
+        for function, cases in self.seconds.items():
+            quickest = min(cases, key=cases.__getitem__)
+            kept = {quickest} if cases[quickest] <= ONE else set()
+            if function != NEVER:
+                slow += [name for name, seconds in cases.items() if seconds > LIMIT and name not in kept]
+        SLOW.write_text("".join(f"{name}\n" for name in sorted(slow)))
