@@ -11,7 +11,7 @@ from typing import Any
 from ._analysis import check_examples, structure
 from ._call import Options, Traced
 from ._execute import Executable, compiled
-from ._trace import identity, our_settings, values_key
+from ._trace import forget, identity, our_settings, values_key
 
 # Programs whose compiled functions are kept; the one unused for longest goes first.
 KEPT = 128
@@ -34,6 +34,7 @@ def clear_cache() -> None:
     """
     with _lock:
         _kept.clear()
+    forget()
 
 
 @dataclass

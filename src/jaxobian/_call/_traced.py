@@ -13,8 +13,19 @@ import numpy as np
 from .._analysis import Names, check_examples, structure
 from .._arrays import as_array, is_concrete
 from .._planning import Choice, choose
-from .._trace import Ends, LinearProgram, Side, cast_varying, our_settings, relaxed, relaxed_program, trace
-from .._tracebacks import Call
+from .._trace import (
+    Ends,
+    LinearProgram,
+    Side,
+    cast_varying,
+    kept_linearize,
+    linearize,
+    our_settings,
+    relaxed,
+    relaxed_program,
+    trace,
+)
+from .._tracebacks import Call, innermost
 from ._arguments import Arguments, Rest, check_outputs, take_apart
 from ._batch import batch_of, output_axes, sharing_hint
 from ._layout import Layout
@@ -67,11 +78,12 @@ class Traced:
         xs = arguments.leaves
         places = [*(others.places(arguments) if as_plan else ()), *arguments.differentiated_places]
         call = Call(f, len(args), tuple(kwargs), places)
-        program = trace(flat, xs, open_arrays, check, call)
+        differentiate = linearize if as_plan else kept_linearize(getattr(innermost(f), "__code__", type(f)))
+        program = trace(flat, xs, open_arrays, check, call, differentiate)
         cast = cast_varying(xs, program.out_avals)
         if cast is not None:
             xs = cast
-            program = trace(flat, xs, open_arrays, check, call)
+            program = trace(flat, xs, open_arrays, check, call, differentiate)
         if as_plan:
             program = program.with_own_values()
         result = returned[-1]

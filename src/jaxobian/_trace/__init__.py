@@ -5,6 +5,9 @@ from ._ends import Side as Side
 from ._identity import identity as identity
 from ._identity import program_key as program_key
 from ._identity import values_key as values_key
+from ._kept import forget as forget
+from ._kept import kept_linearize as kept_linearize
+from ._linearize import linearize as linearize
 from ._meshes import mesh_around as mesh_around
 from ._meshes import mesh_of as mesh_of
 from ._meshes import our_settings as our_settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.extend.core as jex
@@ -51,8 +52,18 @@ def values_key(arrays: Iterable[np.ndarray | None]) -> Hashable:
     return tuple(None if x is None else _value_key(x) for x in arrays)
 
 
+# Derivatives that are kept are looked up ever again.
+_keys: WeakKeyDictionary[Program, Hashable] = WeakKeyDictionary()
+
+
 def program_key(program: Program) -> Hashable:
     """A key that two programs share only if they compute the same thing from the same kinds of arrays."""
+    if program not in _keys:
+        _keys[program] = _key_of(program)
+    return _keys[program]
+
+
+def _key_of(program: Program) -> Hashable:
     numbers: dict[Any, int] = {}
 
     def name(variable: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +22,14 @@ Linearized = tuple[tuple[Any, ...], Program, Program, Program]
 _UNFOLDED = ("call", "custom_rule", "combining")
 
 
-def linearize(function: Program, n_operands: int, n_out: int) -> Linearized:
-    """The primal and the linear program of `function`, differentiated in all but its first `n_operands` inputs.
+def linearize(function: Program, operands: Sequence[Any], n_out: int) -> Linearized:
+    """The primal and the linear program of `function`, differentiated in all but its first inputs, the `operands`.
 
     Where no equation does the work of both, they are told apart in the trace of `jax.jvp`, which takes less
     time than `jax.linearize`; that one takes apart loops, branches and all that is not known here, too. What it cannot
     take apart, as a `custom_vmap` function, is run whole by both programs.
     """
+    n_operands = len(operands)
     told = _told_apart(function, n_operands, n_out)
     if told is not None:
         return told

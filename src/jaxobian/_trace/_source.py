@@ -22,6 +22,11 @@ def in_library(file: str) -> bool:
     return file.startswith((_HERE, _JAX, "<frozen")) or any(library in file for library in _LIBRARIES)
 
 
+def in_jax(file: str) -> bool:
+    """Whether a file is JAX's."""
+    return file.startswith(_JAX)
+
+
 def user_frame(traceback: Any, within: str | None = None) -> Any:
     """The innermost frame of the user's own code, or None.
 

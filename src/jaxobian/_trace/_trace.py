@@ -19,9 +19,12 @@ import numpy as np
 
 from .._arrays import abstract, is_concrete, varying_axes
 from .._tracebacks import Call
-from ._linearize import linearize
+from ._linearize import Linearized, linearize
 from ._program import Program, inlined, is_variable, program_of, walk
 from ._segment import Linear, active_variables, closed, pullback, with_flags
+
+# A function, the values of its first inputs, which are not differentiated, and how many of its outputs are y.
+Differentiate = Callable[[Program, Sequence[Any], int], Linearized]
 
 # Larger arrays of indices are not looked at: planning must not grow with the sizes of arrays.
 LARGEST_INDEX = 1_000_000
@@ -121,6 +124,7 @@ def trace(
     extras: Sequence[Any] = (),
     check: Callable[[Sequence[Any]], None] = lambda avals: None,
     call: Call | None = None,
+    differentiate: Differentiate = linearize,
 ) -> LinearProgram:
     """Trace `f(extras, xs) -> (ys, aux)` once and linearize it in xs.
 
@@ -130,6 +134,7 @@ def trace(
         extras: more arrays that f takes, not differentiated.
         check: looks at the abstract ys before they are differentiated, and raises where they cannot be.
         call: the user's function and arguments, for JAX's errors to name.
+        differentiate: makes the primal and the linear program.
     """
     n_extra = len(extras)
     avals = [abstract(leaf) for leaf in (*extras, *xs)]
@@ -151,7 +156,7 @@ def trace(
     function, constants = with_flags(inlined(function).pruned(), constants)
     n_out = counts[-1]
     check(function.out_avals[:n_out])
-    hoisted, function, primal, linear = linearize(function, len(constants) + n_extra, n_out)
+    hoisted, function, primal, linear = differentiate(function, (*constants, *extras), n_out)
     return LinearProgram(linear, len(xs), function, primal, (*hoisted, *constants, *extras), n_out, n_extra)
 
 
