@@ -71,6 +71,7 @@ notebooks: $(VENV)/.has-dev ## Execute the notebooks, storing nothing
 
 bench: $(VENV)/.has-bench ## Time jaxobian beside jacfwd, jacrev and its peers
 	$(RUN) benchmarks/run.py
+	$(RUN) benchmarks/first_call.py
 	$(RUN) benchmarks/peers.py
 	$(RUN) benchmarks/sparse.py
 

@@ -219,6 +219,7 @@ def main() -> None:
     print(render(results))
     if not options.only:
         out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        write_readme("first_call.json", render(results))
 
 
 if __name__ == "__main__":

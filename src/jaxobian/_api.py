@@ -54,7 +54,8 @@ def jacobian(
     Returns:
         A function with f's arguments that returns J: f's output tree outside, the argument's tree inside, each leaf
         of shape `out.shape + in.shape` (or `(J, aux)` with `has_aux`). Its methods: `with_value(*args)` returns
-        y too, `plan(*args)` what would run and why.
+        y too, `plan(*args)` what would run and why. A call plans and compiles once and traces f every time, for what f
+        closes over may have changed; `jax.jit(jacobian(f))`, or a plan, is what to call a thousand times.
 
     Raises:
         ValueError: an option is none of those above.

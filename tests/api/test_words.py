@@ -419,3 +419,12 @@ def test_what_is_forced_in_vain_says_what_works() -> None:
     g.defvjp(lambda x: (x, None), lambda _, t: (t,))
     text = words_of(lambda: jb.jacobian(g, mode="forward")(X), jb.ModeError)
     assert text.endswith('Reverse mode works: mode="rev", or "auto".')
+
+
+@pytest.mark.parametrize("f", [lambda x: x / jnp.linalg.norm(x), lambda x: jnp.ones((3, 4)) @ x, jnp.cumsum])
+def test_of_a_function_of_one_example_it_is_said_how_it_takes_a_batch(f: Any) -> None:
+    x = jnp.linspace(0.5, 2, 20).reshape(5, 4)
+    with pytest.raises(ValueError, match=r"If f takes one example, use batch_jacobian\(jax\.vmap\(f\)\)") as raised:
+        jb.batch_jacobian(f)(x[:4] if f is not jnp.cumsum else x)
+    np.testing.assert_allclose(jb.batch_jacobian(jax.vmap(f))(x), jax.vmap(jax.jacrev(f))(x), rtol=1e-5, atol=1e-6)
+    assert "Batch normalization" not in str(raised.value) or "reduce_sum" in str(raised.value)

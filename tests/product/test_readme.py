@@ -94,10 +94,11 @@ def test_make_targets_that_it_names_exist() -> None:
 
 def test_the_tables_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    run, peers, sparse, readme = map(script, ("run", "peers", "sparse", "_readme"))
+    run, peers, sparse, first_call, readme = map(script, ("run", "peers", "sparse", "first_call", "_readme"))
     renderers = {
         "run.json": run.render,
         "peers.json": lambda report: peers.table(report["networks"]),
+        "first_call.json": first_call.render,
         "sparse.json": lambda report: sparse.table(report["problems"]),
     }
     for name, render in renderers.items():

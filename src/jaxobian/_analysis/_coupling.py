@@ -19,7 +19,10 @@ from .ties._ties import Line, Relation
 
 # Examples at either end of a batch that are given another's value in search of a witness.
 _TRIED = 3
-_INSTEAD = "For the whole of J, blocks between examples included, use jacobian."
+_INSTEAD = (
+    "If f takes one example, use batch_jacobian(jax.vmap(f)). For the whole of J, blocks between examples included, "
+    "use jacobian."
+)
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,11 @@ def _message(names: Names, o: int, j: int, where: str, witness: tuple[int, int] 
     output = f"the output {names.outputs[o]}" if names.outputs[o] else "the output"
     if witness:
         there, here = witness
+        # A mean over the batch; no other primitive is one.
+        normalized = "(Batch normalization must be in evaluation mode.) " if where.startswith("reduce_sum") else ""
         return (
             f"the examples of the batch are coupled by {where}: example {there} of {output} changes with example "
-            f"{here} of {names.inputs[j]}. (Batch normalization must be in evaluation mode.) {_INSTEAD}"
+            f"{here} of {names.inputs[j]}. {normalized}{_INSTEAD}"
         )
     return (
         f"it could not be proved that the examples of the batch do not mix: how {output} depends on {names.inputs[j]} "

@@ -109,8 +109,8 @@ def output_axes(
             raise ValueError(
                 f"{name} is {describe(aval)} and has {aval.shape[found[-1]]} entries along axis {axis}, "
                 f"but the batch has {size} examples. f must map a batch to a batch; say with out_axes "
-                "where its outputs carry the batch. For the Jacobian of one example, pass a batch of one: "
-                f"batch_jacobian(f)(x[None])[0].{hint}"
+                "where its outputs carry the batch. If f takes one example, use batch_jacobian(jax.vmap(f)). For the "
+                f"Jacobian of one example, pass a batch of one: batch_jacobian(f)(x[None])[0].{hint}"
             )
     return tuple(found)
 

@@ -195,9 +195,10 @@ def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
     if problem.jacobian_bytes > budget.hard:
         batch = "" if n > 1 or problem.batch else ", or batch_jacobian for a function of a batch"
         return (
-            f"J takes {whole(problem.jacobian_bytes)}; {limit}. Take {fewer} at a time{batch}. For products with J, "
-            "which never form it: jax.jvp(f, (x,), (v,))[1] is J v, jax.vjp(f, x)[1](u) is u J, and "
-            "jax.linearize(f, x)[1] is a function of v, for many of them."
+            f"J takes {whole(problem.jacobian_bytes)}; {limit}. Take {fewer} at a time{batch}. Where most of J is "
+            'zero, format="bcoo" holds the rest alone. For products with J, which never form it: jax.jvp(f, (x,), '
+            "(v,))[1] is J v, jax.vjp(f, x)[1](u) is u J, and jax.linearize(f, x)[1] is a function of v, for many of "
+            "them."
         )
     enough = human_bytes(1.1 * needed * n).replace(" ", "")
     return (
