@@ -46,7 +46,7 @@ def test_attributes(mode: Mode, passes: int) -> None:
     least = 20 if "starts from" in str(plan) else 120
     assert least * passes <= plan.flops <= 3 * 120 * passes
     assert plan.peak_bytes >= 4 * 3 * 20  # J
-    assert plan.structure == "zeros not looked for, 240 B"
+    assert plan.structure == "sparsity not analyzed, 240 B"
     assert [c.mode for c in plan.candidates] == ["fwd", "rev", "mixed", "colored"]
     for name, expected in (("fwd", 3), ("rev", 20)):
         one = candidate(plan, name)
@@ -467,3 +467,13 @@ def test_plans_compose_like_the_calls_that_they_plan() -> None:
     np.testing.assert_allclose(jax.vmap(plan)(batch), jax.vmap(jax.jacrev(f))(batch), rtol=1e-5, atol=1e-6)
     assert len(jax.make_jaxpr(plan)(x).eqns) <= len(jax.make_jaxpr(J)(x).eqns)
     np.testing.assert_allclose(plan(x), jax.jacrev(f)(x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_does_not_fit_the_budget_says_so() -> None:
+    def f(x: Any) -> Any:
+        return jax.lax.scan(lambda c, _: (jnp.sin(c @ jnp.ones((30, 30))), None), x, None, length=300)[0]
+
+    plan = jb.jacobian(f, memory_budget="40kB").plan(jnp.ones(30))
+    (row,) = (line for line in str(plan).splitlines() if line.startswith("  reverse"))
+    assert row.endswith(", over the budget of 40.0 kB")
+    assert "budget" not in str(jb.jacobian(f).plan(jnp.ones(30)))

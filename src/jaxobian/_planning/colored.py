@@ -223,7 +223,7 @@ def _cheapest(sought: _Sought, sweeps: dict[str, PassCost], least: float) -> Col
 
 
 def _no_gain(sought: _Sought, colors: str, least: int) -> Impossible:
-    return Impossible("colored", f"J takes {colors}, and {pass_count(least)} without", nnz=sought.nnz)
+    return Impossible("colored", f"no gain: {colors} instead of {pass_count(least)}", nnz=sought.nnz)
 
 
 def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, PassCost]) -> Candidate:

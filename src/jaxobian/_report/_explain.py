@@ -43,7 +43,7 @@ def explain(
     notes = [("", [note]) for note in told]
     notes += [("rewritten" if k == 0 else "", [line]) for k, line in enumerate(_rewrites(best))]
     shown = (c for c in candidates if c is not best and (isinstance(c, Candidate) or c.told))
-    others = [_other(option, best, measured) for option in shown]
+    others = [_other(option, best, measured, problem.budget * (examples or 1)) for option in shown]
     unknown = dict.fromkeys(e.primitive.name for e in problem.structure.unknown)
     if unknown:
         notes.append(("unknown", [f"treated as dense: {', '.join(unknown)} (no structure rule)"]))
@@ -132,9 +132,9 @@ def _density(problem: Problem, candidates: Sequence[Candidate | Impossible]) -> 
 
 def _zeros(density: float | None) -> str:
     if density is None:
-        return "zeros not looked for"
+        return "sparsity not analyzed"
     if density >= 0.99:
-        return "no zeros known" if density == 1 else "dense"
+        return "treated as dense" if density == 1 else "dense"
     return f"{'sparse, ' if density < 0.5 else ''}{100 * density:.2g} % can be nonzero"
 
 
@@ -158,7 +158,9 @@ def _time(candidate: Candidate, measured: dict[str, float]) -> str:
     return f"predicted {human_seconds(candidate.seconds)}" if seconds is None else f"measured {human_seconds(seconds)}"
 
 
-def _other(option: Candidate | Impossible, chosen: Candidate, measured: dict[str, float]) -> tuple[str, list[str]]:
+def _other(
+    option: Candidate | Impossible, chosen: Candidate, measured: dict[str, float], budget: int
+) -> tuple[str, list[str]]:
     """A row for a mode that was not taken."""
     if isinstance(option, Impossible):
         told = option.reason if option.mode in _OPTIONAL else f"impossible: {option.reason}"
@@ -167,6 +169,8 @@ def _other(option: Candidate | Impossible, chosen: Candidate, measured: dict[str
         return word(option.mode), [pass_count(option.passes), *_costs(option), _time(option, measured)]
     ratio = option.seconds / chosen.seconds
     compared = f"{ratio:,.0f}x slower" if ratio >= 10 else f"{ratio:.1f}x slower" if ratio >= 1.05 else "about as fast"
+    if option.peak_bytes > budget:
+        compared += f", over the budget of {human_bytes(budget)}"
     if measured:
         compared = f"not measured: predicted {human_seconds(option.seconds)}"
     return word(option.mode), [pass_count(option.passes), *_costs(option), compared]
