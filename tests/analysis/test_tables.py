@@ -41,6 +41,7 @@ def column(name: str) -> set[str]:
     return {word for row in PRIMITIVES.values() if (word := getattr(row, name)) is not None}
 
 
+@pytest.mark.slow  # every word of the grammar is traced
 def test_names_are_primitives() -> None:
     assert PRIMITIVES.keys() - public_primitives() - given().keys() - ELSEWHERE == set()
 
@@ -50,6 +51,7 @@ def test_every_public_primitive_has_a_row_or_is_known_to_have_none() -> None:
     assert PRIMITIVES.keys() & NO_ROW == set()
 
 
+@pytest.mark.slow  # every word of the grammar is traced
 def test_what_jax_can_differentiate_has_ties_and_a_cost() -> None:
     """Or programs inside; `platform_index` says which of a cond's branches is for which device."""
     known = {name for name, row in PRIMITIVES.items() if row.body or (row.kind and row.cost)}

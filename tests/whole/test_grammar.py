@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from grammar import EXCEPTIONS, given, public_primitives
+
+pytestmark = pytest.mark.slow  # every word is traced
 
 
 def test_every_public_primitive_with_a_derivative_is_in_the_grammar() -> None:
