@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _readme import write_readme
-from run import RESULTS, machine, medians
+from run import RESULTS, machine, medians, milliseconds
 
 import jaxobian as jb
 from jaxobian._call import Traced
@@ -192,7 +192,7 @@ def render(results: dict[str, Any]) -> str:
         "|---|--:|--:|--:|--:|--:|",
     ]
     for row in results["eager"]:
-        times = (f"{1e3 * row[key]:.2g}" for key in ("trace", "eager", "jax", "jit", "plan"))
+        times = (milliseconds(row[key]) for key in ("trace", "eager", "jax", "jit", "plan"))
         lines.append(f"| {row['name']} | {' | '.join(times)} |")
     return "\n".join(lines)
 
