@@ -291,7 +291,7 @@ def flow(x):
 STRUCTURES = {
     "nobody looked": (lambda x: jnp.tanh(W.T @ x), X, "sparsity not analyzed, 24 B"),
     "a pattern that was not taken": (flow, jnp.ones(40), "26 % can be nonzero"),
-    "no zeros": (lambda x: jnp.tanh(jnp.ones((30, 40)) @ jnp.tanh(x)), jnp.ones(40), "treated as dense, 4.8 kB"),
+    "no zeros": (lambda x: jnp.tanh(jnp.ones((30, 40)) @ jnp.tanh(x)), jnp.ones(40), "no zeros found, 4.8 kB"),
     "diagonal": (jnp.sin, X, "diagonal, 36 B"),
 }
 

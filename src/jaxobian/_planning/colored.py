@@ -67,7 +67,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     matrix, dense, used = example_pattern(problem.structure, problem.ends, None if wanted else _EFFORT)
     if matrix is None:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
-        return Impossible("colored", f"no zeros are known in J{where}", nnz=problem.outputs.size * problem.inputs.size)
+        return Impossible("colored", f"no zeros were found in J{where}", nnz=problem.outputs.size * problem.inputs.size)
     sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric, used)
     sought = _without_constant_part(sought) or sought
     bound = _least_colors(sought.matrix, symmetric=symmetric)

@@ -134,7 +134,7 @@ def _zeros(density: float | None) -> str:
     if density is None:
         return "sparsity not analyzed"
     if density >= 0.99:
-        return "treated as dense" if density == 1 else "dense"
+        return "no zeros found" if density == 1 else "dense"
     return f"{'sparse, ' if density < 0.5 else ''}{100 * density:.2g} % can be nonzero"
 
 
