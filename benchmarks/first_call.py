@@ -16,7 +16,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -136,10 +135,13 @@ def eager() -> list[dict[str, Any]]:
         ("transformer block", _attention, jnp.ones((16, 32))),
     ):
         jacobian, plan = jb.jacobian(f), jb.jacobian(f).plan(x)
+
+        def trace(x: Any, f: Any = f) -> Any:
+            jax.make_jaxpr(lambda x: f(x))(x)  # a new function: JAX keeps no trace of it
+            return x
+
         methods = {
-            "trace": lambda x, f=f: (jax.make_jaxpr(lambda x: f(x))(x), x)[
-                1
-            ],  # a new function: JAX keeps no trace of it
+            "trace": trace,
             "eager": jacobian,
             "jit": jax.jit(jacobian),
             "plan": plan,
@@ -205,7 +207,7 @@ def main() -> None:
     options = parser.parse_args()
     out = RESULTS / "first_call.json"
     if options.render:
-        write_readme("first_call.json", render(json.loads(Path(out).read_text())))
+        write_readme("first_call.json", render(json.loads(out.read_text())))
         return
     results: dict[str, Any] = {"machine": machine(), "scenarios": [], "eager": eager()}
     for scenario in scenarios():
