@@ -14,7 +14,7 @@ import pytest
 import jaxobian as jb
 from jaxobian._cost import Cost, Work, machine
 from jaxobian._execute import Residuals, Stage, _schedules
-from jaxobian._outputs import OUTPUTS, Block
+from jaxobian._outputs import OUTPUTS, Block, Whole
 from jaxobian._planning import STRATEGIES, Candidate, Impossible, Problem, Strategy, _choose, _rewritten, _sweeps
 from jaxobian._primitives import PRIMITIVES, Primitive
 from jaxobian._request import Format
@@ -107,8 +107,8 @@ class AlwaysTwo:
     def residuals(self, operands: Any, xs: Any, ys: Any, residuals: Any) -> Residuals:
         return Residuals(residuals)
 
-    def blocks(self, results: Any, output: Any) -> Any:
-        return [[output.block(_Twice(self.problem.inputs.size))]]
+    def wanted(self, results: Any, output: Any) -> Any:
+        return output.of_blocks(self.problem.ends, [[_Twice(self.problem.inputs.size)]])
 
     def added(self, results: Any, others: Any) -> Any:
         raise NotImplementedError
@@ -120,6 +120,7 @@ class AlwaysTwo:
 @dataclass(frozen=True)
 class _Twice:
     n: int
+    has_known_zeros: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -168,7 +169,7 @@ def test_a_strategy_that_is_impossible_says_why(monkeypatch: pytest.MonkeyPatch)
 
 
 @dataclass(frozen=True)
-class Largest:
+class Largest(Whole):
     """The largest element of each block, by absolute value."""
 
     name: str = "largest"

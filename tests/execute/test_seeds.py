@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import jaxobian as jb
-from jaxobian._execute import _scatter, swept
+from jaxobian._execute import swept
+from jaxobian._outputs import Kept, _scatter
 from jaxobian._planning import _sweeps
 from jaxobian._request import Mode
 from jaxobian._seeds import Seeds, _seeds
@@ -94,7 +95,7 @@ def test_every_width_gives_the_matrix(name: str, vmapped: bool, looped: bool, fo
         seeds = Seeds(seeded, result, forward, width, vmapped, looped)
         assert seeds.passes == seeded.size
         with jax.disable_jit(not looped):  # nothing to compile where nothing loops
-            blocks = seeds.blocks(swept(seeds, linear, like))
+            blocks = seeds.blocks(swept(seeds, linear, like, Kept(seeds)))
         for row, expected_row in zip(blocks, expected, strict=True):
             for block, expected_block in zip(row, expected_row, strict=True):
                 assert block.shape == expected_block.shape
@@ -138,7 +139,7 @@ def test_seeds_have_the_dtype_of_what_they_seed(dtype: Any) -> None:
         return [x]
 
     seeds = Seeds(seeded, seeded, True, 2)
-    ((block,),) = seeds.blocks(swept(seeds, linear, [jnp.ones(3, dtype)]))
+    ((block,),) = seeds.blocks(swept(seeds, linear, [jnp.ones(3, dtype)], Kept(seeds)))
     assert set(seen) == {jnp.dtype(dtype)}
     np.testing.assert_array_equal(block, np.eye(3))
 
@@ -148,7 +149,7 @@ def test_what_is_seeded_may_be_infinite() -> None:
     seeded = side((3,))
     like = [jnp.array([jnp.inf, jnp.nan, 0.0])]
     seeds = Seeds(seeded, seeded, True, 3)
-    ((block,),) = seeds.blocks(swept(seeds, lambda x: [x], like))
+    ((block,),) = seeds.blocks(swept(seeds, lambda x: [x], like, Kept(seeds)))
     np.testing.assert_array_equal(block, np.eye(3))
 
 

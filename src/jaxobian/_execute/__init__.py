@@ -6,9 +6,7 @@ from ._execution import Execution as Execution
 from ._execution import Residuals as Residuals
 from ._execution import Stage as Stage
 from ._passes import LinearMap as LinearMap
-from ._passes import Results as Results
 from ._passes import swept as swept
-from ._placed import filled as filled
 from ._schedules import Computed as Computed
 from ._schedules import Executable as Executable
 from ._schedules import compiled as compiled

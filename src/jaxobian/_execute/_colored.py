@@ -15,12 +15,10 @@ from .._analysis import rows_of
 from .._arrays import block_dtype
 from .._coloring import Coloring
 from .._lazy import sparse
-from .._outputs import Output
+from .._outputs import Kept, Output, Results, Rows, indexed, scattered
 from .._seeds import Seeds
 from .._trace import Ends, Linear
 from ._execution import Blocks, Residuals, Stage
-from ._passes import Results
-from ._scatter import indexed, scattered
 from ._swept import Stored
 
 # Of numbers that are known, so many are added to one by one; more are all gathered anew.
@@ -63,7 +61,10 @@ class Colored:
     def stages(self) -> tuple[Stage, ...]:
         """Those pushed, then those pulled."""
         stored = Stored(self.program)
-        return tuple(Stage(seeds, partial(stored.linear, forward=seeds.forward)) for seeds in self._made)
+        return tuple(
+            Stage(seeds, partial(stored.linear, forward=seeds.forward), lambda _, seeds=seeds: Kept(seeds))
+            for seeds in self._made
+        )
 
     def residuals(
         self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]
@@ -71,9 +72,9 @@ class Colored:
         """Residuals."""
         return Residuals(residuals)
 
-    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
-        """Each nonzero in its place."""
-        return [[output.block(entries) for entries in row] for row in self._entries(results)]
+    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
+        """As the output makes it of the nonzeros."""
+        return output.of_blocks(self.ends, self._entries(results))
 
     def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
         """Other blocks, with each nonzero added."""
@@ -108,6 +109,7 @@ class Entries:
     index: np.ndarray
     size: int
     shape: tuple[int, ...]
+    has_known_zeros: bool = True
 
     def dense(self) -> Any:
         """All elements."""

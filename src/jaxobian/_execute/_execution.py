@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from .._arrays import zeros_like
-from .._outputs import Output
+from .._outputs import Output, Reduction, Results, Rows
 from .._seeds import Seeds
 from .._trace import Linear
-from ._passes import LinearMap, Results
+from ._passes import LinearMap
 
 Blocks = list[list[Any]]
 
@@ -41,10 +41,12 @@ class Stage:
         linear: what passes read -> the linear map.
         rows: what passes read, results of earlier stages -> the rows that passes begin with; None where they begin with
             the standard basis, or with colors.
+        reduction: what is wanted of J -> what becomes of the results of passes.
     """
 
     seeds: Seeds
     linear: Callable[[Sequence[Any]], LinearMap]
+    reduction: Callable[[Output], Reduction]
     rows: Callable[[Sequence[Any], Sequence[Results]], Sequence[Any]] | None = None
 
     def like(self, residuals: Residuals, results: Sequence[Results]) -> Sequence[Any]:
@@ -77,8 +79,8 @@ class Execution(Protocol):
         """What the passes read."""
         ...
 
-    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
-        """blocks[out][in] of J, from what each stage brought back."""
+    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
+        """What is wanted of J, from what each stage left."""
         ...
 
     def added(self, results: Sequence[Results], others: Blocks) -> Blocks:

@@ -8,58 +8,54 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._arrays import abstract, zeros_like
+from .._arrays import abstract
+from .._outputs import Chunk, Reduction, Results
 from .._rewrite import batch_major, compact, pass_axis, weights_first
 from .._seeds import Run, Seeds
 
 LinearMap = Callable[..., Sequence[Any]]
-# What the passes of some seeds bring back: for each run the result arrays, passes on an axis of their own.
-Results = list[list[Any]]
 
 
-def swept(seeds: Seeds, linear: LinearMap, like: Sequence[Any]) -> Results:
+def swept(seeds: Seeds, linear: LinearMap, like: Sequence[Any], reduction: Reduction) -> Results:
     """Make every pass, inside a trace.
 
     Args:
         seeds: which passes, and how they are chunked.
         linear: the linear map, from one seed on the seeded side to one result on the result side.
         like: arrays like the seeded ones; where rows are at hand, those.
+        reduction: what becomes of the results.
     """
-    return [
-        _loop(seeds, run, linear, like) if seeds.looped and run.chunks > 1 else _unrolled(seeds, run, linear, like)
-        for run in seeds.runs()
-    ]
+
+    def all_of(run: Run) -> list[Any]:
+        make = _loop if seeds.looped and run.chunks > 1 else _unrolled
+        return make(seeds, run, linear, like, reduction)
+
+    return [all_of(run) for run in seeds.runs()]
 
 
-def step(seeds: Seeds, run: Run, k: Any, buffers: Sequence[Any], linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-    """Chunk k of a run written into `buffers`; the last one overlaps its neighbor where widths do not divide."""
+def step(
+    seeds: Seeds, run: Run, k: Any, left: Sequence[Any], linear: LinearMap, like: Sequence[Any], reduction: Reduction
+) -> list[Any]:
+    """What is left of a run up to chunk k; the last one overlaps its neighbor where widths do not divide."""
     start = jnp.minimum(k * run.width, run.total - run.width)
     parts = _piece(seeds, run, start, run.width, _own(seeds, linear), like)
-    return [
-        jax.lax.dynamic_update_slice_in_dim(buffer, part, start, axis % buffer.ndim)
-        for buffer, part, axis in zip(buffers, parts, seeds.axes, strict=True)
-    ]
+    return reduction.add(left, Chunk(run, start, run.width, k * run.width if run.total % run.width else None), parts)
 
 
-def empty_buffers(seeds: Seeds, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-    """Zeros for what a run returns."""
-    made = []
+def nothing_yet(seeds: Seeds, run: Run, linear: LinearMap, like: Sequence[Any], reduction: Reduction) -> list[Any]:
+    """Zeros for what a run leaves."""
     parts = jax.eval_shape(lambda: _piece(seeds, run, 0, run.width, _own(seeds, linear), like))
-    for part, axis in zip(parts, seeds.axes, strict=True):
-        shape = list(part.shape)
-        shape[axis] = run.total
-        made.append(zeros_like(part, tuple(shape)))  # under shard_map a loop's carry must vary as its result does
-    return made
+    return reduction.start(run, parts)
 
 
-def _loop(seeds: Seeds, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-    def body(k: Any, buffers: list[Any]) -> list[Any]:
-        return step(seeds, run, k, buffers, linear, like)
+def _loop(seeds: Seeds, run: Run, linear: LinearMap, like: Sequence[Any], reduction: Reduction) -> list[Any]:
+    def body(k: Any, left: list[Any]) -> list[Any]:
+        return step(seeds, run, k, left, linear, like, reduction)
 
-    return jax.lax.fori_loop(0, run.chunks, body, empty_buffers(seeds, run, linear, like))
+    return jax.lax.fori_loop(0, run.chunks, body, nothing_yet(seeds, run, linear, like, reduction))
 
 
-def _unrolled(seeds: Seeds, run: Run, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
+def _unrolled(seeds: Seeds, run: Run, linear: LinearMap, like: Sequence[Any], reduction: Reduction) -> list[Any]:
     linear = _own(seeds, linear)
     if run.chunks > 1:
         linear = jax.jit(linear)  # traced, and transposed, for the first chunk alone
@@ -67,9 +63,7 @@ def _unrolled(seeds: Seeds, run: Run, linear: LinearMap, like: Sequence[Any]) ->
         _piece(seeds, run, start, min(run.width, run.total - start), linear, like)
         for start in range(0, run.total, run.width)
     ]
-    if len(pieces) == 1:
-        return pieces[0]
-    return [jnp.concatenate(parts, axis) for *parts, axis in zip(*pieces, seeds.axes, strict=True)]
+    return reduction.joined(run, pieces)
 
 
 def _own(seeds: Seeds, linear: LinearMap) -> LinearMap:
@@ -83,7 +77,7 @@ def _own(seeds: Seeds, linear: LinearMap) -> LinearMap:
 
 
 def _piece(seeds: Seeds, run: Run, start: Any, width: int, linear: LinearMap, like: Sequence[Any]) -> list[Any]:
-    """Passes start, ..., start + width - 1 of a run: an array for each result one, in the order of a block."""
+    """Passes start, ..., start + width - 1 of a run: for each result array one with the passes in front."""
     made = seeds.made(run.first + start, width, like)
     if width == 1:
         results = [result[None] for result in linear(*(seed[0] for seed in made))]
@@ -91,7 +85,7 @@ def _piece(seeds: Seeds, run: Run, start: Any, width: int, linear: LinearMap, li
         results = _together(seeds, linear, made)
     else:
         results = jax.lax.map(lambda seed: tuple(linear(*seed)), tuple(made))
-    return seeds.turned(results)
+    return list(results)
 
 
 def _together(seeds: Seeds, linear: LinearMap, made: Sequence[Any]) -> Sequence[Any]:

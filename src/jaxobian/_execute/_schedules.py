@@ -11,25 +11,26 @@ import jax
 import jax.numpy as jnp
 
 from .._compiler import compiler_options
-from .._outputs import Output
+from .._outputs import Output, Results, Rows
 from .._seeds import UNROLLED_CHUNKS, Run
 from .._trace import LinearProgram
-from ._execution import Blocks, Execution, Residuals
-from ._passes import Results, empty_buffers, step, swept
+from ._execution import Execution, Residuals
+from ._passes import nothing_yet, step, swept
 
-Computed = tuple[Blocks, list[Any], list[Any]]
+Computed = tuple[Rows, list[Any], list[Any]]
 Executable = Callable[[Sequence[Any], Sequence[Any]], Computed]
 
 
 def traceable(execution: Execution, output: Output, value: bool) -> Executable:
-    """One traceable function: operands, x -> blocks of J as the user gets them, y where asked for, aux."""
+    """One traceable function: operands, x -> what is wanted of J, y where asked for, aux."""
 
     def run(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
         ys, aux, residuals = _evaluated(execution, operands, xs)
         results: list[Results] = []
         for stage in execution.stages:
-            results.append(swept(stage.seeds, stage.linear(residuals.read), stage.like(residuals, results)))
-        return execution.blocks(results, output), ys if value else [], aux
+            linear, like = stage.linear(residuals.read), stage.like(residuals, results)
+            results.append(swept(stage.seeds, linear, like, stage.reduction(output)))
+        return execution.wanted(results, output), ys if value else [], aux
 
     return run
 
@@ -74,19 +75,21 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
     # A run of one array becomes its block as it is; one of several is split, which needs new memory.
     donated = [[execution.in_place(output) and len(run.leaves) == 1 for run in s.seeds.runs()] for s in stages]
 
-    def finish(given_up: Sequence[Any], others: Sequence[Any]) -> Blocks:
+    def finish(given_up: Sequence[Any], others: Sequence[Any]) -> Rows:
         first, second = iter(given_up), iter(others)
         results = [[next(first) if one else next(second) for one in ones] for ones in donated]
-        return execution.blocks(results, output)
+        return execution.wanted(results, output)
 
     def like(number: int, residuals: Residuals, results: Sequence[Results]) -> Sequence[Any]:
         return stages[number].like(residuals, results)
 
     def start(number: int, run: Run, read: Any, like: Sequence[Any]) -> list[Any]:
-        return empty_buffers(stages[number].seeds, run, stages[number].linear(read), like)
+        stage = stages[number]
+        return nothing_yet(stage.seeds, run, stage.linear(read), like, stage.reduction(output))
 
-    def chunk(number: int, run: Run, k: Any, buffers: list[Any], read: Any, like: Sequence[Any]) -> list[Any]:
-        return step(stages[number].seeds, run, k, buffers, stages[number].linear(read), like)
+    def chunk(number: int, run: Run, k: Any, left: list[Any], read: Any, like: Sequence[Any]) -> list[Any]:
+        stage = stages[number]
+        return step(stage.seeds, run, k, left, stage.linear(read), like, stage.reduction(output))
 
     finish = jit(finish, donate_argnums=0)
     rows, start = jit(like, static_argnums=0), jit(start, static_argnums=(0, 1))
@@ -100,14 +103,14 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
             begin = stage.like(residuals, results) if stage.rows is None else rows(number, residuals, results)
             brought = []
             for run in stage.seeds.runs():
-                buffers = start(number, run, residuals.read, begin)
+                left = start(number, run, residuals.read, begin)
                 for k in range(run.chunks):
-                    buffers = chunk(number, run, jnp.asarray(k), buffers, residuals.read, begin)
-                brought.append(buffers)
+                    left = chunk(number, run, jnp.asarray(k), left, residuals.read, begin)
+                brought.append(left)
             results.append(brought)
         pairs = list(zip(itertools.chain(*donated), itertools.chain(*results), strict=True))
-        blocks = finish([x for one, x in pairs if one], [x for one, x in pairs if not one])
-        return blocks, ys if value else [], aux
+        wanted = finish([x for one, x in pairs if one], [x for one, x in pairs if not one])
+        return wanted, ys if value else [], aux
 
     return run_all
 

@@ -10,12 +10,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from .._outputs import OUTPUTS, Output
+from .._outputs import OUTPUTS, Output, Reduction, Results, Rows, placed
 from .._seeds import Seeds
 from .._trace import Ends, Linear, LinearProgram, pullback
 from ._execution import Blocks, Residuals, Stage
-from ._passes import LinearMap, Results
-from ._placed import filled, placed
+from ._passes import LinearMap
 
 
 class Build(Protocol):
@@ -103,7 +102,13 @@ class Swept:
     def stages(self) -> tuple[Stage, ...]:
         """A stage for each group."""
         linear, first = self.build.linear, self._first()
-        return tuple(Stage(seeds, partial(linear, forward=seeds.forward), first) for seeds in self.seeds)
+        return tuple(
+            Stage(seeds, partial(linear, forward=seeds.forward), partial(self._reduction, seeds), first)
+            for seeds in self.seeds
+        )
+
+    def _reduction(self, seeds: Seeds, output: Output) -> Reduction:
+        return output.reduction(self.ends, seeds)
 
     def _first(self) -> Callable[..., Sequence[Any]] | None:
         rows = self.build.rows
@@ -115,9 +120,9 @@ class Swept:
         """Residuals, or operands and x."""
         return Residuals([*operands, *xs] if self.build.recomputes else residuals, xs, ys)
 
-    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
-        """Each result in its place."""
-        return filled(self.ends, self.seeds, results, output)
+    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
+        """As the output makes it of what passes left."""
+        return output.of_passes(self.ends, self.seeds, results)
 
     def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
         """Other blocks, with each result added where it belongs."""
@@ -129,7 +134,7 @@ class Swept:
 
     def in_place(self, output: Output) -> bool:
         """What is spread out, or collected into an index, has another shape than what it is made of."""
-        return output.has_zeros and not any(any(seeds.group.cells) for seeds in self.seeds if seeds.group)
+        return output.whole and output.has_zeros and not any(map(output.keeps, self.seeds))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +161,9 @@ class Copied:
         """Residuals; the copies read the same."""
         return self.swept.residuals(operands, xs, ys, residuals)
 
-    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
+    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
         """The blocks of the batch, examples where y has them."""
-        batched = filled(self.swept.ends, self.swept.seeds, results, OUTPUTS["dense"])
+        batched = self.swept.wanted(results, OUTPUTS["dense"])
         batch_axis = self.swept.ends.outputs.batch_axes
         return [[jnp.moveaxis(b, 0, axis or 0) for b in row] for axis, row in zip(batch_axis, batched, strict=True)]
 

@@ -1,9 +1,21 @@
-"""What is wanted of J, one file each: how large it is, whether zeros are written, and how a block of it is made."""
+"""What is wanted of J, one file each: its size, what becomes of a chunk of passes, how it is made of what they leave.
+
+J itself keeps what passes bring back and puts it in its place; something of J is summed up chunk by chunk.
+"""
 
 from ._bcoo import Bcoo as Bcoo
 from ._compressed import Compressed as Compressed
 from ._dense import Dense as Dense
 from ._output import Block as Block
+from ._output import Chunk as Chunk
 from ._output import Output as Output
+from ._output import Reduction as Reduction
+from ._output import Results as Results
+from ._output import Rows as Rows
+from ._placed import Kept as Kept
+from ._placed import Whole as Whole
+from ._placed import placed as placed
+from ._scatter import indexed as indexed
+from ._scatter import scattered as scattered
 
 OUTPUTS: dict[str, Output] = {"dense": Dense(), "bcoo": Bcoo()}

@@ -14,12 +14,13 @@ from .._arrays import block_dtype
 from .._lazy import jax_sparse
 from .._trace import Ends
 from ._output import Block, compressed_size
+from ._placed import Whole
 
 _INDEX_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Bcoo:
+class Bcoo(Whole):
     """`jax.experimental.sparse.BCOO` of shape (batch, out, in), indices sorted and unique."""
 
     name: str = "bcoo"

@@ -9,10 +9,11 @@ from typing import Any
 from .._analysis import Relation
 from .._trace import Ends
 from ._output import Block, compressed_size
+from ._placed import Whole
 
 
 @dataclass(frozen=True)
-class Compressed:
+class Compressed(Whole):
     """The rows or columns of the passes, for the use of other nodes alone: there are no blocks of it."""
 
     name: str = "compressed"

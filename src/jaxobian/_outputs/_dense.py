@@ -10,10 +10,11 @@ from .._analysis import Relation
 from .._arrays import block_dtype
 from .._trace import Ends
 from ._output import Block
+from ._placed import Whole
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Whole):
     """Arrays of shape (batch, out, in)."""
 
     name: str = "dense"

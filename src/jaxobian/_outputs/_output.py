@@ -1,17 +1,22 @@
-"""The question that an output answers for the planner, and for what runs."""
+"""The questions that an output answers for the planner, and for what runs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from .._analysis import Relation
 from .._arrays import block_dtype
-from .._seeds import Seeds, groups
+from .._seeds import Run, Seeds, groups
 from .._trace import Ends
+
+# What the passes of some seeds leave: for each run the arrays that its reduction makes of them.
+Results = list[list[Any]]
+# What the user gets, before it is put into trees: rows of arrays, such as blocks[out][in] of J.
+Rows = list[list[Any]]
 
 
 class Block(Protocol):
@@ -19,10 +24,13 @@ class Block(Protocol):
 
     Attributes:
         shape: (batch, out, in).
+        has_known_zeros: whether `entries` leaves out elements, which are zero.
     """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+    @property
+    def has_known_zeros(self) -> bool: ...
 
     def dense(self) -> Any:
         """All elements."""
@@ -33,29 +41,81 @@ class Block(Protocol):
         ...
 
 
+class Chunk(NamedTuple):
+    """Passes start, ..., start + width - 1 of a run.
+
+    Attributes:
+        run: of which passes.
+        start: the first one; the last chunk of a run overlaps its neighbor where widths do not divide.
+        width: how many they are.
+        done: so many passes of the run were made before; None where none of these is among them.
+    """
+
+    run: Run
+    start: Any
+    width: int
+    done: Any = None
+
+
+class Reduction(Protocol):
+    """What becomes of the results of passes, chunk after chunk."""
+
+    def start(self, run: Run, parts: Sequence[Any]) -> list[Any]:
+        """Zeros for what the passes of a run leave.
+
+        Args:
+            run: the passes.
+            parts: what a chunk of them brings back, abstract: for each result array one with the passes in front.
+        """
+        ...
+
+    def add(self, left: Sequence[Any], chunk: Chunk, parts: Sequence[Any]) -> list[Any]:
+        """What is left of the passes before, with one more chunk."""
+        ...
+
+    def joined(self, run: Run, pieces: Sequence[Sequence[Any]]) -> list[Any]:
+        """What is left of all chunks of a run, which do not overlap, where they are written out."""
+        ...
+
+
 class Output(Protocol):
     """What is wanted of J.
 
     Attributes:
         name: as the user says it.
         has_zeros: whether all elements are written down, those too that are known to be zero.
+        whole: whether all of J is wanted, rather than something of it.
     """
 
     @property
     def name(self) -> str: ...
     @property
     def has_zeros(self) -> bool: ...
+    @property
+    def whole(self) -> bool: ...
 
     def size(self, ends: Ends, relations: Sequence[dict[int, Relation]]) -> int:
-        """Bytes of J, where passes bring back what its ties leave."""
+        """Bytes of it, where passes bring back what J's ties leave."""
         ...
 
     def entries_size(self, ends: Ends, entries: int) -> int:
-        """Bytes of J, where so many elements of it can be nonzero."""
+        """Bytes of it, where so many elements of J can be nonzero."""
         ...
 
-    def block(self, block: Block) -> Any:
-        """A block as the user gets it."""
+    def keeps(self, seeds: Seeds) -> bool:
+        """Whether all that passes bring back is held until the last is made, beside what is wanted."""
+        ...
+
+    def reduction(self, ends: Ends, seeds: Seeds) -> Reduction:
+        """What becomes of the results of some passes of J."""
+        ...
+
+    def of_passes(self, ends: Ends, groups: Sequence[Seeds], results: Sequence[Results]) -> Rows:
+        """It, from what the passes of each group left."""
+        ...
+
+    def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
+        """It, from the blocks of J."""
         ...
 
 

@@ -16,8 +16,8 @@ from jax import lax
 
 from ..._arrays import block_dtype
 from ..._cost import Work
-from ..._execute import LinearMap, Results, Stage, Stored, filled
-from ..._outputs import OUTPUTS
+from ..._execute import LinearMap, Stage, Stored
+from ..._outputs import OUTPUTS, Kept, Output, Reduction, Results
 from ..._seeds import Seeds
 from ..._trace import Side
 from .._problem import Candidate, Problem
@@ -140,10 +140,14 @@ class Part(Answer):
         return self.candidate.cost.peak_bytes - self.problem.jacobian_bytes
 
     def stages(self, made: Callable[[Sequence[Results]], Made]) -> tuple[Stage, ...]:
-        return tuple(replace(s, linear=_in_order(s.linear)) for s in self.candidate.execution.stages)
+        def reduction(stage: Stage, _: Output) -> Reduction:
+            return stage.reduction(self.problem.output)  # whatever is wanted of the whole
+
+        stages = self.candidate.execution.stages
+        return tuple(replace(s, linear=_in_order(s.linear), reduction=partial(reduction, s)) for s in stages)
 
     def blocks(self, made: Made) -> Blocks:
-        blocks = self.candidate.execution.blocks(made[self], self.problem.output)
+        blocks = self.candidate.execution.wanted(made[self], self.problem.output)
         return _with_shortcuts(self.problem, blocks)
 
 
@@ -258,10 +262,11 @@ class Through(Answer):
             given = self.given.blocks(made(results))
             return as_rows(given, self.given.left, self.given.right, self.problem.ends.lead, forward=forward)
 
-        return (Stage(self.passes, partial(stored.linear, forward=forward), rows),)
+        linear = partial(stored.linear, forward=forward)
+        return (Stage(self.passes, linear, lambda _: Kept(self.passes), rows),)
 
     def blocks(self, made: Made) -> Blocks:
-        return filled(self.problem.ends, (self.passes,), made[self], OUTPUTS["dense"])
+        return OUTPUTS["dense"].of_passes(self.problem.ends, (self.passes,), made[self])
 
 
 @dataclass(frozen=True, eq=False)

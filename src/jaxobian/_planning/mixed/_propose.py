@@ -23,8 +23,8 @@ import numpy as np
 
 from ..._analysis import Cut, chain, narrow_places, narrowest, path_splits, stages
 from ..._arrays import describe, is_complex, is_inexact
-from ..._execute import Blocks, Residuals, Results, Stage
-from ..._outputs import Output
+from ..._execute import Blocks, Residuals, Stage
+from ..._outputs import Output, Results, Rows
 from ..._trace import UNKNOWN_LINE, Linear, Side, active_variables, obstructions, source_line
 from ..._words import WORDS, counted, listed, pass_count
 from .._problem import Candidate, Impossible, Problem, Proposals
@@ -90,14 +90,15 @@ class Factored:
         """Residuals."""
         return Residuals(residuals)
 
-    def blocks(self, results: Sequence[Results], output: Output) -> Blocks:
-        """The tree multiplied out."""
+    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
+        """As the output makes it of the tree multiplied out."""
         dense, one = _joined(self.problem, dense_blocks(self.root, self._made(results))), self.example
         alone = one.batch == self.problem.batch
-        return [
-            [output.block(_Whole(block) if alone else _Diagonal(one, o, i, block)) for i, block in enumerate(row)]
+        blocks = [
+            [_Whole(block) if alone else _Diagonal(one, o, i, block) for i, block in enumerate(row)]
             for o, row in enumerate(dense)
         ]
+        return output.of_blocks(self.problem.ends, blocks)
 
     def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
         """A tree is no part of another."""
@@ -113,6 +114,7 @@ class _Whole:
     """A block without zeros that are known."""
 
     block: Any
+    has_known_zeros: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -133,6 +135,7 @@ class _Diagonal:
     out: int
     inp: int
     block: Any
+    has_known_zeros: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
