@@ -43,6 +43,26 @@ class BoundFunction:
         """f's value and J: `(y, J)`; with `has_aux`, `((y, aux), J)`."""
         return self._function.with_value(self._bound_to, *args, **kwargs)
 
+    @property
+    def diagonal(self) -> BoundFunction:
+        """Bound, too. See `JacobianFunction.diagonal`."""
+        return BoundFunction(self._function.diagonal, self._bound_to)
+
+    @property
+    def trace(self) -> BoundFunction:
+        """Bound, too. See `JacobianFunction.trace`."""
+        return BoundFunction(self._function.trace, self._bound_to)
+
+    @property
+    def squared_norms(self) -> BoundFunction:
+        """Bound, too. See `JacobianFunction.squared_norms`."""
+        return BoundFunction(self._function.squared_norms, self._bound_to)
+
+    @property
+    def gram(self) -> BoundFunction:
+        """Bound, too. See `JacobianFunction.gram`."""
+        return BoundFunction(self._function.gram, self._bound_to)
+
     @entry
     def plan(self, /, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would run, and why; nothing runs. See `JacobianFunction.plan`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -11,25 +12,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ._arrays import in_words, is_concrete
+from ._arrays import as_array, in_words, is_concrete
 from ._bound import BoundFunction
 from ._cache import kept
 from ._call import Options, Traced
 from ._call._arguments import flax_advice, is_flax_module
 from ._call._plain import plain
+from ._call._quantities import settled
 from ._call._surroundings import surroundings
 from ._compiler import warn_of
 from ._execute import traceable, values_alone
+from ._outputs import Gram, Quantity, Trace
+from ._quantities import Quantities
 from ._report import Plan, Source, make_plan
 from ._report._explain import describe_structure, title_of
 from ._report._planned import PlannedRun
-from ._shared import Examples, MappedRun
+from ._shared import Examples, MappedRun, first_of
 from ._trace import walk
 from ._tracebacks import entry, innermost, stands_for
 from ._words import counted
 
 
-class JacobianFunction:
+class JacobianFunction(Quantities):
     """A function that returns the Jacobian of f. Made by `jacobian`; keeps f's name and documentation.
 
     As an attribute of a class it is a method, as what `jax.jacfwd` returns is.
@@ -41,6 +45,7 @@ class JacobianFunction:
         self._f = f
         self._options = options
         self._made_from = f, options
+        self._weights: Any = None
 
     def __repr__(self) -> str:
         return f"jaxobian.{self._verb}({_name(self._made_from[0])})"
@@ -55,6 +60,18 @@ class JacobianFunction:
     def _verb(self) -> str:
         """The public function that made this."""
         return "jacobian" if self._options.batch is None else "batch_jacobian"
+
+    def asking(self, quantity: Quantity, weights: Any = None) -> JacobianFunction:
+        """The same function, of something of J."""
+        made = copy.copy(self)
+        made._options, made._weights = self._options.asking(quantity=quantity), weights
+        return made
+
+    @property
+    def _what(self) -> str:
+        """What is returned, in words."""
+        quantity = self._options.request.quantity
+        return self._verb if quantity is None else f"{quantity.name} of {self._verb}"
 
     @entry
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -82,13 +99,14 @@ class JacobianFunction:
         Returns:
             A `Plan`: print it, read its numbers, or call it on values of the same shapes.
         """
-        traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
+        traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True, weights=self._weight_leaves())
         if not traced.xs:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
-        choice = traced.choose(self._settled(traced), traced.device, traced.values, explain=True)
-        run = PlannedRun(traced, choice, self._options, kwargs, self._result)
+        options = self._settled(traced)
+        choice = traced.choose(options, traced.device, traced.values, explain=True)
+        run = PlannedRun(traced, choice, options, kwargs, self._result, self._weights)
         f, program = self._made_from[0], traced.program
-        title = title_of(_name(f), _where(f), program.in_avals, program.out_avals, self._verb)
+        title = title_of(_name(f), _where(f), program.in_avals, program.out_avals, self._what)
         structure = describe_structure(choice.problem, choice.candidates, asserted=self._options.request.independent)
         return make_plan(title, structure, choice, run, Source(self, args, kwargs))
 
@@ -98,14 +116,14 @@ class JacobianFunction:
         """y where asked for, aux, J."""
         if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
             return plain(self._f, self._options, args, kwargs)
-        traced = Traced.of(self._f, self._options, args, kwargs)
+        traced = Traced.of(self._f, self._options, args, kwargs, weights=self._weight_leaves())
         warn_of(traced.device)
         options = self._settled(traced)
         operands, xs = traced.program.operands, traced.xs
         around = surroundings((*operands, *xs))
         options = options.asking(copies=max(options.request.copies, around.copies))
         if not xs:  # nothing to differentiate: empty trees, or integers alone
-            run = values_alone(traced.program)
+            run = values_alone(traced.program, traced.ends, options.request.output)
         elif around.traced and not mapped:
             choice = traced.choose(options, traced.device)
             run = traceable(choice.execution, options.request.output, value)
@@ -113,11 +131,21 @@ class JacobianFunction:
             # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
             mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
             run = kept(traced, options, value, mapped=mapped)
-        return traced.deliver(*traced.placement.run(run, operands, xs), options)
+        quantity = options.request.quantity
+        sides = ("out", "in") if quantity is None else quantity.sides
+        return traced.deliver(*traced.placement.run(run, operands, xs, sides), options)
+
+    def _weight_leaves(self) -> list[Any]:
+        return [as_array(leaf) for leaf in jax.tree.leaves(self._weights)]
 
     def _settled(self, traced: Traced) -> Options:
         """The options, once a call has been traced."""
-        return self._options
+        quantity = self._options.request.quantity
+        if quantity is None:
+            return self._options
+        return self._options.asking(
+            quantity=settled(quantity, traced, self._weights, hessian=isinstance(self, HessianFunction))
+        )
 
 
 class SharedFunction(JacobianFunction):
@@ -136,13 +164,14 @@ class SharedFunction(JacobianFunction):
     def plan(self, /, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would run for each example, and why; see `JacobianFunction.plan`."""
         self._examples.check(args, kwargs)
-        plan = self._one(args).plan(*self._examples.sliced(args), **kwargs)
+        axes = self._weight_axes
+        plan = self._one(args, first_of(self._weights, axes)).plan(*self._examples.sliced(args), **kwargs)
         number = self._examples.size(args)
         where = f" ({place})" if (place := _where(self._f)) else ""
         ends = plan.title.partition(": ")[2]
-        title = f"{self._verb} of {_name(self._f)}{where}: {ends}, for each of {counted(number, 'example')}"
+        title = f"{self._what} of {_name(self._f)}{where}: {ends}, for each of {counted(number, 'example')}"
         structure = describe_structure(plan.choice.problem, plan.choice.candidates, examples=number)
-        run = MappedRun(self._examples, plan._run, number)
+        run = MappedRun(self._examples, plan._run, number, self._weights, axes)
         checked = SharedFunction(self._f, self._options.asking(independent=True))
         return make_plan(title, structure, plan.choice, run, Source(checked, args, kwargs), number)
 
@@ -150,19 +179,36 @@ class SharedFunction(JacobianFunction):
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
     ) -> tuple[Any, Any, Any]:
         self._examples.check(args, kwargs)
-        jacobian = self._one(args)
+        every = args
 
-        def one(*args: Any) -> tuple[Any, Any]:
-            y, _, J = jacobian._compute(args, kwargs, value=value, mapped=True)
+        def one(weights: Any, *args: Any) -> tuple[Any, Any]:
+            y, _, J = self._one(every, weights)._compute(args, kwargs, value=value, mapped=True)
             return y, J
 
-        y, J = self._examples.mapped(one, (self._examples.out_axes if value else 0, 0))(*args)
+        out_axes = self._examples.out_axes if value else 0, 0
+        y, J = self._examples.mapped(one, out_axes, self._weight_axes)(self._weights, *args)
         return y, self._examples.aux(args, kwargs), J
 
-    def _one(self, args: Sequence[Any]) -> JacobianFunction:
-        """The Jacobian of one example of these."""
+    def _one(self, args: Sequence[Any], weights: Any = None) -> JacobianFunction:
+        """The Jacobian of one example of these, or what is asked of it."""
         one = stands_for(self._f)(lambda *args, **kwargs: self._examples.one(*args, **kwargs))
-        return JacobianFunction(one, self._examples.alone(args))
+        made = JacobianFunction(one, self._examples.alone(args))
+        made._weights = weights
+        return made
+
+    def asking(self, quantity: Quantity, weights: Any = None) -> JacobianFunction:
+        made = super().asking(quantity, weights)
+        assert isinstance(made, SharedFunction)
+        made._examples = replace(self._examples, options=made._options)
+        return made
+
+    @property
+    def _weight_axes(self) -> Any:
+        """Where the weights of a Gram matrix have their examples: where the side has that is summed over."""
+        quantity = self._options.request.quantity
+        if self._weights is None or not isinstance(quantity, Gram):
+            return None
+        return self._examples.of_differentiated if quantity.side == "out" else self._examples.out_axes
 
 
 class _Gradient(JacobianFunction):
@@ -202,7 +248,7 @@ class HessianFunction(JacobianFunction):
         self._has_aux = options.has_aux
 
     def _settled(self, traced: Traced) -> Options:
-        return self._options.asking(symmetric=not self._gradient.has_rules)
+        return super()._settled(traced).asking(symmetric=not self._gradient.has_rules)
 
     @entry
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -210,13 +256,21 @@ class HessianFunction(JacobianFunction):
         return super().__call__(*args, **kwargs)
 
     def _result(self, J: Any, aux: Any) -> Any:
+        J = self._like_value(J, aux)
         return (J, aux[1]) if self._has_aux else J  # our aux is f's value, and with it f's own aux
+
+    def _like_value(self, J: Any, value: Any) -> Any:
+        """Traces, one for each output of f, in the tree of its output."""
+        if not isinstance(self._options.request.quantity, Trace):
+            return J
+        tree = jax.tree.structure(value[0] if self._has_aux else value)
+        return jax.tree.unflatten(tree, J if isinstance(J, list) else [J])
 
     @entry
     def with_value(self, /, *args: Any, **kwargs: Any) -> Any:
         """f's value and H: `(y, H)`; with `has_aux`, `((y, aux), H)`."""
         _, value, H = self._compute(args, kwargs, value=False)
-        return value, H
+        return value, self._like_value(H, value)
 
 
 def _as_inexact(block: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from ._budget import parse_bytes
-from ._outputs import OUTPUTS, Output
+from ._outputs import OUTPUTS, Output, Quantity
 from ._words import SYNONYMS
 
 Mode = Literal["auto", "fwd", "forward", "rev", "reverse", "mixed", "colored", "coloured"]
@@ -32,6 +32,7 @@ class Request:
         prefer_reverse: take reverse where it is possible, whatever it costs.
         symmetric: whether J is known to be.
         copies: computations that run side by side, as examples do under vmap.
+        quantity: what of J is wanted; None for J itself.
     """
 
     mode: str = "auto"
@@ -44,6 +45,7 @@ class Request:
     prefer_reverse: bool = False
     symmetric: bool = False
     copies: int = 1
+    quantity: Quantity | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.rewrite, bool):
@@ -67,7 +69,7 @@ class Request:
     @property
     def output(self) -> Output:
         """What is wanted of J."""
-        return OUTPUTS[self.format]
+        return OUTPUTS[self.format] if self.quantity is None else self.quantity
 
     @property
     def bounded(self) -> bool:

@@ -133,9 +133,17 @@ class Examples:
         axes = jax.tree.broadcast(self.in_axes, tuple(args), is_leaf=_is_none)
         return jax.tree.leaves(axes, is_leaf=_is_none)
 
-    def mapped(self, run: Callable[..., Any], out_axes: Any) -> Callable[..., Any]:
-        """`run` of one example, over the batch."""
-        return jax.vmap(run, in_axes=self.in_axes, out_axes=out_axes)
+    @property
+    def of_differentiated(self) -> Any:
+        """The axes of the differentiated arguments."""
+        argnums: Any = self.options.argnums
+        if isinstance(argnums, tuple | list):
+            return tuple(self.in_axes[operator.index(n)] for n in argnums)
+        return self.in_axes[operator.index(argnums)]
+
+    def mapped(self, run: Callable[..., Any], out_axes: Any, axes: Any) -> Callable[..., Any]:
+        """`run` of some weights and one example, over the batch; `axes` are those of the weights."""
+        return jax.vmap(run, in_axes=(axes, *self.in_axes), out_axes=out_axes)
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise unless it is proved that a batch gives each example what a batch of that example alone gives it.
@@ -176,6 +184,18 @@ class Examples:
             check_independent(replace(traced, names=replace(traced.names, inputs=[names[k] for k in real])))
 
 
+def first_of(weights: Any, axes: Any) -> Any:
+    """The weights of the first example."""
+    if weights is None:
+        return None
+    every = jax.tree.broadcast(axes, weights, is_leaf=_is_none)
+    taken = [
+        as_array(leaf) if axis is None else jnp.take(as_array(leaf), 0, axis)
+        for leaf, axis in zip(jax.tree.leaves(weights), jax.tree.leaves(every, is_leaf=_is_none), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(weights), taken)
+
+
 @dataclass(frozen=True)
 class MappedRun:
     """Runs the plan of one example over a batch of as many examples as it was made for."""
@@ -183,6 +203,8 @@ class MappedRun:
     examples: Examples
     run: Any
     size: int
+    weights: Any = None
+    weight_axes: Any = None
 
     def of(self, choice: Any) -> MappedRun:
         """The same for another choice."""
@@ -198,5 +220,10 @@ class MappedRun:
             raise PlanMismatchError(
                 f"the plan was made for {self.size} examples; {size} came. Make a plan for these arguments."
             )
-        J = self.examples.mapped(lambda *one: self.run(*one, **kwargs), 0)(*args)
+        weights = kwargs.pop("weights", self.weights) if self.weights is not None else None
+
+        def one(weights: Any, *args: Any) -> Any:
+            return self.run(*args, **kwargs, **({} if weights is None else {"weights": weights}))
+
+        J = self.examples.mapped(one, 0, self.weight_axes)(weights, *args)
         return (J, self.examples.aux(args, kwargs)) if self.examples.options.has_aux else J

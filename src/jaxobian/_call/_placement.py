@@ -12,6 +12,7 @@ from jax.custom_batching import custom_vmap
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .._arrays import is_concrete
+from .._outputs import SideName
 from .._trace import LinearProgram, active_variables, is_variable, mesh_around, mesh_of, our_settings, relaxed
 from ._surroundings import surroundings
 
@@ -45,10 +46,17 @@ class Placement:
         constant = bool(placed) and active_variables(program.primal, placed).isdisjoint(residuals)
         return cls(results[: program.n_out], results[program.n_out :], tuple(out_tied), tuple(in_tied), constant)
 
-    def run(self, run: Callable[[Arrays, Arrays], Results], operands: Arrays, xs: Arrays) -> Results:
+    def run(
+        self,
+        run: Callable[[Arrays, Arrays], Results],
+        operands: Arrays,
+        xs: Arrays,
+        sides: Sequence[SideName] = ("out", "in"),
+    ) -> Results:
         """What `run`, which knows no Explicit axes, makes of arrays that may be on a mesh with some.
 
-        An axis of J is sharded as that of y or of x that it comes from; a mesh axis of both stays with y's.
+        An axis of J is sharded as that of y or of x that it comes from; a mesh axis of both stays with y's. Of what
+        else is wanted of J, `sides` says where its axes come from.
         """
         placed = [x for x in (*operands, *xs) if mesh_of(jax.typeof(x)) is not None]
         mesh = mesh_around() or (mesh_of(jax.typeof(placed[0])) if placed else None)
@@ -67,9 +75,9 @@ class Placement:
             def typed(x: Any, spec: Spec) -> Any:
                 return _typed(x, PartitionSpec(*spec), mesh, devices)
 
-            def block(x: Any, out: int, inp: int) -> Any:
+            def block(x: Any, *numbers: int) -> Any:
                 if isinstance(x, jax.Array):
-                    return typed(x, self._block(out, inp, types[inp]))
+                    return typed(x, self._spec_of(x.ndim, tuple(zip(sides, numbers, strict=False)), types))
                 return jax.tree.map(lambda x: typed(x, ()), x)  # BCOO
 
             J = [[block(x, o, i) for i, x in enumerate(row)] for o, row in enumerate(blocks)]
@@ -79,11 +87,16 @@ class Placement:
         manual = AxisType.Manual in mesh.axis_types
         return (jax.jit(on_auto_axes) if manual else on_auto_axes)(operands, xs, placed)
 
-    def _block(self, out: int, inp: int, x: Spec) -> Spec:
+    def _spec_of(self, rank: int, places: Sequence[tuple[SideName, int]], types: Sequence[Spec]) -> Spec:
         """How a block of J is sharded: the batch, then the other axes of y and of x; no mesh axis twice."""
-        y, o, i = self.outputs[out], self.out_tied[out], self.in_tied[inp]
-        batch = () if o is None or i is None else (y[o] or x[i],)
-        entries = (*batch, *(s for k, s in enumerate(y) if k != o), *(s for k, s in enumerate(x) if k != i))
+        batch, own = [], []
+        for side, number in places:
+            spec = self.outputs[number] if side == "out" else types[number]
+            tied = (self.out_tied if side == "out" else self.in_tied)[number]
+            batch += [] if tied is None else [spec[tied]]
+            own += [s for k, s in enumerate(spec) if k != tied]
+        entries = (*([next((s for s in batch if s), None)] if batch else []), *own)
+        entries = (*entries, *[None] * (rank - len(entries)))
         seen: set[str] = set()
         kept = []
         for entry in entries:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .._analysis import Names, check_examples, structure
 from .._arrays import as_array, is_concrete
+from .._outputs import Rows, SideName
 from .._planning import Choice, choose
 from .._trace import (
     Ends,
@@ -56,8 +57,12 @@ class Traced:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         as_plan: bool = False,
+        weights: Sequence[Any] = (),
     ) -> Traced:
-        """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs."""
+        """Trace `f(*args, **kwargs)` once, abstractly, and check its outputs.
+
+        Arrays that what is wanted of J reads, `weights`, become the last operands.
+        """
         holomorphic = options.request.holomorphic
         arguments = take_apart(args, options.argnums, holomorphic=holomorphic, allow_int=options.allow_int)
         # A plan leaves every array open; a call closes over all that is not differentiated, just as it came.
@@ -86,6 +91,7 @@ class Traced:
             program = trace(flat, xs, open_arrays, check, call, differentiate)
         if as_plan:
             program = program.with_own_values()
+        program = program.with_operands(weights) if weights else program
         result = returned[-1]
         typed, program = program, relaxed_program(program)
         ends, inert_axes = _ends(arguments, program, result, options)
@@ -131,21 +137,32 @@ class Traced:
             return None
         return tuple(map(relaxed, self.program.operands)), tuple(map(relaxed, self.xs))
 
-    def deliver(self, blocks: list[list[Any]], ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
-        """y, aux and J in the user's trees."""
+    def deliver(self, blocks: Rows, ys: list[Any], aux: list[Any], options: Options) -> tuple[Any, Any, Any]:
+        """y, aux and J, or what of it is wanted, in the user's trees."""
         y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.ends.outputs.avals) else None
-        return y, self.aux(aux), self.layout.assemble(blocks, self._inert_block)
+        quantity = options.request.quantity
+        sides = ("out", "in") if quantity is None else quantity.sides
+        return y, self.aux(aux), self.layout.assemble(blocks, sides, self._inert)
 
-    def _inert_block(self, out: int, slot: int) -> Any:
-        """The block of an integer leaf, as `jax.jacrev` gives it: zeros of its own dtype."""
-        array = as_array(self.arguments.inert[slot])
-        batched, batch_axis = self.inert_axes.get(slot), self.ends.outputs.batch_axes[out]
-        batch = () if batch_axis is None else (self.ends.outputs.avals[out].shape[batch_axis],)
-        own = tuple(n for axis, n in enumerate(array.shape) if axis != batched)
-        shape = (*batch, *self.ends.outputs.shapes[out], *own)
-        if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # a random key
+    def _inert(self, places: Sequence[tuple[SideName, int]]) -> Any:
+        """Zeros for what belongs to an integer leaf, as `jax.jacrev` gives its block: of the leaf's own dtype.
+
+        Args:
+            places: for each side of the result, "out" and an output's number, or "in" and a slot.
+        """
+        dtype: Any = None
+        shape = self.ends.lead
+        for side, number in places:
+            slot = self.arguments.slots[number] if side == "in" else number
+            if slot is not None:
+                shape += (self.ends.outputs if side == "out" else self.ends.inputs).shapes[slot]
+                continue
+            array = as_array(self.arguments.inert[number])
+            batched, dtype = self.inert_axes.get(number), array.dtype
+            shape += tuple(n for axis, n in enumerate(array.shape) if axis != batched)
+        if jnp.issubdtype(dtype, jax.dtypes.extended):  # a random key
             return np.zeros(shape, jax.dtypes.float0)
-        return jnp.zeros(shape, array.dtype)
+        return jnp.zeros(shape, dtype)
 
 
 def _ends(

@@ -17,3 +17,4 @@ from ._swept import Copied as Copied
 from ._swept import Recomputed as Recomputed
 from ._swept import Stored as Stored
 from ._swept import Swept as Swept
+from ._swept import of_copies as of_copies

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from .._compiler import compiler_options
 from .._outputs import Output, Results, Rows
 from .._seeds import UNROLLED_CHUNKS, Run
-from .._trace import LinearProgram
+from .._trace import Ends, LinearProgram
 from ._execution import Execution, Residuals
 from ._passes import nothing_yet, step, swept
 
@@ -25,22 +25,28 @@ def traceable(execution: Execution, output: Output, value: bool) -> Executable:
     """One traceable function: operands, x -> what is wanted of J, y where asked for, aux."""
 
     def run(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
+        bound = output.bound(_weights(output, operands))
         ys, aux, residuals = _evaluated(execution, operands, xs)
         results: list[Results] = []
         for stage in execution.stages:
             linear, like = stage.linear(residuals.read), stage.like(residuals, results)
-            results.append(swept(stage.seeds, linear, like, stage.reduction(output)))
-        return execution.wanted(results, output), ys if value else [], aux
+            results.append(swept(stage.seeds, linear, like, stage.reduction(bound)))
+        return execution.wanted(results, bound), ys if value else [], aux
 
     return run
 
 
-def values_alone(program: LinearProgram) -> Executable:
-    """The same where there is nothing to differentiate: no blocks, y, aux."""
+def _weights(output: Output, operands: Sequence[Any]) -> Sequence[Any]:
+    """The operands that the output reads."""
+    return operands[len(operands) - output.n_weights :]
+
+
+def values_alone(program: LinearProgram, ends: Ends, output: Output) -> Executable:
+    """The same where there is nothing to differentiate: J has no columns."""
 
     def run(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
         ys, aux, _ = program.evaluate(operands, xs)
-        return [[] for _ in ys], ys, aux
+        return output.bound(_weights(output, operands)).of_blocks(ends, [[] for _ in ys]), ys, aux
 
     return run
 
@@ -75,10 +81,10 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
     # A run of one array becomes its block as it is; one of several is split, which needs new memory.
     donated = [[execution.in_place(output) and len(run.leaves) == 1 for run in s.seeds.runs()] for s in stages]
 
-    def finish(given_up: Sequence[Any], others: Sequence[Any]) -> Rows:
+    def finish(given_up: Sequence[Any], others: Sequence[Any], weights: Sequence[Any]) -> Rows:
         first, second = iter(given_up), iter(others)
         results = [[next(first) if one else next(second) for one in ones] for ones in donated]
-        return execution.wanted(results, output)
+        return execution.wanted(results, output.bound(weights))
 
     def like(number: int, residuals: Residuals, results: Sequence[Results]) -> Sequence[Any]:
         return stages[number].like(residuals, results)
@@ -87,9 +93,11 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
         stage = stages[number]
         return nothing_yet(stage.seeds, run, stage.linear(read), like, stage.reduction(output))
 
-    def chunk(number: int, run: Run, k: Any, left: list[Any], read: Any, like: Sequence[Any]) -> list[Any]:
+    def chunk(
+        number: int, run: Run, k: Any, left: list[Any], read: Any, like: Sequence[Any], weights: Sequence[Any]
+    ) -> list[Any]:
         stage = stages[number]
-        return step(stage.seeds, run, k, left, stage.linear(read), like, stage.reduction(output))
+        return step(stage.seeds, run, k, left, stage.linear(read), like, stage.reduction(output.bound(weights)))
 
     finish = jit(finish, donate_argnums=0)
     rows, start = jit(like, static_argnums=0), jit(start, static_argnums=(0, 1))
@@ -97,6 +105,7 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
 
     def run_all(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
         ys, aux, residuals = prepare(operands, xs)
+        weights = list(_weights(output, operands))
         results: list[Results] = []
         for number, stage in enumerate(stages):
             # What seeds are made like is there; rows are computed, once.
@@ -105,11 +114,11 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
             for run in stage.seeds.runs():
                 left = start(number, run, residuals.read, begin)
                 for k in range(run.chunks):
-                    left = chunk(number, run, jnp.asarray(k), left, residuals.read, begin)
+                    left = chunk(number, run, jnp.asarray(k), left, residuals.read, begin, weights)
                 brought.append(left)
             results.append(brought)
         pairs = list(zip(itertools.chain(*donated), itertools.chain(*results), strict=True))
-        wanted = finish([x for one, x in pairs if one], [x for one, x in pairs if not one])
+        wanted = finish([x for one, x in pairs if one], [x for one, x in pairs if not one], weights)
         return wanted, ys if value else [], aux
 
     return run_all

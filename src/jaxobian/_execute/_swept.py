@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from .._outputs import OUTPUTS, Output, Reduction, Results, Rows, placed
+from .._outputs import OUTPUTS, DenseBlock, Output, Reduction, Results, Rows, placed
 from .._seeds import Seeds
 from .._trace import Ends, Linear, LinearProgram, pullback
 from ._execution import Blocks, Residuals, Stage
@@ -137,23 +137,34 @@ class Swept:
         return output.whole and output.has_zeros and not any(map(output.keeps, self.seeds))
 
 
+def of_copies(output: Output) -> Output:
+    """What is wanted of the J of copies, which has the rows of all examples."""
+    return output if output.by_example else OUTPUTS["dense"]
+
+
 @dataclass(frozen=True, eq=False)
 class Copied:
     """Reverse passes for copies of x, one for each example: what they bring back are the rows of all examples.
 
     Attributes:
         program: whose primal program is evaluated.
+        ends: both sides of J.
         swept: the passes of the function of copies, a batch.
     """
 
     program: Linear
+    ends: Ends
     swept: Swept
     used_numbers: frozenset[int] = frozenset()
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """Those of the function of copies."""
-        return self.swept.stages
+
+        def reduction(stage: Stage, output: Output) -> Reduction:
+            return stage.reduction(of_copies(output))
+
+        return tuple(replace(stage, reduction=partial(reduction, stage)) for stage in self.swept.stages)
 
     def residuals(
         self, operands: Sequence[Any], xs: Sequence[Any], ys: Sequence[Any], residuals: Sequence[Any]
@@ -162,10 +173,13 @@ class Copied:
         return self.swept.residuals(operands, xs, ys, residuals)
 
     def wanted(self, results: Sequence[Results], output: Output) -> Rows:
-        """The blocks of the batch, examples where y has them."""
-        batched = self.swept.wanted(results, OUTPUTS["dense"])
-        batch_axis = self.swept.ends.outputs.batch_axes
-        return [[jnp.moveaxis(b, 0, axis or 0) for b in row] for axis, row in zip(batch_axis, batched, strict=True)]
+        """Of what is known of the batch, or of its blocks, examples where y has them."""
+        batched = self.swept.wanted(results, of_copies(output))
+        batch_axes = self.swept.ends.outputs.batch_axes
+        if output.by_example:
+            return output.of_examples(batch_axes, batched)
+        pairs = zip(batch_axes, batched, strict=True)
+        return output.of_blocks(self.ends, [[DenseBlock(jnp.moveaxis(b, 0, a or 0)) for b in row] for a, row in pairs])
 
     def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
         """Rows are full: nothing is to be won by adding them in their places."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._analysis import Relation
 from .._arrays import block_dtype
+from .._cost import Work
 from .._seeds import Run, Seeds, groups
 from .._trace import Ends
 
@@ -85,6 +86,8 @@ class Output(Protocol):
         name: as the user says it.
         has_zeros: whether all elements are written down, those too that are known to be zero.
         whole: whether all of J is wanted, rather than something of it.
+        by_example: whether it can be made of what it is of each of some rows alone.
+        n_weights: how many operands of the program, the last ones, it reads.
     """
 
     @property
@@ -93,6 +96,10 @@ class Output(Protocol):
     def has_zeros(self) -> bool: ...
     @property
     def whole(self) -> bool: ...
+    @property
+    def by_example(self) -> bool: ...
+    @property
+    def n_weights(self) -> int: ...
 
     def size(self, ends: Ends, relations: Sequence[dict[int, Relation]]) -> int:
         """Bytes of it, where passes bring back what J's ties leave."""
@@ -106,6 +113,10 @@ class Output(Protocol):
         """Whether all that passes bring back is held until the last is made, beside what is wanted."""
         ...
 
+    def work(self, ends: Ends, passes: int) -> Work:
+        """What it takes to sum up the results of so many passes, the reading of them apart."""
+        ...
+
     def reduction(self, ends: Ends, seeds: Seeds) -> Reduction:
         """What becomes of the results of some passes of J."""
         ...
@@ -116,6 +127,14 @@ class Output(Protocol):
 
     def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
         """It, from the blocks of J."""
+        ...
+
+    def of_examples(self, batch_axes: Sequence[int | None], rows: Rows) -> Rows:
+        """It, of a J that has the rows of all examples, from what it is of each example's, those along these axes."""
+        ...
+
+    def bound(self, weights: Sequence[Any]) -> Output:
+        """The same with the values of the operands that it reads."""
         ...
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import block_dtype, zeros_like
+from .._cost import Work
 from .._seeds import Run, Seeds
 from .._trace import Ends
 from ._output import Block, Chunk, Results, Rows
@@ -55,6 +56,8 @@ class Whole(ABC):
     """An output that is all of J, block by block."""
 
     whole: bool = True
+    by_example: bool = False
+    n_weights: int = 0
 
     @abstractmethod
     def block(self, block: Block) -> Any:
@@ -63,6 +66,10 @@ class Whole(ABC):
     def keeps(self, seeds: Seeds) -> bool:
         """Where results belong to several elements, they are spread into J when all are there."""
         return bool(seeds.group and any(seeds.group.cells))
+
+    def work(self, ends: Ends, passes: int) -> Work:
+        """Results are put in their place, which the planner counts by itself."""
+        return Work()
 
     def reduction(self, ends: Ends, seeds: Seeds) -> Kept:
         """All are kept."""
@@ -75,6 +82,35 @@ class Whole(ABC):
     def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
         """blocks[out][in]."""
         return [[self.block(block) for block in row] for row in blocks]
+
+    def of_examples(self, batch_axes: Sequence[int | None], rows: Rows) -> Rows:
+        """Of blocks, they are made as they are of others."""
+        raise NotImplementedError
+
+    def bound(self, weights: Sequence[Any]) -> Self:
+        """It reads nothing."""
+        return self
+
+
+@dataclass(frozen=True)
+class DenseBlock:
+    """A block without zeros that are known."""
+
+    block: Any
+    has_known_zeros: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of J."""
+        return self.block.shape
+
+    def dense(self) -> Any:
+        """It is."""
+        return self.block
+
+    def entries(self) -> tuple[Any, np.ndarray]:
+        """Every element."""
+        return self.block.reshape(-1), np.arange(self.block.size)
 
 
 @dataclass(frozen=True)

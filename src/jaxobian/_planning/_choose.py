@@ -73,8 +73,8 @@ def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice
     room = budget(request.memory_budget, device).shared(request.copies)
     speeds = machine(device.platform).shared(request.copies)
     problem = Problem(ties.program, ties, ends, request, request.output, room.limit, speeds)
-    if problem.output.has_zeros and problem.jacobian_bytes > room.hard:
-        raise MemoryBudgetError(_too_large(problem, room, problem.jacobian_bytes))
+    if problem.output.has_zeros and problem.output_bytes > room.hard:
+        raise MemoryBudgetError(_too_large(problem, room, problem.output_bytes))
     found: dict[str, Candidate | Impossible] = {}
     for strategy in _in_order(problem):
         found[strategy.mode] = _passed_over(problem, strategy.mode, found) or strategy.propose(problem, found)
@@ -192,17 +192,17 @@ def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
     room = n * (budget.limit if budget.explicit else budget.hard)
     limit = f"the budget is {human_bytes(room)}" if budget.explicit else f"{human_bytes(room)} of memory are free"
     fewer = "fewer examples" if n > 1 else "fewer inputs or outputs"
-    if problem.jacobian_bytes > budget.hard:
+    if problem.output_bytes > budget.hard:
         batch = "" if n > 1 or problem.batch else ", or batch_jacobian for a function of a batch"
         return (
-            f"J takes {whole(problem.jacobian_bytes)}; {limit}. Take {fewer} at a time{batch}. Where most of J is "
+            f"J takes {whole(problem.output_bytes)}; {limit}. Take {fewer} at a time{batch}. Where most of J is "
             'zero, format="bcoo" holds the rest alone. For products with J, which never form it: jax.jvp(f, (x,), '
             "(v,))[1] is J v, jax.vjp(f, x)[1](u) is u J, and jax.linearize(f, x)[1] is a function of v, for many of "
             "them."
         )
     enough = human_bytes(1.1 * needed * n).replace(" ", "")
     return (
-        f"computing J one pass at a time takes {whole(needed)}, J alone {whole(problem.jacobian_bytes)}; {limit}. "
+        f"computing J one pass at a time takes {whole(needed)}, J alone {whole(problem.output_bytes)}; {limit}. "
         f'Raise it, for instance memory_budget="{enough}", or take {fewer} at a time.'
     )
 

@@ -96,9 +96,14 @@ class Problem:
         return self.request.mode == mode
 
     @cached_property
-    def jacobian_bytes(self) -> int:
+    def output_bytes(self) -> int:
         """Size of what is wanted of J, in bytes."""
         return self.output.size(self.ends, self.structure.relations)
+
+    @cached_property
+    def jacobian_bytes(self) -> int:
+        """Size of J, in bytes."""
+        return self.output_bytes if self.output.whole else OUTPUTS["dense"].size(self.ends, self.structure.relations)
 
     @cached_property
     def primal_work(self) -> Work:

@@ -28,6 +28,8 @@ _ABOUT = 1.1
 _SAVED = 1.05
 # Results are put into J one by one where they are so many times fewer than its elements, and no more than these.
 _SPARSE, _MOST_SCATTERED = 16, 100_000
+# Bytes of a chunk of passes that is summed up and let go: more save no time.
+_SUMMED_BYTES = 64_000_000
 # Passes are counted on so many at most.
 ROWS = 64
 
@@ -48,6 +50,7 @@ class PassCost:
     last: Work = NO_WORK  # elementwise work that a pass ends with, fused with what puts results in their place
     placing: Work = NO_WORK  # of all results, beside the writing of J
     scattered: bool = False  # whether they are put there one by one
+    summed: bool = False  # whether results are summed up and let go, chunk by chunk
 
     def weights_first(self, chunking: Chunking, problem: Problem) -> bool:
         """Whether chunks put the constant of their products first."""
@@ -60,8 +63,8 @@ class PassCost:
 
     @property
     def compressed_bytes(self) -> float:
-        """What all passes bring back, in bytes."""
-        return self.result_bytes * self.passes
+        """What of all passes is held until the last is made, in bytes."""
+        return 0.0 if self.summed else self.result_bytes * self.passes
 
     def chunks(self, width: int) -> int:
         return max(1, math.ceil(self.passes / width))
@@ -76,9 +79,12 @@ class PassCost:
             chunk = chunk._replace(dot=chunk.dot * slowed, conv=chunk.conv * slowed)
         elif width > 1:
             chunk += problem.repeated_work(forward=self.forward) * width
-        if chunking.width < self.passes:
-            chunk += Work(bytes=2.0 * width * self.result_bytes)  # results are copied to their place in J
-        chunk += Work(transposed_elements=width * self.transposed_elements)  # J's columns come back as rows
+        if self.summed:
+            chunk += Work(bytes=width * self.result_bytes, equations=1.0)  # they are read where they are summed up
+        else:
+            if chunking.width < self.passes:
+                chunk += Work(bytes=2.0 * width * self.result_bytes)  # results are copied to their place in J
+            chunk += Work(transposed_elements=width * self.transposed_elements)  # J's columns come back as rows
         fresh = machine.fresh(self._allocated(chunking, problem))
         return chunk * self.chunks(chunking.width) + self.placing + fresh
 
@@ -86,7 +92,7 @@ class PassCost:
         """Bytes that XLA is likely to allocate for what it computes on the way."""
         width = even(max(1, self.passes), chunking.width)
         beside = problem.machine.overlap * (self.passes - width) if self._overlaps(chunking) else 0.0
-        brought = self.result_bytes * self.passes if width < self.passes else 0.0
+        brought = self.compressed_bytes if width < self.passes else 0.0
         return (width + beside) * self.work.together + brought + problem.residual_bytes
 
     def _overlaps(self, chunking: Chunking) -> bool:
@@ -200,6 +206,7 @@ def choose_chunks(problem: Problem, pass_cost: PassCost, held_bytes: int) -> Chu
     if not pass_cost.vmapped:
         return Chunking(1, passes > 1)
     room = max(0, problem.budget - held_bytes)
+    room = min(room, _SUMMED_BYTES) if pass_cost.summed else room
     fits = passes if pass_cost.work.intermediates == 0 else max(1, int(room // pass_cost.work.intermediates))
     if problem.request.chunk_size is not None:
         width = min(problem.request.chunk_size, passes, fits if problem.request.bounded else passes)
@@ -250,6 +257,8 @@ def _placed(problem: Problem, seeds: Seeds, pass_cost: PassCost) -> PassCost:
     They are spread over J's zeros by a comparison. XLA makes that, and the elementwise work before it, for every
     element of J, if its last axis tells results apart. One by one they are first written down.
     """
+    if not problem.output.whole:
+        return _summed_up(problem, seeds, pass_cost)
     shared = seeds.elements_per_pass
     if shared == 1 or seeds.last_axis_is_shared or not problem.output.has_zeros:
         return pass_cost
@@ -261,6 +270,14 @@ def _placed(problem: Problem, seeds: Seeds, pass_cost: PassCost) -> PassCost:
     if few and CLEAR_WIN * time(one_by_one) < time(anew):
         return replace(pass_cost, placing=one_by_one, scattered=True)
     return replace(pass_cost, placing=anew)
+
+
+def _summed_up(problem: Problem, seeds: Seeds, pass_cost: PassCost) -> PassCost:
+    """The passes, whose results are held beside what is on the way, and let go where they can be summed up."""
+    work = pass_cost.work
+    work = replace(work, intermediates=work.intermediates + pass_cost.result_bytes)
+    placing = problem.output.work(problem.ends, pass_cost.passes)
+    return replace(pass_cost, work=work, summed=not problem.output.keeps(seeds), placing=placing)
 
 
 def _with_hoisting(problem: Problem, build: Whole, seeds: Seeds, plain: PassCost) -> PassCost:
@@ -321,10 +338,13 @@ def candidate(
     """
     forward = mode == "fwd"
     seeded, result = problem.sides(forward=forward)
-    held_bytes += math.ceil(sum(pass_cost.compressed_bytes for group, pass_cost in counted if any(group.cells)))
+    groups = [Seeds(seeded, result, forward, 1, group=group) for group, _ in counted]
+    kept = [c for seeds, (_, c) in zip(groups, counted, strict=True) if problem.output.keeps(seeds)]
+    held_bytes += math.ceil(sum(pass_cost.compressed_bytes for pass_cost in kept))
+    held_bytes += problem.jacobian_bytes if kept and not problem.output.whole else 0
     made, sweeps, peak, words = [], [], held_bytes, ()
-    for group, unplaced in counted:
-        pass_cost = _placed(problem, Seeds(seeded, result, forward, 1, group=group), unplaced)
+    for seeds, (group, unplaced) in zip(groups, counted, strict=True):
+        pass_cost = _placed(problem, seeds, unplaced)
         chunking = choose_chunks(problem, pass_cost, held_bytes)
         weights_first = pass_cost.weights_first(chunking, problem)
         made.append(
@@ -359,6 +379,6 @@ def cost_of(problem: Problem, sweeps: Sequence[tuple[PassCost, Chunking]], peak:
 
 def cost_with(problem: Problem, passes: Sequence[Work], flops: float, peak: int) -> Cost:
     """The cost of some work, with the primal program and the writing of J."""
-    result = problem.machine.result(float(problem.jacobian_bytes))
+    result = problem.machine.result(float(problem.output_bytes))
     work = sum(passes, Work()) + problem.primal_work + result
     return Cost(work, flops, peak, problem.machine.call_time(work))

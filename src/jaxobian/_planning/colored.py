@@ -232,6 +232,8 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, PassCost])
     batch, nnz = problem.batch or 1, sought.nnz
     size = problem.output.entries_size(problem.ends, batch * nnz)
     held_bytes, peak, work, flops = size + problem.residual_bytes, 0, NO_WORK, 0.0
+    if not problem.output.whole:  # it is made of J's nonzeros, or of J
+        held_bytes += problem.jacobian_bytes if problem.output.name == "gram" else 0
     made: dict[str, Seeds | None] = {"fwd": None, "rev": None}
     for mode, count in (("fwd", coloring.n_columns), ("rev", coloring.n_rows)):
         if not count:

@@ -34,14 +34,14 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     forbidden = None if vmapped else forbidden_reason(problem, "fwd")
     if forbidden:
         return Impossible("fwd", forbidden)
-    linear = candidate(problem, "fwd", counted, held_bytes=problem.jacobian_bytes + problem.residual_bytes)
-    passes = linear.cost.peak_bytes - problem.jacobian_bytes - problem.residual_bytes
-    if problem.residual_bytes > max(passes, problem.jacobian_bytes) or linear.cost.peak_bytes > problem.budget:
+    linear = candidate(problem, "fwd", counted, held_bytes=problem.output_bytes + problem.residual_bytes)
+    passes = linear.cost.peak_bytes - problem.output_bytes - problem.residual_bytes
+    if problem.residual_bytes > max(passes, problem.output_bytes) or linear.cost.peak_bytes > problem.budget:
         return _recomputing(problem) or linear
     # A loop that stores no residuals is often faster, too.
     again = _recomputing(problem) if any(row_of(e).body == "loop" for e in program.linear.equations) else None
     return better(
-        problem, begun(problem, "fwd", held_bytes=problem.jacobian_bytes + problem.residual_bytes), again, linear
+        problem, begun(problem, "fwd", held_bytes=problem.output_bytes + problem.residual_bytes), again, linear
     )
 
 
@@ -60,7 +60,7 @@ def _recomputing(problem: Problem) -> Candidate | None:
         problem,
         "fwd",
         counted,
-        held_bytes=problem.jacobian_bytes,
+        held_bytes=problem.output_bytes,
         build=build,
         note=note,
         before=problem.primal_work * -1.0,  # it is a part of what was counted

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from .._analysis import Structure, has_line
 from .._arrays import varying_axes
 from .._cost import is_elementwise
-from .._execute import Copied, Stored, Swept
+from .._execute import Copied, Stored, Swept, of_copies
 from .._primitives import row_of
 from .._trace import Ends, Linear, Side, closed, is_variable, program_of
 from . import reverse
@@ -68,7 +68,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     if CLEAR_WIN * cost.seconds > min(rivals) or cost.peak_bytes > max(problem.budget, plain.peak_bytes):
         return plain
     note = f"{copied.batch:,} examples share x: each gets a copy of it, and one pass brings back a row for each"
-    return replace(offer, execution=Copied(problem.program, swept), cost=cost, note=note)
+    return replace(offer, execution=Copied(problem.program, problem.ends, swept), cost=cost, note=note)
 
 
 def _copied(problem: Problem) -> Problem | None:
@@ -212,7 +212,7 @@ def _with_copies(problem: Problem, batch_axes: tuple[int, ...], axes: _Axes, siz
     for axis, dependence in zip(batch_axes, found.relations, strict=True):
         if not all(has_line(relation, axis, 0) for relation in dependence.values()):
             return None
-    return replace(problem, program=linear, structure=found, ends=ends)
+    return replace(problem, program=linear, structure=found, ends=ends, output=of_copies(problem.output))
 
 
 def _zeros(atom: Any) -> Any:

@@ -18,7 +18,7 @@ def _propose(problem: Problem) -> Candidate | Impossible:
     reason = complex_reason(problem, "rev")
     if reason:
         return Impossible("rev", reason)
-    held_bytes = problem.jacobian_bytes + problem.residual_bytes
+    held_bytes = problem.output_bytes + problem.residual_bytes
     try:
         known_first = begun(problem, "rev", held_bytes=held_bytes)
         fits = known_first is not None and not problem.request.bounded and known_first.cost.peak_bytes <= problem.budget

@@ -26,6 +26,7 @@ class PlannedRun:
     options: Options
     kwargs: dict[str, Any]
     result: Callable[[Any, Any], Any]
+    weights: Any = None
     _jitted: dict[bool, Executable] = field(default_factory=dict)
 
     def of(self, choice: Choice) -> PlannedRun:
@@ -33,6 +34,7 @@ class PlannedRun:
         return replace(self, choice=choice, _jitted={})
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        weights = self._weights(kwargs)
         _compare(self.traced.arguments, self.kwargs, args, kwargs)
         arguments = take_apart(
             args, self.options.argnums, holomorphic=self.options.request.holomorphic, allow_int=self.options.allow_int
@@ -40,6 +42,7 @@ class PlannedRun:
         open_arrays, _ = Rest.of(arguments, kwargs).opened()
         program, xs = self.traced.program, arguments.leaves
         xs = cast_varying(xs, program.out_avals) or xs
+        open_arrays = (*open_arrays, *weights)
         constants = program.operands[: len(program.operands) - len(open_arrays)]
         mapped = not all(map(is_concrete, (*constants, *open_arrays, *xs)))  # where no loop can run on the host
         if mapped not in self._jitted:
@@ -49,10 +52,22 @@ class PlannedRun:
                 self.traced.device.platform,
             )
             self._jitted[mapped] = compiled(execution, output, False, platform, mapped=mapped)
-        results = self.traced.placement.run(self._jitted[mapped], (*constants, *open_arrays), xs)
+        quantity = self.options.request.quantity
+        sides = ("out", "in") if quantity is None else quantity.sides
+        results = self.traced.placement.run(self._jitted[mapped], (*constants, *open_arrays), xs, sides)
         traced = replace(self.traced, arguments=arguments, layout=replace(self.traced.layout, arguments=arguments))
         _, aux, J = traced.deliver(*results, self.options)
         return self.result(J, aux)
+
+    def _weights(self, kwargs: dict[str, Any]) -> list[Any]:
+        """The arrays that a Gram matrix is weighted with: those of the call, or of the plan; others are refused."""
+        if self.weights is None:
+            return []
+        weights = kwargs.pop("weights", self.weights)
+        shapes = [jax.tree.map(lambda leaf: as_array(leaf).shape, tree) for tree in (self.weights, weights)]
+        if shapes[0] != shapes[1]:
+            raise PlanMismatchError(f"weights were planned as {shapes[0]} and came as {shapes[1]}.")
+        return [as_array(leaf) for leaf in jax.tree.leaves(weights)]
 
 
 def _compare(planned: Arguments, kwargs: dict[str, Any], new_args: tuple[Any, ...], new_kwargs: dict[str, Any]) -> None:

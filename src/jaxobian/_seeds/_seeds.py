@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -219,6 +219,76 @@ class Seeds:
         at = np.flatnonzero(np.broadcast_to(valid, shape).reshape(-1))
         order = at[np.argsort(flat[at], kind="stable")]
         return order, flat[order]
+
+    def split(self, s: int) -> Split:
+        """The axes of a seeded array, cut into what a pass tells apart and what it does not."""
+        return self._splits[s]
+
+    def own_shape(self, s: int) -> tuple[int, ...]:
+        """The shape of a seeded array without its batch."""
+        return self._splits[s].shape
+
+    def result_shape(self, r: int) -> tuple[int, ...]:
+        """The shape of the r-th result array of the group, without its batch."""
+        return self._results.shapes[r]
+
+    def result_batch_axis(self, r: int) -> int | None:
+        """Its axis of examples."""
+        return self._results.batch_axes[r]
+
+    def pass_of(self, s: int, along: Callable[[np.ndarray, int], Any], rank: int) -> Any:
+        """The number of the pass that seeds each element of a seeded array, among those of the array; -1 for none.
+
+        Args:
+            s: the array.
+            along: a table of numbers for the indices along an axis, and that axis -> the same, to be broadcast.
+            rank: of what it is broadcast with, whose last axes are the array's.
+        """
+        split = self._splits[s]
+        if self.classes is not None:
+            colors = self.classes.colors[s].reshape(split.shape)
+            return jnp.asarray(colors, jnp.int32).reshape(*(1,) * (rank - colors.ndim), *colors.shape)
+        number: Any = np.zeros((1,) * rank, np.int32)
+        for axis, size in enumerate(split.shape):
+            table, below = np.zeros(size, np.int64), 1
+            for piece in reversed(range(len(split.all))):
+                if split.axes[piece] != axis:
+                    continue
+                if piece not in split.places:
+                    table += np.arange(size) // below % split.all[piece] * math.prod(split.free[piece + 1 :])
+                below *= split.all[piece]
+            number = number + along(table, axis)
+        return number
+
+    def cells_of(self, s: int, r: int) -> list[tuple[int, np.ndarray, int, np.ndarray]]:
+        """The cells of a seeded array, with where the r-th result array of the group has them.
+
+        Returns:
+            For each the axis of the seeded array and its digit for each index along it; and the same of the result
+            array. Axes are counted without the batch. None are there where the result does not depend on the array.
+        """
+        split, aval, batch = self._splits[s], self._results.avals[r], self._results.batch_axes[r]
+        found = []
+        for place, cell, landing in zip(split.places, split.cells, self._group.landings[s][r], strict=False):
+            axis = split.axes[place]
+            digits = np.arange(split.shape[axis]) // cell.stride % cell.base
+            there = landing.axis - int(batch is not None and landing.axis > batch)
+            found.append((axis, digits, there, landing.digits(aval.shape[landing.axis])))
+        return found
+
+    def depends(self, s: int, r: int) -> bool:
+        """Whether the r-th result array of the group has a place for each cell of a seeded array."""
+        return s in self._group.seeded and len(self._group.landings[s][r]) == len(self._splits[s].cells)
+
+    @property
+    def lands_on_batch(self) -> bool:
+        """Whether a cell is told by which example it is."""
+        return any(
+            landing.axis == batch
+            for of_array in self._group.landings
+            for landings, batch in zip(of_array, self._results.batch_axes, strict=True)
+            for landing in landings
+        )
 
     def made(self, start: Any, width: int, like: Sequence[Any]) -> list[Any]:
         """Seeds start, ..., start + width - 1 as arrays (width, *shape), one for each seeded array.

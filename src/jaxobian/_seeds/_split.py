@@ -19,6 +19,7 @@ class Split:
         free: the same with 1 in place of each cell: their product is the number of colors.
         places: where in `all` each cell stands.
         cells: the cells.
+        axes: which axis each piece is of.
     """
 
     shape: tuple[int, ...]
@@ -26,6 +27,7 @@ class Split:
     free: tuple[int, ...]
     places: tuple[int, ...]
     cells: tuple[Cell, ...]
+    axes: tuple[int, ...]
 
     @property
     def size(self) -> int:
@@ -41,6 +43,7 @@ class Split:
         pieces: list[int] = []
         free: list[int] = []
         places: list[int] = []
+        axes: list[int] = []
         for axis, size in enumerate(shape):
             if axis == batch:
                 continue
@@ -53,5 +56,6 @@ class Split:
                 rest = cell.stride
             pieces.append(rest)
             free.append(rest)
+            axes += [axis - int(batch is not None and axis > batch)] * (len(pieces) - len(axes))
         own = tuple(n for axis, n in enumerate(shape) if axis != batch)
-        return cls(own, tuple(pieces), tuple(free), tuple(places), tuple(cells))
+        return cls(own, tuple(pieces), tuple(free), tuple(places), tuple(cells), tuple(axes))

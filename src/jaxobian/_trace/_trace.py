@@ -89,6 +89,22 @@ class LinearProgram(Linear):
         """The same program with copies of NumPy's arrays, which may be written to."""
         return replace(self, operands=tuple(np.array(x) if isinstance(x, np.ndarray) else x for x in self.operands))
 
+    def with_operands(self, arrays: Sequence[Any]) -> LinearProgram:
+        """The same program with more operands, the last ones, which it does not read; what they hold is not known."""
+        n = len(self.operands)
+        new = tuple(jex.Var(abstract(x)) for x in arrays)
+
+        def widened(program: Program) -> Program:
+            return replace(program, inputs=(*program.inputs[:n], *new, *program.inputs[n:]))
+
+        return replace(
+            self,
+            function=widened(self.function),
+            primal=widened(self.primal),
+            operands=(*self.operands, *arrays),
+            n_open=self.n_open + len(new),
+        )
+
     def rewritten(self, primal: Program, linear: Program) -> LinearProgram:
         """The same function by other programs with the same inputs.
 

@@ -85,7 +85,7 @@ class Assembled(NoPasses, Answer):
         """Each term sums dv/du, and is put into J beside the others."""
         compressed, terms = self.part.problem, self.terms
         itemsize = max(block_dtype(a, b).itemsize for a in self.left.avals for b in self.right.avals)
-        read, put = compressed.jacobian_bytes / itemsize, self.problem.jacobian_bytes / itemsize
+        read, put = compressed.output_bytes / itemsize, self.problem.output_bytes / itemsize
         return Work(reduce=terms * read, arithmetic=3.0 * terms * put, equations=2.0 + terms)
 
     @property

@@ -137,7 +137,7 @@ class Part(Answer):
 
     @property
     def passing_bytes(self) -> int:
-        return self.candidate.cost.peak_bytes - self.problem.jacobian_bytes
+        return self.candidate.cost.peak_bytes - self.problem.output_bytes
 
     def stages(self, made: Callable[[Sequence[Results]], Made]) -> tuple[Stage, ...]:
         def reduction(stage: Stage, _: Output) -> Reduction:
@@ -294,7 +294,7 @@ class Sum(NoPasses):
     @property
     def work(self) -> Work:
         # The few elements of the first term are added to the product: its zeros are not written down.
-        return self.problem.machine.result(float(self.direct.problem.jacobian_bytes)) * -1.0
+        return self.problem.machine.result(float(self.direct.problem.output_bytes)) * -1.0
 
     def blocks(self, made: Made) -> Blocks:
         return self.direct.candidate.execution.added(made[self.direct], dense_blocks(self.product, made))
@@ -322,7 +322,7 @@ def dense_blocks(node: Node, made: Made) -> Blocks:
 def matrix_bytes(node: Node) -> int:
     """Size of the Jacobian that a node makes."""
     if not node.problem.output.has_zeros:
-        return node.problem.jacobian_bytes
+        return node.problem.output_bytes
     return elements(node.left, node.right) * (node.problem.batch or 1) * _itemsize(node.left, node.right)
 
 

@@ -68,7 +68,7 @@ def without_thin_segments(problem: Problem, cuts: Sequence[Cut]) -> list[Cut]:
 def _spare(problem: Problem, links: Links, tree: Tree) -> int:
     """The budget of passes: what the matrices of a tree leave."""
     sizes = [links.sides[i].size * links.sides[j + 1].size * (problem.batch or 1) * 4 for i, j in _spans(tree)]
-    return max(0, problem.budget - problem.residual_bytes - problem.jacobian_bytes - sum(sizes))
+    return max(0, problem.budget - problem.residual_bytes - problem.output_bytes - sum(sizes))
 
 
 def _spans(tree: Tree) -> list[tuple[int, int]]:

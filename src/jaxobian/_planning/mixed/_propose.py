@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 from ..._analysis import Cut, chain, narrow_places, narrowest, path_splits, stages
 from ..._arrays import describe, is_complex, is_inexact
 from ..._execute import Blocks, Residuals, Stage
-from ..._outputs import Output, Results, Rows
+from ..._outputs import OUTPUTS, DenseBlock, Output, Results, Rows
 from ..._trace import UNKNOWN_LINE, Linear, Side, active_variables, obstructions, source_line
 from ..._words import WORDS, counted, listed, pass_count
 from .._problem import Candidate, Impossible, Problem, Proposals
@@ -95,7 +95,7 @@ class Factored:
         dense, one = _joined(self.problem, dense_blocks(self.root, self._made(results))), self.example
         alone = one.batch == self.problem.batch
         blocks = [
-            [_Whole(block) if alone else _Diagonal(one, o, i, block) for i, block in enumerate(row)]
+            [DenseBlock(block) if alone else _Diagonal(one, o, i, block) for i, block in enumerate(row)]
             for o, row in enumerate(dense)
         ]
         return output.of_blocks(self.problem.ends, blocks)
@@ -107,24 +107,6 @@ class Factored:
     def in_place(self, output: Output) -> bool:
         """Results are multiplied."""
         return False
-
-
-@dataclass(frozen=True)
-class _Whole:
-    """A block without zeros that are known."""
-
-    block: Any
-    has_known_zeros: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.block.shape
-
-    def dense(self) -> Any:
-        return self.block
-
-    def entries(self) -> tuple[Any, np.ndarray]:
-        return self.block.reshape(-1), np.arange(self.block.size)
 
 
 @dataclass(frozen=True)
@@ -197,7 +179,7 @@ def _narrowed(problem: Problem, gain: float) -> Candidate:
 
     A cut wins by no more than the number of passes that it saves; those that win less than `gain` are not looked at.
     """
-    example = per_example(problem)
+    example = per_example(_formed(problem))
     weigh = _weigher(example)
     bound = math.ceil(min(_size(example.inputs), _size(example.outputs)) / gain)
     cuts, width = chain(example.program, weigh, bound)
@@ -213,6 +195,11 @@ def _narrowed(problem: Problem, gain: float) -> Candidate:
     if not offers:
         raise _too_wide(example, problem)
     return min(offers, key=lambda offer: offer.cost.seconds)
+
+
+def _formed(problem: Problem) -> Problem:
+    """The question, J itself where something of it is wanted: that is made of it."""
+    return problem if problem.output.whole else replace(problem, output=OUTPUTS["dense"])
 
 
 def _size(side: Side) -> int:
@@ -234,7 +221,8 @@ def _alternating(problem: Problem) -> Candidate:
         cuts = stages(program, forbidden, first)
         modes = [(first, _OTHER[first])[k % 2] for k in range(len(cuts) + 1)]
         try:
-            offers += [_offer(problem, problem, *chained(problem, cuts, modes))] if cuts else []
+            formed = _formed(problem)
+            offers += [_offer(problem, formed, *chained(formed, cuts, modes))] if cuts else []
         except NoCutError as error:
             reason = str(error)
     if not offers:
@@ -281,9 +269,10 @@ def _offer(problem: Problem, example: Problem, root: Node, cuts: tuple[Cut, ...]
     """The candidate that a tree is, with its cost."""
     nodes = list(walk(root))
     matrices = sum(map(matrix_bytes, nodes[:-1]))
-    held = problem.jacobian_bytes + problem.residual_bytes + matrices
-    if example.batch != problem.batch:
+    held = problem.output_bytes + problem.residual_bytes + matrices
+    if example.batch != problem.batch or not problem.output.whole:
         held += matrix_bytes(root)
+    held += 0 if problem.output.whole else problem.jacobian_bytes
     peak = held + max(node.passing_bytes for node in nodes)
     cost = cost_with(problem, [node.work for node in nodes], sum(node.flops for node in nodes), peak)
     execution = Factored(problem, root, example, cuts)

@@ -1,0 +1,171 @@
+"""J W J^H and J^H W J: outer products of columns, or of rows, added up chunk by chunk as passes bring them back."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._analysis import Relation
+from .._cost import Work
+from .._seeds import Run, Seeds
+from .._trace import Ends, Side
+from ._output import Block, Chunk, Reduction, Results, Rows
+from ._quantity import Quantity, SideName, dtype_of, matrix
+from ._selected import by_array, folded, lead_first, sums
+
+
+@dataclass(frozen=True)
+class Gram(Quantity):
+    """J W J^H of side "out", J^H W J of side "in"; W is diagonal.
+
+    Attributes:
+        side: whose axes the result has twice.
+        places: for each array of the other side, which of the weights is its; None where there are none.
+        n_weights: how many there are.
+        weights: their values, once there are some.
+    """
+
+    side: SideName = "out"
+    places: tuple[int, ...] | None = None
+    n_weights: int = 0
+    weights: Sequence[Any] = field(default=(), compare=False)
+    name: str = "gram"
+
+    @property
+    def sides(self) -> tuple[SideName, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The same twice."""
+        return self.side, self.side
+
+    def bound(self, weights: Sequence[Any]) -> Gram:
+        """With values of the weights."""
+        return replace(self, weights=tuple(weights))
+
+    def size(self, ends: Ends, relations: Sequence[dict[int, Relation]]) -> int:
+        """All pairs of rows, or columns."""
+        sizes, n = self._side(ends).sizes, range(len(self._side(ends).sizes))
+        return math.prod(ends.lead) * sum(sizes[a] * sizes[b] * self._dtype(ends, a, b).itemsize for a in n for b in n)
+
+    def _side(self, ends: Ends) -> Side:
+        return ends.outputs if self.side == "out" else ends.inputs
+
+    def _dtype(self, ends: Ends, *ours: int) -> Any:
+        every = range(len((ends.inputs if self.side == "out" else ends.outputs).avals))
+        return dtype_of(ends, ours, every) if self.side == "out" else dtype_of(ends, every, ours)
+
+    def keeps(self, seeds: Seeds) -> bool:
+        """Whether passes bring back rows where columns are wanted, or what is put into several."""
+        tied = bool(seeds.group and any(seeds.group.cells))
+        return tied or seeds.classes is not None or seeds.forward != (self.side == "out")
+
+    def work(self, ends: Ends, passes: int) -> Work:
+        """A product of two matrices, whether it is summed up or made at the end."""
+        side, other = self._side(ends), (ends.inputs if self.side == "out" else ends.outputs).size
+        return Work(dot=2.0 * math.prod(ends.lead) * side.size**2 * other, library=1.0)
+
+    def sums(self, ends: Ends, seeds: Seeds) -> Reduction:
+        """Outer products."""
+        return _Outer(self, ends, seeds)
+
+    def of_sums(self, ends: Ends, groups: Sequence[Seeds], results: Sequence[Results]) -> Rows:
+        """Those of all runs added, and mirrored."""
+        found: dict[tuple[int, int], Any] = {}
+        for seeds, brought in zip(groups, results, strict=True):
+            for arrays in brought:
+                for (a, b), array in zip(_pairs(seeds), arrays, strict=True):
+                    found[a, b] = found[a, b] + array if (a, b) in found else array
+        return self._finished(ends, found)
+
+    def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
+        """Products of what J is."""
+        made = [[matrix(block, ends, o, i) for i, block in enumerate(row)] for o, row in enumerate(blocks)]
+        if self.side == "in":
+            made = [[jnp.swapaxes(row[i], -1, -2).conj() for row in made] for i in range(len(ends.inputs.avals))]
+        found: dict[tuple[int, int], Any] = {}
+        for a, b in itertools.combinations_with_replacement(range(len(made)), 2):
+            dtype = self._dtype(ends, a, b)
+            for k, (left, right) in enumerate(zip(made[a], made[b], strict=True)):
+                weighted = left.astype(dtype) if self.places is None else left * self.weight(ends, k)[..., None, :]
+                product = weighted @ jnp.swapaxes(right.astype(dtype), -1, -2).conj()
+                found[a, b] = found[a, b] + product if (a, b) in found else product
+        return self._finished(ends, found)
+
+    def weight(self, ends: Ends, k: int) -> Any:
+        """The weights of an array of the summed side: (*lead, elements)."""
+        assert self.places is not None
+        other = ends.inputs if self.side == "out" else ends.outputs
+        weight, batch_axis = self.weights[self.places[k]], other.batch_axes[k]
+        weight = weight if batch_axis is None else jnp.moveaxis(weight, batch_axis, 0)
+        return weight.reshape(*ends.lead, other.sizes[k])
+
+    def _finished(self, ends: Ends, found: dict[tuple[int, int], Any]) -> Rows:
+        side, rows = self._side(ends), []
+        for a, out in enumerate(side.shapes):
+            row = []
+            for b, other in enumerate(side.shapes):
+                shape, dtype = (*ends.lead, *out, *other), self._dtype(ends, a, b)
+                square = found.get((min(a, b), max(a, b)))
+                if square is None:
+                    row.append(jnp.zeros(shape, dtype))
+                    continue
+                square = square.reshape(*ends.lead, side.sizes[min(a, b)], side.sizes[max(a, b)])
+                square = jnp.swapaxes(square, -1, -2).conj() if a > b else square
+                row.append(square.reshape(shape).astype(dtype))
+            rows.append(row)
+        return rows
+
+
+def _pairs(seeds: Seeds) -> list[tuple[int, int]]:
+    return list(itertools.combinations_with_replacement(seeds.numbers, 2))
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """For each pair of result arrays, the sum of the outer products of what passes bring back: (*lead, a, b)."""
+
+    output: Gram
+    ends: Ends
+    seeds: Seeds
+
+    def start(self, run: Run, parts: Sequence[Any]) -> list[Any]:
+        sizes = [math.prod(self.seeds.result_shape(r)) for r in range(len(parts))]
+        places = itertools.combinations_with_replacement(range(len(parts)), 2)
+        pairs = zip(places, _pairs(self.seeds), strict=True)
+        return [
+            sums(parts, (*self.ends.lead, sizes[a], sizes[b]), self.output._dtype(self.ends, *numbers))
+            for (a, b), numbers in pairs
+        ]
+
+    def add(self, left: Sequence[Any], chunk: Chunk, parts: Sequence[Any]) -> list[Any]:
+        left = list(left)
+        for passes in by_array(self.seeds, chunk, parts):
+            found = [self._flat(passes, r) for r in range(len(parts))]
+            for k, (a, b) in enumerate(itertools.combinations_with_replacement(range(len(parts)), 2)):
+                # Columns, or rows of which the first is to be the conjugate one.
+                first, second = (found[a], found[b].conj()) if self.seeds.forward else (found[a].conj(), found[b])
+                first = self._weighted(passes, first)
+                # Products of half precision are exact in single.
+                left[k] += jnp.einsum("p...a,p...b->...ab", first, second, preferred_element_type=left[k].dtype)
+        return left
+
+    def _flat(self, passes: Any, r: int) -> Any:
+        """What passes bring back: (passes, *lead, elements); nothing of those that were made before."""
+        part = passes.masked(lead_first(passes.parts[r], self.seeds.result_batch_axis(r)))
+        # The other side of J may be of a wider type.
+        part = part.astype(self.output._dtype(self.ends, self.seeds.numbers[r]))
+        return part.reshape(*part.shape[: 1 + len(self.ends.lead)], math.prod(self.seeds.result_shape(r)))
+
+    def _weighted(self, passes: Any, part: Any) -> Any:
+        if self.output.places is None:
+            return part
+        weight = self.output.weight(self.ends, passes.seeded)
+        weight = jnp.moveaxis(jax.lax.dynamic_slice_in_dim(weight, passes.start, len(part), weight.ndim - 1), -1, 0)
+        return part * weight[..., None]
+
+    def joined(self, run: Run, pieces: Sequence[Sequence[Any]]) -> list[Any]:
+        return folded(self, run, pieces)

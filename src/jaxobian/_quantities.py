@@ -1,0 +1,202 @@
+"""The functions that return something of J: `J.diagonal`, `J.trace`, `J.squared_norms`, `J.gram`."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+from ._outputs import Diagonal, Gram, Quantity, SquaredNorms, Trace
+from ._report import Plan, Source
+from ._tracebacks import entry
+
+_SIDES = ("out", "in")
+_OVER = ("in", "out", "all")
+
+
+class QuantityFunction:
+    """A function that returns something of the Jacobian, which need not be formed for it.
+
+    It takes J's options. Called, it returns the quantity; with `has_aux`, a pair of it and aux.
+    """
+
+    name = ""
+
+    def __init__(self, jacobian: Any):
+        functools.update_wrapper(self, jacobian, updated=())
+        self._jacobian = jacobian
+
+    def __repr__(self) -> str:
+        return f"{self._jacobian!r}.{self.name}"
+
+    def __reduce__(self) -> Any:
+        return getattr, (self._jacobian, self.name)
+
+    def _asked(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The function that answers, and the keyword arguments that are f's."""
+        raise NotImplementedError
+
+    @entry
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """It, at the arguments."""
+        function, own = self._asked(kwargs)
+        return function(*args, **own)
+
+    @entry
+    def with_value(self, /, *args: Any, **kwargs: Any) -> Any:
+        """f's value beside it: `(y, quantity)`; with `has_aux`, `((y, aux), quantity)`."""
+        function, own = self._asked(kwargs)
+        return function.with_value(*args, **own)
+
+    @entry
+    def plan(self, /, *args: Any, **kwargs: Any) -> Plan:
+        """What a call with these arguments would run, and why; nothing runs. See `JacobianFunction.plan`."""
+        function, own = self._asked(kwargs)
+        return replace(function.plan(*args, **own), _source=Source(self, args, kwargs))
+
+
+class DiagonalFunction(QuantityFunction):
+    """dy_k / dx_k, where y is like x."""
+
+    name = "diagonal"
+
+    def _asked(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return self._jacobian.asking(Diagonal()), kwargs
+
+
+class TraceFunction(QuantityFunction):
+    """The sum of dy_k / dx_k, where y is like x."""
+
+    name = "trace"
+
+    def _asked(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return self._jacobian.asking(Trace()), kwargs
+
+
+class SquaredNormsFunction(QuantityFunction):
+    """Sums of squares of J; `over` says over which side."""
+
+    name = "squared_norms"
+
+    def _asked(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        own = dict(kwargs)
+        over = own.pop("over", "in")
+        if over not in _OVER:
+            raise ValueError(
+                f'over must be "in" (a sum for each output), "out" (for each input) or "all"; got {over!r}.'
+            )
+        return self._jacobian.asking(SquaredNorms(over)), own
+
+
+class GramFunction(QuantityFunction):
+    """J W J^T, or J^T W J; `side` says which, `weights` are the diagonal of W."""
+
+    name = "gram"
+
+    def _asked(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        own = dict(kwargs)
+        side, weights = own.pop("side", "out"), own.pop("weights", None)
+        if side not in _SIDES:
+            raise ValueError(f'side must be "out" (J J^T) or "in" (J^T J); got {side!r}.')
+        return self._jacobian.asking(Gram(side), weights), own
+
+
+class Quantities:
+    """What a function that returns J has beside J."""
+
+    def asking(self, quantity: Quantity, weights: Any = None) -> Any:
+        """The same function, of something of J."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def diagonal(self) -> DiagonalFunction:
+        """A function of f's arguments that returns the diagonal of J: dy_k / dx_k.
+
+        y's tree must be x's, with leaves of the same shapes; the diagonal is like them, for a batch `(B, *x)`. Of a
+        Hessian it is d2 y_i / dx_k^2, with leaves `out.shape + in.shape`. J is not formed: each pass leaves what of the
+        diagonal it meets. What ties or colors keep apart shares passes.
+
+        Returns:
+            A function with `.plan(*args)` and `.with_value(*args)`, as J has them.
+
+        Raises:
+            ValueError: on a call, where y is not like x; it names the leaf.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import jaxobian as jb
+            >>> print(jb.jacobian(lambda x: x**2 * jnp.sum(x)).diagonal(jnp.array([1.0, 2.0])))
+            [ 7. 16.]
+        """
+        return DiagonalFunction(self)
+
+    @functools.cached_property
+    def trace(self) -> TraceFunction:
+        """A function of f's arguments that returns the trace of J: the sum of dy_k / dx_k.
+
+        The divergence of a field, `jacobian(v).trace`; of a Hessian the Laplacian, `hessian(u).trace`. A number, of
+        a batch `(B,)`; of a Hessian one for each output, in f's output tree. J is not formed.
+
+        Returns:
+            A function with `.plan(*args)` and `.with_value(*args)`, as J has them.
+
+        Raises:
+            ValueError: on a call, where y is not like x; it names the leaf.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import jaxobian as jb
+            >>> print(jb.hessian(lambda x: jnp.sum(x**3)).trace(jnp.array([1.0, 2.0])))
+            18.0
+        """
+        return TraceFunction(self)
+
+    @functools.cached_property
+    def squared_norms(self) -> SquaredNormsFunction:
+        """A function of f's arguments that returns sums of squares of J, |J[i, k]|^2.
+
+        Called as `squared_norms(*args, over="in")`. Where over is "in", each output's: the sum over all inputs, like y;
+        "out": each input's, like x, the diagonal of J^T J; "all": a number, the square of J's Frobenius norm. Of a
+        batch, each example's, `(B, ...)`: `batch_jacobian(loss, 0, in_axes=(None, 0)).squared_norms` are per-example
+        gradient norms. J is not formed.
+
+        Returns:
+            A function with `.plan(*args)` and `.with_value(*args)`, as J has them.
+
+        Raises:
+            ValueError: over is none of those.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import jaxobian as jb
+            >>> norms = jb.jacobian(lambda x: jnp.stack([x[0] * x[1], x[1]])).squared_norms
+            >>> print(norms(jnp.array([3.0, 2.0])), norms(jnp.array([3.0, 2.0]), over="all"))
+            [13.  1.] 14.0
+        """
+        return SquaredNormsFunction(self)
+
+    @functools.cached_property
+    def gram(self) -> GramFunction:
+        """A function of f's arguments that returns the Gram matrix J W J^T, or J^T W J.
+
+        Called as `gram(*args, side="out", weights=None)`. Where side is "out" it is J W J^T: y's tree twice, leaves
+        `out_i.shape + out_j.shape`. By a network's parameters, `jacobian(apply).gram(params, X)` is the neural tangent
+        kernel (NTK), all pairs of examples. Where side is "in" it is J^T W J, x's tree twice: the Gauss-Newton matrix.
+        W is diagonal: `weights` are real arrays like the side that is summed over; None is the identity. Of complex J,
+        J^T is the conjugate transpose. `batch_jacobian` gives each example's own, `(B, ...)`.
+
+        Returns:
+            A function with `.plan(*args)` and `.with_value(*args)`, as J has them.
+
+        Raises:
+            ValueError: side is none of those, or weights are not like the other side.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import jaxobian as jb
+            >>> J = jb.jacobian(lambda x: jnp.stack([x[0] * x[1], x[1]]))
+            >>> print(J.gram(jnp.array([3.0, 2.0])))
+            [[13.  3.]
+             [ 3.  1.]]
+        """
+        return GramFunction(self)
