@@ -67,7 +67,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     rivals = [c.seconds for c in (earlier["fwd"], plain) if isinstance(c, Candidate)]
     if CLEAR_WIN * cost.seconds > min(rivals) or cost.peak_bytes > max(problem.budget, plain.peak_bytes):
         return plain
-    note = f"{copied.batch:,} examples share x: each gets a copy of it, and one pass brings back a row for each"
+    note = f"per-example gradients: {copied.batch:,} examples share x, and one VJP brings back a row of J for each"
     return replace(offer, execution=Copied(problem.program, swept), cost=cost, note=note)
 
 
