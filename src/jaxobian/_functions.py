@@ -87,8 +87,8 @@ class JacobianFunction:
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
         choice = traced.choose(self._settled(traced), traced.device, traced.values, explain=True)
         run = PlannedRun(traced, choice, self._options, kwargs, self._result)
-        f, program = self._made_from[0], traced.program
-        title = title_of(_name(f), _where(f), program.in_avals, program.out_avals, self._verb)
+        f = self._made_from[0]
+        title = title_of(_name(f), _where(f), traced.program.in_avals, self._out_avals(traced), self._verb)
         structure = describe_structure(choice.problem, choice.candidates, asserted=self._options.request.independent)
         return make_plan(title, structure, choice, run, Source(self, args, kwargs))
 
@@ -118,6 +118,10 @@ class JacobianFunction:
     def _settled(self, traced: Traced) -> Options:
         """The options, once a call has been traced."""
         return self._options
+
+    def _out_avals(self, traced: Traced) -> Sequence[Any]:
+        """What f returns."""
+        return traced.program.out_avals
 
 
 class SharedFunction(JacobianFunction):
@@ -172,6 +176,7 @@ class _Gradient(JacobianFunction):
     """
 
     has_rules = True
+    returned: Sequence[Any] = ()  # by f, as abstract values
 
     def _settled(self, traced: Traced) -> Options:
         # A rule for vmap is none for derivatives; a Jacobian inside f asks one how many copies of it there are.
@@ -194,6 +199,7 @@ class HessianFunction(JacobianFunction):
         @stands_for(f)
         def gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
             value, J = inner.with_value(*args, **kwargs)
+            inner.returned = list(map(jax.typeof, jax.tree.leaves(value[0] if options.has_aux else value)))
             return jax.tree.map(_as_inexact, J), value
 
         super().__init__(gradient, replace(options, has_aux=True))
@@ -203,6 +209,9 @@ class HessianFunction(JacobianFunction):
 
     def _settled(self, traced: Traced) -> Options:
         return self._options.asking(symmetric=not self._gradient.has_rules)
+
+    def _out_avals(self, traced: Traced) -> Sequence[Any]:
+        return self._gradient.returned
 
     @entry
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
