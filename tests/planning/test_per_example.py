@@ -82,6 +82,19 @@ def looped(p: Any) -> Array:
     return jnp.tanh(X @ w) @ p["v"]
 
 
+def checkpointed(p: Any) -> Array:
+    """Layers that are computed anew where they are pulled back, one of them within another."""
+    inner = jax.checkpoint(lambda w, b: jnp.tanh(X @ w + b))
+    return jax.checkpoint(lambda w, b, v: inner(w, b) @ v)(p["w"], p["b"], p["v"]) + p["c"]
+
+
+def each_checkpointed(p: Any) -> Array:
+    """An example at a time, of which little is kept."""
+    policy = jax.checkpoint_policies.dots_saveable
+    one = jax.checkpoint(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]) @ p["v"], policy=policy)
+    return jax.vmap(one, (None, 0))(p, X)
+
+
 TAKEN = {
     "network": (network, NET, 3),
     "convolution": (convolution, KERNEL, 1),
@@ -91,6 +104,9 @@ TAKEN = {
     "two outputs": (pairs, NET, 4),
     "weights made of others": (scaled, NET, 3),
     "weights made by a loop": (looped, NET, 3),
+    "checkpointed": (jax.checkpoint(network), NET, 3),
+    "checkpointed layers": (checkpointed, NET, 3),
+    "each example checkpointed": (each_checkpointed, NET, 3),
 }
 
 
