@@ -75,7 +75,9 @@ def _compare(planned: Arguments, kwargs: dict[str, Any], new_args: tuple[Any, ..
     for (path, before), (_, now) in zip(old, new, strict=True):
         name = _name(path)
         if isinstance(now, jax.ShapeDtypeStruct):
-            raise PlanMismatchError(f"{name} came as a shape, {describe(now)}: a plan is made from it, but runs on arrays.")
+            raise PlanMismatchError(
+                f"{name} came as a shape, {describe(now)}: a plan is made from it, but runs on arrays."
+            )
         differentiated = path[0].idx == 0 and path[1].idx in planned.positions
         shown, shown_now = (_signature(leaf, differentiated) for leaf in (before, now))
         if shown != shown_now:

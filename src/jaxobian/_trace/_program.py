@@ -200,9 +200,7 @@ def inlined(program: Program, *, checkpoints: bool = False) -> Program:
     return replace(program, equations=tuple(equations), outputs=tuple(outputs))
 
 
-def _inline(
-    program: Program, names: dict[Any, Any], call: Any, checkpoints: bool
-) -> tuple[list[Any], list[Any]]:
+def _inline(program: Program, names: dict[Any, Any], call: Any, checkpoints: bool) -> tuple[list[Any], list[Any]]:
     """The equations and outputs of `program`, which `call` calls (None: nothing does)."""
 
     def read(atom: Any) -> Any:
