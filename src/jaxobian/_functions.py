@@ -105,8 +105,8 @@ class JacobianFunction(Quantities):
         options = self._settled(traced)
         choice = traced.choose(options, traced.device, traced.values, explain=True)
         run = PlannedRun(traced, choice, options, kwargs, self._result, self._weights)
-        f, program = self._made_from[0], traced.program
-        title = title_of(_name(f), _where(f), program.in_avals, program.out_avals, self._what)
+        f = self._made_from[0]
+        title = title_of(_name(f), _where(f), traced.program.in_avals, self._out_avals(traced), self._what)
         structure = describe_structure(choice.problem, choice.candidates, asserted=self._options.request.independent)
         return make_plan(title, structure, choice, run, Source(self, args, kwargs))
 
@@ -146,6 +146,10 @@ class JacobianFunction(Quantities):
         return self._options.asking(
             quantity=settled(quantity, traced, self._weights, hessian=isinstance(self, HessianFunction))
         )
+
+    def _out_avals(self, traced: Traced) -> Sequence[Any]:
+        """What f returns."""
+        return traced.program.out_avals
 
 
 class SharedFunction(JacobianFunction):
@@ -218,6 +222,7 @@ class _Gradient(JacobianFunction):
     """
 
     has_rules = True
+    returned: Sequence[Any] = ()  # by f, as abstract values
 
     def _settled(self, traced: Traced) -> Options:
         # A rule for vmap is none for derivatives; a Jacobian inside f asks one how many copies of it there are.
@@ -240,6 +245,7 @@ class HessianFunction(JacobianFunction):
         @stands_for(f)
         def gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
             value, J = inner.with_value(*args, **kwargs)
+            inner.returned = list(map(jax.typeof, jax.tree.leaves(value[0] if options.has_aux else value)))
             return jax.tree.map(_as_inexact, J), value
 
         super().__init__(gradient, replace(options, has_aux=True))
@@ -249,6 +255,9 @@ class HessianFunction(JacobianFunction):
 
     def _settled(self, traced: Traced) -> Options:
         return super()._settled(traced).asking(symmetric=not self._gradient.has_rules)
+
+    def _out_avals(self, traced: Traced) -> Sequence[Any]:
+        return self._gradient.returned
 
     @entry
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:

@@ -76,3 +76,12 @@ def listed(shown: Sequence[Any]) -> str:
     if len(shown) <= 3:
         return ", ".join(map(str, shown))
     return f"{len(shown)} arrays ({', '.join(map(str, shown[:3]))}, ...)"
+
+
+def first_few(shown: Sequence[str], separator: str = ", ") -> str:
+    """Some words on one line; of many the first three, and how many more there are.
+
+    >>> first_few(["a", "b"]), first_few(["a", "b", "c", "d", "e"])
+    ('a, b', 'a, b, c, and 2 more')
+    """
+    return separator.join([*shown[:3], *([f"and {len(shown) - 3} more"] if len(shown) > 3 else [])])

@@ -18,6 +18,8 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('jaxobian.flax needs Flax: pip install "jaxobian[flax]"') from error
 
+from ._words import first_few
+
 __all__ = ["functional"]
 
 Params = dict[Any, Any]
@@ -255,8 +257,13 @@ def _fitting(params: Any, expected: dict[Path, tuple[int, ...]]) -> dict[Path, A
         if shape != expected.get(path, shape)
     ]
     if problems:
+        if expected and set(expected) <= {path[1:] for path in shapes if path[0] == "params"}:
+            raise ValueError(
+                f"`params` are all of the model's variables, in collections {list(params)}; expected its parameters "
+                'alone, as `functional` returned them: pass variables["params"].'
+            )
         raise ValueError(
-            f"`params` do not fit the model: {'; '.join(problems)}. Expected the tree that `functional` "
+            f"`params` do not fit the model: {first_few(problems, '; ')}. Expected the tree that `functional` "
             "returned, with other values in it: {**params, name: layer} replaces a layer."
         )
     return leaves

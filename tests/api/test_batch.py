@@ -359,6 +359,8 @@ PROVED: dict[str, Callable[..., Any]] = {
     "constant": lambda x: jnp.ones((6, 2)),
     "under vmap": lambda x: jax.vmap(lambda r: jnp.linalg.solve(SQUARE + 9 * jnp.eye(6) + jnp.outer(r, r), r))(x),
     "stacked": lambda x: jnp.stack([x, x**2], 1),
+    "some at a time": lambda x: jax.lax.map(lambda r: jnp.tanh(SQUARE @ r), x, batch_size=2),
+    "some at a time, the rest apart": lambda x: jax.lax.map(lambda r: jnp.tanh(SQUARE @ r), x, batch_size=4),
 }
 
 

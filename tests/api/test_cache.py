@@ -18,6 +18,7 @@ from jaxobian import _cache
 from jaxobian._cache import _kept
 from jaxobian._call import Options
 from jaxobian._call._batch import Batch
+from jaxobian._outputs import SquaredNorms
 from jaxobian._request import Request
 from jaxobian.testing._scenario import normal, weights
 
@@ -127,6 +128,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "prefer_reverse": (False, True),
     "symmetric": (False, True),
     "copies": (1, 2),
+    "quantity": (SquaredNorms("in"), SquaredNorms("out")),
 }
 # How f is called is in the program; how results are handed back comes after what is kept.
 NOT_ASKED = {"argnums", "has_aux", "allow_int", "batch"}

@@ -152,6 +152,19 @@ def test_the_plan_of_a_hessian() -> None:
     assert_same(plan(2 * X), jax.hessian(f)(2 * X))
 
 
+@pytest.mark.parametrize(
+    ("f", "has_aux", "ends"),
+    [
+        (lambda a: jnp.sum(a**3), False, "f32[3] -> f32[]"),
+        (lambda a: (jnp.sum(a**3), {"twice": 2 * a}), True, "f32[3] -> f32[]"),
+        (lambda a: {"y": jnp.sum(a**3), "z": a[:2] ** 2}, False, "f32[3] -> f32[], f32[2]"),
+    ],
+    ids=["a loss", "beside aux", "several outputs"],
+)
+def test_the_plan_of_a_hessian_shows_what_f_returns(f: Any, has_aux: bool, ends: str) -> None:
+    assert jb.hessian(f, has_aux=has_aux).plan(X).title.endswith(f": {ends}")
+
+
 def test_errors_name_the_user_s_leaves() -> None:
     with pytest.raises(TypeError, match=r"args\[0\]\['i'\].*i32"):
         jb.hessian(lambda p: jnp.sum(p["w"]))({"w": X, "i": jnp.arange(3)})

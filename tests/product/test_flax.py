@@ -507,6 +507,12 @@ def test_wrong_params(family: str) -> None:
         apply({**params, "tail": head}, IMAGES)
     with pytest.raises(ValueError, match=r"params\['head'\]\['bias'\] has shape \(4,\) instead of \(3,\)"):
         jb.jacobian(apply)({**params, "head": {**head, "bias": jnp.ones(4)}}, IMAGES)
+    everything = {"params": params, "batch_stats": {}}
+    with pytest.raises(ValueError, match=r"all of the model's variables.*variables\[\"params\"\]"):
+        apply(everything, IMAGES)
+    with pytest.raises(ValueError, match=r"(\S+ is missing; ){3}and \d+ more\. Expected") as caught:
+        apply({}, IMAGES)
+    assert len(str(caught.value)) < 400
     with pytest.raises(TypeError, match=r"an array .*5,4,4,1.* expected the nested dict"):
         apply(IMAGES, params)
 

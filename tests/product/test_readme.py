@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,7 @@ def test_the_code_runs_and_prints_what_it_says(
     assert names["table"].shape == (784, 10)
     assert names["JX"].shape == (64, 10, 28, 28, 1)
     assert names["layer"]["kernel"].shape == (10, 120, 10)
+    np.testing.assert_array_equal(names["C"].toarray(), names["S"].todense())
 
 
 def test_files_that_it_names_exist() -> None:

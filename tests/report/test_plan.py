@@ -315,13 +315,15 @@ MISMATCHES: dict[str, tuple[tuple[Any, ...], dict[str, Any], str | None]] = {
     "dtype": (({"w": TALL.astype("float16"), "b": X}, "sin"), {"s": X}, r"\['w'\].*f32\[20,3\].*f16\[20,3\]"),
     "keyword": (({"w": TALL, "b": X}, "sin"), {"s": jnp.arange(3)}, r"kwargs\['s'\].*f32\[3\].*i32\[3\]"),
     "static value": (({"w": TALL, "b": X}, "cos"), {"s": X}, r"args\[1\].*'sin'.*'cos'"),
-    "missing leaf": (({"w": TALL}, "sin"), {"s": X}, "'b'"),
-    "extra leaf": (({"w": TALL, "b": X, "c": X}, "sin"), {"s": X}, "'c'"),
-    "list instead of dict": (([TALL, X], "sin"), {"s": X}, None),
-    "missing argument": (({"w": TALL, "b": X},), {"s": X}, None),
-    "missing keyword": (({"w": TALL, "b": X}, "sin"), {}, "'s'"),
-    "other keyword": (({"w": TALL, "b": X}, "sin"), {"t": X}, "'t'"),
-    "None for an array": (({"w": TALL, "b": None}, "sin"), {"s": X}, None),
+    "missing leaf": (({"w": TALL}, "sin"), {"s": X}, r"args\[0\]\['b'\] did not come\."),
+    "extra leaf": (({"w": TALL, "b": X, "c": X}, "sin"), {"s": X}, r": args\[0\]\['c'\] came, not planned"),
+    "list instead of dict": (([TALL, X], "sin"), {"s": X}, r"\['w'\] did not come and args\[0\]\[0\], .* came"),
+    "missing argument": (({"w": TALL, "b": X},), {"s": X}, r": args\[1\] did not come"),
+    "missing keyword": (({"w": TALL, "b": X}, "sin"), {}, r"kwargs\['s'\] did not come"),
+    "other keyword": (({"w": TALL, "b": X}, "sin"), {"t": X}, r"\['s'\] did not come and kwargs\['t'\] came"),
+    "None for an array": (({"w": TALL, "b": None}, "sin"), {"s": X}, r"args\[0\]\['b'\] did not come"),
+    "an empty tuple more": (({"w": TALL, "b": X, "n": ()}, "sin"), {"s": X}, "structures differ: .*planned.*came"),
+    "a shape": (({"w": TALL, "b": shape(3)}, "sin"), {"s": X}, r"args\[0\]\['b'\] came as a shape, f32\[3\]"),
 }
 
 
@@ -337,6 +339,8 @@ def test_other_arguments_are_refused_by_name(name: str, from_shapes: bool) -> No
     came, keywords, message = MISMATCHES[name]
     with pytest.raises(jb.PlanMismatchError, match=message):
         plan(*came, **keywords)
+    with pytest.raises(jb.PlanMismatchError, match=message):
+        plan.tune(*came, **keywords)
     with pytest.raises(TypeError):  # what a JAX user would catch
         jax.jit(lambda: plan(*came, **keywords))()
 

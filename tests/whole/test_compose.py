@@ -263,6 +263,39 @@ def test_several_devices() -> None:
     assert done.stdout.endswith("done\n"), done.stdout + done.stderr[-3000:]
 
 
+CALLBACK = """
+import jax, jax.numpy as jnp, numpy as np, jaxobian as jb
+
+def slope(x, t):
+    return np.cos(x) * t  # of JAX arrays: an operation of JAX, while others are queued
+
+@jax.custom_jvp
+def sine(x):
+    return jnp.sin(x)
+
+@sine.defjvp
+def _(primals, tangents):
+    (x,), (t,) = primals, tangents
+    return jnp.sin(x), jax.pure_callback(slope, jax.typeof(x), x, t, vmap_method="sequential")
+
+W = np.random.default_rng(0).standard_normal((300, 300)).astype("float32")
+make = lambda sine: lambda x: jnp.stack([W @ sine(jnp.tanh(W @ x)), W @ jnp.sin(sine(W @ x))])
+x = jnp.linspace(0, 1, 300)
+plan, expected = jb.jacobian(make(sine), mode="fwd", chunk_size=2).plan(x), jax.jacfwd(make(jnp.sin))(x)
+for _ in range(5):  # a race
+    assert jnp.allclose(plan(x), expected, rtol=1e-2, atol=1e-2)
+print("done", flush=True)
+"""
+
+
+def test_a_callback_may_use_jax_while_a_loop_of_chunks_runs_on_the_host() -> None:
+    path = os.pathsep.join(filter(None, [str(Path(jb.__file__).parents[1]), os.getenv("PYTHONPATH")]))
+    env, command = {**os.environ, "PYTHONPATH": path}, [sys.executable, "-c", CALLBACK]
+    # Where it waits forever, it is ended.
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.endswith("done\n"), done.stdout + done.stderr[-3000:]
+
+
 def _grown(x: Any) -> Any:
     return jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * jnp.cos(s[1]) + s[1]), (0, x))[1]
 

@@ -362,6 +362,7 @@ def test_where_one_equation_allows_no_mode_one_error_names_everything(f: Callabl
         with pytest.raises(jb.ModeError) as caught:
             jb.jacobian(f, mode=mode)(X)
         message = str(caught.value)
+        assert " only and " not in message  # of the rule, what is said of the loop
         for internal in ("custom_lin", "linear_transpose", "eqn", "jaxpr", "Tracer"):
             assert internal not in message
     rule = r"custom_vjp function.*three_cosines.*" + line_of(f, "# the rule")
@@ -369,6 +370,19 @@ def test_where_one_equation_allows_no_mode_one_error_names_everything(f: Callabl
         jb.jacobian(f)(X)
     with pytest.raises(jb.ModeError, match="while_loop"):
         jb.jacobian(f)(X)
+
+
+def test_of_an_equation_that_allows_no_mode_each_part_is_told_what_it_forbids() -> None:
+    f = rule_in_loop
+    rule, loop = line_of(f, "# the rule"), line_of(f, "while_loop")
+    message = (
+        rf"one operation allows neither mode: a custom_vjp function \(backward rule three_cosines\) inside "
+        rf"lax\.while_loop \({rule}\) has a rule for reverse mode only; "
+        rf"lax\.while_loop \({loop}\) runs a number of steps known only when it runs, so it has no reverse mode"
+    )
+    for mode in ("auto", "mixed"):
+        with pytest.raises(jb.ModeError, match=message):
+            jb.jacobian(f, mode=mode)(X)
 
 
 def test_every_obstructing_primitive_is_named() -> None:

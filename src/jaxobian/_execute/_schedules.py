@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from .._compiler import compiler_options
 from .._outputs import Output, Results, Rows
 from .._seeds import UNROLLED_CHUNKS, Run
-from .._trace import Ends, LinearProgram
+from .._trace import Ends, Linear, LinearProgram, walk
 from ._execution import Execution, Residuals
 from ._passes import nothing_yet, step, swept
 
@@ -102,9 +102,11 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
     finish = jit(finish, donate_argnums=0)
     rows, start = jit(like, static_argnums=0), jit(start, static_argnums=(0, 1))
     chunk = jit(chunk, static_argnums=(0, 1), donate_argnums=3)
+    # A callback that uses JAX itself would wait forever behind the steps that were queued after its own.
+    settled = jax.block_until_ready if _calls_back(execution.program) else lambda computed: computed
 
     def run_all(operands: Sequence[Any], xs: Sequence[Any]) -> Computed:
-        ys, aux, residuals = prepare(operands, xs)
+        ys, aux, residuals = settled(prepare(operands, xs))
         weights = list(_weights(output, operands))
         results: list[Results] = []
         for number, stage in enumerate(stages):
@@ -114,7 +116,7 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
             for run in stage.seeds.runs():
                 left = start(number, run, residuals.read, begin)
                 for k in range(run.chunks):
-                    left = chunk(number, run, jnp.asarray(k), left, residuals.read, begin, weights)
+                    left = settled(chunk(number, run, jnp.asarray(k), left, residuals.read, begin, weights))
                 brought.append(left)
             results.append(brought)
         pairs = list(zip(itertools.chain(*donated), itertools.chain(*results), strict=True))
@@ -122,6 +124,13 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
         return wanted, ys if value else [], aux
 
     return run_all
+
+
+def _calls_back(program: Linear) -> bool:
+    """Whether Python may run on the host; what a rule for reverse mode does is not looked into."""
+    programs = (program.primal, program.linear) if isinstance(program, LinearProgram) else (program.linear,)
+    names = {e.primitive.name for each in programs for e in walk(each.equations)}
+    return any(name.endswith("callback") or name == "custom_lin" for name in names)
 
 
 def _forwarding(prepare: Callable[..., Any], jit: Callable[..., Any]) -> Callable[..., Any]:

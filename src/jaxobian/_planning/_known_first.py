@@ -85,7 +85,7 @@ def begun(problem: Problem, mode: str, *, held_bytes: int) -> Candidate | None:
     size = math.prod(found.shape) * found.z.dtype.itemsize
     repeated = 0 if found.whole else passes * nbytes(found.z)
     where = "" if found.where == UNKNOWN_LINE else f" at {found.where}"
-    note = f"starts from the weights of the matmul{where}: no pass goes through it"
+    note = f"starts from the weights of the matmul{where}, which are its Jacobian, instead of the identity"
     return candidate(
         problem,
         mode,

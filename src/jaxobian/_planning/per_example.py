@@ -24,7 +24,7 @@ from .._arrays import varying_axes
 from .._cost import is_elementwise
 from .._execute import Copied, Stored, Swept, of_copies
 from .._primitives import row_of
-from .._trace import Ends, Linear, Side, closed, is_variable, program_of
+from .._trace import Ends, Linear, Side, closed, inlined, is_checkpoint, is_variable, program_of
 from . import reverse
 from ._problem import Candidate, Impossible, Problem, Proposals
 from ._sweeps import CLEAR_WIN
@@ -67,7 +67,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     rivals = [c.seconds for c in (earlier["fwd"], plain) if isinstance(c, Candidate)]
     if CLEAR_WIN * cost.seconds > min(rivals) or cost.peak_bytes > max(problem.budget, plain.peak_bytes):
         return plain
-    note = f"{copied.batch:,} examples share x: each gets a copy of it, and one pass brings back a row for each"
+    note = f"per-example gradients: {copied.batch:,} examples share x, and one VJP brings back a row of J for each"
     return replace(offer, execution=Copied(problem.program, problem.ends, swept), cost=cost, note=note)
 
 
@@ -77,12 +77,23 @@ def _copied(problem: Problem) -> Problem | None:
     if any(map(varying_axes, (*problem.inputs.avals, *problem.outputs.avals))):
         return None
     sizes = dict.fromkeys(n for v in outputs[:1] for n in v.aval.shape if n >= _FEWEST)
+    problem = _without_checkpoints(problem) if sizes else problem
+    outputs = problem.program.linear.outputs
     for size in sizes:
         for batch_axes in _places(outputs, size):
             axes = _axes(problem, batch_axes)
             if axes is not None:
                 return _with_copies(problem, batch_axes, axes, size)
     return None
+
+
+def _without_checkpoints(problem: Problem) -> Problem:
+    """The same with what is checkpointed written out: equations in there bring x and the examples together, too."""
+    program = problem.program
+    if not any(map(is_checkpoint, program.linear.equations)):
+        return problem
+    linear = Linear(inlined(program.linear, checkpoints=True), program.n_in)
+    return replace(problem, program=linear, structure=problem.structure.part(linear))
 
 
 def _places(outputs: Sequence[Any], size: int) -> list[tuple[int, ...]]:

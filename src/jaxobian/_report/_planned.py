@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from .._errors import PlanMismatchError
 from .._execute import Executable, compiled
 from .._planning import Choice
 from .._trace import cast_varying
+from .._words import first_few
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +81,27 @@ def _compare(planned: Arguments, kwargs: dict[str, Any], new_args: tuple[Any, ..
     new, new_tree = jax.tree_util.tree_flatten_with_path((new_args, new_kwargs))
     advice = "Make a plan for these arguments: jacobian(f).plan(...)."
     if tree != new_tree:
-        raise PlanMismatchError(f"the plan was made for arguments of the structure {tree}; {new_tree} came. {advice}")
+        before, now = ([_name(path) for path, _ in leaves] for leaves in (old, new))
+        missing, more = [n for n in before if n not in now], [n for n in now if n not in before]
+        told = [f"{first_few(missing)} did not come"] * bool(missing)
+        told += [f"{first_few(more)} came, not planned"] * bool(more)
+        differ = " and ".join(told) or f"structures differ: {tree} was planned, {new_tree} came"
+        raise PlanMismatchError(f"the plan was made for other arguments: {differ}. {advice}")
     for (path, before), (_, now) in zip(old, new, strict=True):
-        name = ("args" if path[0].idx == 0 else "kwargs") + jax.tree_util.keystr(path[1:])
+        name = _name(path)
+        if isinstance(now, jax.ShapeDtypeStruct):
+            raise PlanMismatchError(
+                f"{name} came as a shape, {describe(now)}: a plan is made from it, but runs on arrays."
+            )
         differentiated = path[0].idx == 0 and path[1].idx in planned.positions
         shown, shown_now = (_signature(leaf, differentiated) for leaf in (before, now))
         if shown != shown_now:
             raise PlanMismatchError(f"{name} was planned as {shown} and came as {shown_now}. {advice}")
+
+
+def _name(path: Sequence[Any]) -> str:
+    """What we call a leaf of a call: args[1]['w'], kwargs['s']."""
+    return ("args" if path[0].idx == 0 else "kwargs") + jax.tree_util.keystr(tuple(path[1:]))
 
 
 def _signature(leaf: Any, differentiated: bool) -> str:

@@ -26,6 +26,7 @@ from ._program import as_program as as_program
 from ._program import forward as forward
 from ._program import has_rules as has_rules
 from ._program import inlined as inlined
+from ._program import is_checkpoint as is_checkpoint
 from ._program import is_variable as is_variable
 from ._program import loop_of as loop_of
 from ._program import program_of as program_of

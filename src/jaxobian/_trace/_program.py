@@ -194,13 +194,13 @@ def program_of(f: Callable[..., Any], /, *avals: Any, **named: Any) -> tuple[Pro
     return as_program(_with_names(closed)), tuple(closed.consts), jax.tree.structure(shapes)
 
 
-def inlined(program: Program) -> Program:
-    """`program` with its nested `jit`s written out, each with variables of its own."""
-    equations, outputs = _inline(program, {}, None)
+def inlined(program: Program, *, checkpoints: bool = False) -> Program:
+    """`program` with its nested `jit`s written out, each with variables of its own; what is checkpointed, if asked."""
+    equations, outputs = _inline(program, {}, None, checkpoints)
     return replace(program, equations=tuple(equations), outputs=tuple(outputs))
 
 
-def _inline(program: Program, names: dict[Any, Any], call: Any) -> tuple[list[Any], list[Any]]:
+def _inline(program: Program, names: dict[Any, Any], call: Any, checkpoints: bool) -> tuple[list[Any], list[Any]]:
     """The equations and outputs of `program`, which `call` calls (None: nothing does)."""
 
     def read(atom: Any) -> Any:
@@ -210,10 +210,10 @@ def _inline(program: Program, names: dict[Any, Any], call: Any) -> tuple[list[An
     for equation in program.equations:
         equation = equation if call is None else _called(equation, call)
         operands = [read(v) for v in equation.invars]
-        if _can_inline(equation):
+        if _can_inline(equation) or (checkpoints and is_checkpoint(equation)):
             inner = next(subprograms(equation))
-            consts = _constants(equation)
-            inner_equations, outs = _inline(inner, dict(zip(inner.inputs, (*consts, *operands), strict=True)), equation)
+            given = dict(zip(inner.inputs, (*_constants(equation), *operands), strict=True))
+            inner_equations, outs = _inline(inner, given, equation, checkpoints)
             equations += inner_equations
             names.update(zip(equation.outvars, outs, strict=True))
             continue
@@ -268,6 +268,11 @@ def _named_inside(equation: Any) -> Any:
 
 def _constants(equation: Any) -> list[Any]:
     return [c for jaxpr in equation.params.values() for c in getattr(jaxpr, "consts", ())]
+
+
+def is_checkpoint(equation: Any) -> bool:
+    """Whether it is a block of `jax.checkpoint`, which is computed anew where it is pulled back."""
+    return equation.primitive.name == "remat2"
 
 
 def _can_inline(equation: Any) -> bool:

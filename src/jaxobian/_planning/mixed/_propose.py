@@ -214,8 +214,8 @@ def _alternating(problem: Problem) -> Candidate:
     found = {mode: obstructions(program.linear, active, mode) for mode in _OTHER}
     forbidden = {mode: {id(equation) for equation, _ in found[mode]} for mode in _OTHER}
     if forbidden["fwd"] & forbidden["rev"]:
-        words = [f"{o} and {r.why}" for e, o in found["fwd"] for f, r in found["rev"] if e is f]
-        raise NoCutError("; ".join(dict.fromkeys(words)))
+        words = [str(o) for mode in _OTHER for e, o in found[mode] if id(e) in forbidden[_OTHER[mode]]]
+        raise NoCutError(f"one operation allows neither mode: {'; '.join(dict.fromkeys(words))}")
     offers, reason = [], ""
     for first in _OTHER:
         cuts = stages(program, forbidden, first)
