@@ -79,7 +79,7 @@ class Gram(Quantity):
             for arrays in brought:
                 for (a, b), array in zip(_pairs(seeds), arrays, strict=True):
                     found[a, b] = found[a, b] + array if (a, b) in found else array
-        return self._finished(ends, found)
+        return self.of_parts(ends, found)
 
     def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
         """Products of what J is."""
@@ -93,7 +93,7 @@ class Gram(Quantity):
                 weighted = left.astype(dtype) if self.places is None else left * self.weight(ends, k)[..., None, :]
                 product = weighted @ jnp.swapaxes(right.astype(dtype), -1, -2).conj()
                 found[a, b] = found[a, b] + product if (a, b) in found else product
-        return self._finished(ends, found)
+        return self.of_parts(ends, found)
 
     def weight(self, ends: Ends, k: int) -> Any:
         """The weights of an array of the summed side: (*lead, elements)."""
@@ -103,13 +103,14 @@ class Gram(Quantity):
         weight = weight if batch_axis is None else jnp.moveaxis(weight, batch_axis, 0)
         return weight.reshape(*ends.lead, other.sizes[k])
 
-    def _finished(self, ends: Ends, found: dict[tuple[int, int], Any]) -> Rows:
+    def of_parts(self, ends: Ends, parts: dict[Any, Any]) -> Rows:
+        """By pair, of which the mirrored ones follow."""
         side, rows = self._side(ends), []
         for a, out in enumerate(side.shapes):
             row = []
             for b, other in enumerate(side.shapes):
                 shape, dtype = (*ends.lead, *out, *other), self._dtype(ends, a, b)
-                square = found.get((min(a, b), max(a, b)))
+                square = parts.get((min(a, b), max(a, b)))
                 if square is None:
                     row.append(jnp.zeros(shape, dtype))
                     continue
