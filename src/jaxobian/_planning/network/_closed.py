@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -127,14 +127,20 @@ class Contraction:
         return tuple(k for k in self.output if k in known)
 
     @cached_property
+    def _needed(self) -> tuple[tuple[int, ...], ...]:
+        """For each factor the letters that others, or the result, know of; over all else it is summed at once."""
+        times = Counter(k for _, letters in self.operands for k in set(letters))
+        return tuple(tuple(k for k in letters if times[k] > 1 or k in self.output) for _, letters in self.operands)
+
+    @cached_property
     def _path(self) -> Any:
         symbol: dict[int, str] = {}
 
         def spelled(letters: Sequence[int]) -> str:
             return "".join(symbol.setdefault(k, opt_einsum.get_symbol(len(symbol))) for k in letters)
 
-        expression = ",".join(spelled(letters) for _, letters in self.operands) + "->" + spelled(self._read)
-        shapes = [tuple(self.sizes[k] for k in letters) for _, letters in self.operands]
+        expression = ",".join(map(spelled, self._needed)) + "->" + spelled(self._read)
+        shapes = [tuple(self.sizes[k] for k in letters) for letters in self._needed]
         path, info = opt_einsum.contract_path(expression, *shapes, shapes=True, optimize="auto-hq")
         sizes = {s: self.sizes[k] for k, s in symbol.items()}
         return expression, path, info.contraction_list, sizes
@@ -158,6 +164,9 @@ class Contraction:
         if not self.operands:
             return total
         sizes = self._path[3]
+        for (_, letters), needed in zip(self.operands, self._needed, strict=True):
+            elements = math.prod(self.sizes[k] for k in letters) if letters != needed else 0
+            total += Work(reduce=float(elements), bytes=4.0 * elements)
         for given, result in self.steps:
             every = math.prod(sizes[s] for s in set("".join(given)))
             moved = sum(math.prod(sizes[s] for s in letters) for letters in (*given, result))
@@ -182,7 +191,12 @@ class Contraction:
         if not self.operands:
             return jnp.full(self.shape, self.scale)
         expression, path, *_ = self._path
-        arrays = [read(source).reshape([self.sizes[k] for k in letters]) for source, letters in self.operands]
+        arrays = [
+            read(source)
+            .reshape([self.sizes[k] for k in letters])
+            .sum([axis for axis, k in enumerate(letters) if k not in needed])
+            for (source, letters), needed in zip(self.operands, self._needed, strict=True)
+        ]
         found = jnp.einsum(expression, *arrays, optimize=path)
         found = found if self.scale == 1.0 else found * self.scale
         known = set(self._read)

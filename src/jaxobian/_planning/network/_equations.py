@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 
 from ..._arrays import is_complex, is_inexact
+from ..._rewrite import has_patches, patches
 from ._terms import Axes, Letters, Source, Term, reshaped
 
 _Rule = Callable[[Any, int, Term, Letters], Term | None]
@@ -142,30 +142,38 @@ def _select(equation: Any, place: int, term: Term, letters: Letters) -> Term | N
 
 def _convolution(equation: Any, place: int, term: Term, letters: Letters) -> Term | None:
     """By its kernel: what each position of the result sees of the image, times the kernel."""
-    params = equation.params
-    if place != 1 or params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+    if place != 1 or not has_patches(equation):
         return None
-    spec, (image, kernel) = params["dimension_numbers"], (v.aval for v in equation.invars)
-    window = [kernel.shape[k] for k in spec.rhs_spec[2:]]
-    made = equation.outvars[0].aval.shape
-    positions = [made[k] for k in spec.out_spec[2:]]
-    examples, channels = (image.shape[k] for k in spec.lhs_spec[:2])
-
-    def patches(x: Any) -> Any:
-        seen = lax.conv_general_dilated_patches(
-            jnp.transpose(x, spec.lhs_spec), window, params["window_strides"], params["padding"],
-            params["lhs_dilation"], params["rhs_dilation"],
-        )  # fmt: skip
-        return seen.reshape(examples, channels, *window, *positions)
-
-    new = letters.axes((examples, *positions))
-    axes: Axes = (new[0], term.own[spec.rhs_spec[1]], *(term.own[k] for k in spec.rhs_spec[2:]), *new[1:])
-    own: list[Any] = [None] * len(made)
-    for where, digits in zip(spec.out_spec, (new[0], term.own[spec.rhs_spec[0]], *new[1:]), strict=True):
+    spec = equation.params["dimension_numbers"]
+    made, shape = patches(equation)
+    examples, *positions = letters.axes((shape[0], *shape[len(spec.rhs_spec) :]))
+    axes: Axes = (examples, *(term.own[k] for k in spec.rhs_spec[1:]), *positions)
+    own: list[Any] = [None] * len(spec.out_spec)
+    for where, digits in zip(spec.out_spec, (examples, term.own[spec.rhs_spec[0]], *positions), strict=True):
         own[where] = digits
-    shape = (examples, channels, *window, *positions)
-    kind = "patches", str(params)
-    return replace(term.times(source_of(equation.invars[0], patches, kind, shape), axes), own=tuple(own))
+    source = source_of(equation.invars[0], made, ("patches", str(equation.params)), shape)
+    return replace(term.times(source, axes), own=tuple(own))
+
+
+def _gather(equation: Any, place: int, term: Term, letters: Letters) -> Term | None:
+    """Whole rows that are looked up, as by an embedding: ones where an index is that of a row."""
+    dims, (rows, indices) = equation.params["dimension_numbers"], (v.aval for v in equation.invars)
+    looked_up, made = indices.shape[:-1], equation.outvars[0].aval.shape
+    one_row = (1, *rows.shape[1:]) == tuple(equation.params["slice_sizes"]) and dims.start_index_map == (0,)
+    trailing = dims.offset_dims == tuple(range(len(looked_up), len(made)))
+    batched = dims.operand_batching_dims or dims.start_indices_batching_dims
+    if place or not (one_row and trailing and dims.collapsed_slice_dims == (0,)) or batched:
+        return None
+    n, dtype, mode = rows.shape[0], rows.dtype, str(equation.params["mode"])
+    clipped = "CLIP" in mode or "PROMISE" in mode
+
+    def found(x: Any) -> Any:
+        index = jnp.clip(x[..., 0], 0, n - 1) if clipped else x[..., 0]
+        return (index[..., None] == jnp.arange(n, dtype=index.dtype)).astype(dtype)
+
+    own = letters.axes(looked_up)
+    source = source_of(equation.invars[1], found, ("rows", n, clipped, str(dtype)), (*looked_up, n))
+    return replace(term.times(source, (*own, term.own[0])), own=(*own, *term.own[1:]))
 
 
 _RULES: dict[str, _Rule] = {
@@ -186,9 +194,10 @@ _RULES: dict[str, _Rule] = {
     "dot_general": _dot,
     "select_n": _select,
     "conv_general_dilated": _convolution,
+    "gather": _gather,
 }
 # What brings a tangent together with something else, or repeats it: where it is, at the latest, told by examples.
-JOINING = frozenset({"dot_general", "conv_general_dilated", "mul", "div"})
+JOINING = frozenset({"dot_general", "conv_general_dilated", "mul", "div", "gather"})
 
 
 def several(equation: Any, active: Sequence[int]) -> bool:

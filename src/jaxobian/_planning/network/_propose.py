@@ -31,10 +31,18 @@ from .._problem import Candidate, Impossible, Problem, Proposals
 from .._sweeps import cost_with
 from ._closed import Closed, Contraction, NotClosedError, closed
 from ._terms import Source, Term
-from ._tracked import Tracked, joined_to, tracked
+from ._tracked import Tracked, joined_to, tracked, with_broadcasts
 
 # Contractions more of which are not looked at: each is ordered, and compiled.
 _MOST = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """Stands for the block of an output and a variable, which passes bring back."""
+
+    out: int
+    variable: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +106,9 @@ class Networked:
     def _reader(self, results: Sequence[Results], output: Any, read: Sequence[Any]) -> Callable[[Source], Any]:
         """What each factor is, made once."""
         sources = [source for some in self.parts.values() for one in some for source, _ in one.operands]
-        every = dict.fromkeys(atom for source in sources for atom in source.atoms)
-        atoms = [v for v in every if is_variable(v) and not isinstance(v, tuple)]
+        every = (atom for source in sources for atom in source.atoms if is_variable(atom))
+        every = dict.fromkeys(atom for atom in every if not isinstance(atom, Passed))
+        atoms = list(every)
         linear = self.program.linear
         evaluated = Program(self.program.residuals, tuple(atoms), linear.equations).pruned()
         values: dict[Any, Any] = dict(zip(map(id, atoms), evaluated(*read), strict=True))
@@ -158,6 +167,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     if any(is_complex(a) or varying_axes(a) or a.dtype.itemsize < 4 for a in avals):
         return Impossible("network", "it is for real arrays of single or double precision")
     offers: list[Candidate] = []
+    problem = with_broadcasts(problem)
     reason = "f is no product of arrays that are at hand"
     for first in (False, True):
         try:
@@ -210,7 +220,7 @@ def _suffix(problem: Problem, known: Tracked) -> Suffix:
     lead = part.ends.lead
     sources = tuple(
         tuple(
-            Source((o, z), (*lead, *y, *x), max(4, part.inputs.avals[z].dtype.itemsize), None, "passes")
+            Source(Passed(o, z), (*lead, *y, *x), max(4, part.inputs.avals[z].dtype.itemsize), None, "passes")
             for z, x in enumerate(part.inputs.shapes)
         )
         for o, y in enumerate(part.outputs.shapes)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..._trace import active_variables, is_variable
+import jax
+
+from ..._analysis import structure
+from ..._primitives import row_of
+from ..._trace import LinearProgram, active_variables, is_variable, program_of
 from .._problem import Problem
 from ._equations import JOINING, extended, several
 from ._terms import Letters, Source, Term, added
@@ -29,6 +33,44 @@ class Tracked:
     letters: Letters
     terms: dict[Any, Terms]
     frontier: tuple[Any, ...]
+
+
+def with_broadcasts(problem: Problem) -> Problem:
+    """The same question of a program that repeats tangents by equations of their own, where others do it on the way.
+
+    A bias of shape (1, n) that is added to (examples, n) has its examples there, and not before.
+    """
+    linear = problem.program.linear
+    active = active_variables(linear, problem.program.tangents)
+    equations = []
+    for equation in linear.equations:
+        invars = list(equation.invars)
+        for k, v in enumerate(invars):
+            shape = equation.outvars[0].aval.shape
+            if row_of(equation).kind == "elementwise" and is_variable(v) and v in active and v.aval.shape != shape:
+                made, invars[k] = _repeated(v, shape)
+                equations += made
+        same = all(a is b for a, b in zip(invars, equation.invars, strict=True))
+        equations.append(equation if same else equation.replace(invars=invars))
+    if len(equations) == len(linear.equations):
+        return problem
+    program = problem.program
+    linear = replace(linear, equations=tuple(equations))
+    if isinstance(program, LinearProgram):
+        program = replace(program, linear=linear)
+        return replace(problem, program=program, structure=structure(program))
+    program = replace(program, linear=linear)
+    return replace(problem, program=program, structure=problem.structure.part(program))
+
+
+def _repeated(v: Any, shape: tuple[int, ...]) -> tuple[list[Any], Any]:
+    """Equations that repeat a variable, and the variable that they make."""
+    made, _, _ = program_of(
+        lambda x: jax.lax.broadcast_in_dim(x, shape, tuple(range(x.ndim)) if x.ndim else ()), v.aval
+    )
+    names = {made.inputs[0]: v}
+    renamed = [e.replace(invars=[names.get(a, a) if is_variable(a) else a for a in e.invars]) for e in made.equations]
+    return renamed, made.outputs[0]
 
 
 def tracked(problem: Problem, *, first: bool) -> Tracked:
