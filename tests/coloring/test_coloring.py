@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from jaxobian._coloring import Coloring, _weights, bicolored, color_columns, color_rows, lower_bounds, star
+from jaxobian._coloring import Coloring, bicolored, color_columns, color_rows, lower_bounds, star
+from jaxobian._coloring._lattices import weights_of
 
 
 def pattern(dense: np.ndarray) -> sparse.csr_matrix:
@@ -238,8 +239,8 @@ def test_what_cannot_win_is_given_up() -> None:
 
 
 def test_lattices_of_many_axes() -> None:
-    weights = _weights(8, 2048, 2000)
+    weights = weights_of(8, 2048, 2000)
     assert weights.shape == (2000, 8)
     assert (weights[:, :-3] == 0).all()
     np.testing.assert_array_equal(weights[:, -2], np.arange(2000))
-    np.testing.assert_array_equal(_weights(3, 2, 100), [[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]])
+    np.testing.assert_array_equal(weights_of(3, 2, 100), [[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]])
