@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse
+from patterns import banded, bipartite, cycle, five_point, graph, grid, path, pattern
 
 from jaxobian._coloring import Coloring, bicolored, color_columns, color_rows, lower_bounds, star
 from jaxobian._coloring._lattices import weights_of
-
-
-def pattern(dense: np.ndarray) -> sparse.csr_matrix:
-    matrix = sparse.csr_matrix(dense.astype(bool))
-    matrix.sort_indices()
-    return matrix
 
 
 def assert_recovers(coloring: Coloring, dense: np.ndarray, *, symmetric: bool = False) -> None:
@@ -79,12 +73,6 @@ def test_small_patterns_take_the_fewest_colors(height: int, width: int, seed: in
             assert clash, "fewer colors would do"
 
 
-def banded(n: int, *offsets: int, periodic: bool = False) -> np.ndarray:
-    i, j = np.indices((n, n))
-    apart = (j - i) % n if periodic else j - i
-    return np.isin(apart, [o % n if periodic else o for o in offsets])
-
-
 @pytest.mark.parametrize(
     ("dense", "best"),
     [
@@ -102,12 +90,6 @@ def test_known_optima(dense: np.ndarray, best: int) -> None:
     assert coloring is not None
     assert coloring.passes == best
     assert_recovers(coloring, dense)
-
-
-def five_point(n: int) -> np.ndarray:
-    i, j = np.indices((n, n)).reshape(2, -1)
-    away = [np.abs(a[:, None] - a) for a in (i, j)]
-    return away[0] + away[1] <= 1
 
 
 def test_a_stencil_on_a_grid_takes_a_lattice() -> None:
@@ -136,30 +118,6 @@ def test_an_arrowhead_takes_both_sides() -> None:
 
 
 # Published ----------------------------------------------------------------------------------------------------
-
-
-def graph(size: int, *edges: tuple[int, int]) -> np.ndarray:
-    """The symmetric pattern of a graph, its diagonal full."""
-    dense = np.eye(size, dtype=bool)
-    for i, j in edges:
-        dense[i, j] = dense[j, i] = True
-    return dense
-
-
-def path(size: int) -> np.ndarray:
-    return graph(size, *itertools.pairwise(range(size)))
-
-
-def cycle(size: int) -> np.ndarray:
-    return graph(size, *itertools.pairwise(range(size)), (size - 1, 0))
-
-
-def bipartite(left: int, right: int) -> np.ndarray:
-    return graph(left + right, *itertools.product(range(left), range(left, left + right)))
-
-
-def grid(height: int, width: int) -> np.ndarray:
-    return np.kron(np.eye(height), path(width)).astype(bool) | np.kron(path(height), np.eye(width)).astype(bool)
 
 
 # Gebremedhin, Manne and Pothen, What color is your Jacobian? (SIAM Review 47, 2005): figures 4.1 and 6.1. The second is
