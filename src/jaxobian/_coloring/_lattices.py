@@ -12,6 +12,8 @@ from ._matrices import EFFORT, nonzeros, shape_of
 
 # Lattices tried, and rows that a lattice is first tried on, each of as many nonzeros.
 _LATTICES, _SAMPLE = 2_000, 64
+# Colors of rows are counted where those that may be are at most so many times those that are, and sorted elsewhere.
+_SPARSE = 8
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -83,4 +85,6 @@ def weights_of(axes: int, count: int, most: int) -> np.ndarray:
 def _apart(rows: np.ndarray, colors: np.ndarray, count: int) -> bool:
     """Whether no row has a color twice."""
     keys = rows * count + colors
+    if keys.max(initial=0) > _SPARSE * len(keys):  # with many colors and few nonzeros a row, counts would fill memory
+        return bool((np.diff(np.sort(keys)) != 0).all())
     return bool(np.bincount(keys - keys.min(initial=0)).max(initial=0) <= 1)
