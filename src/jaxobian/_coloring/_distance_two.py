@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,23 @@ _PATIENCE, _LAST = 10, 4
 _LARGE = 200_000
 
 
-def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = math.inf) -> np.ndarray | None:
-    """A color for each column, such that no two of a color have a nonzero in the same row; -1 for empty ones."""
-    least = least_colors(matrix)
+def distance_two(
+    matrix: sparse.csr_matrix,
+    shapes: Shapes = (),
+    below: float = math.inf,
+    known: int = 0,
+    order: Callable[[], list[int]] | None = None,
+) -> np.ndarray | None:
+    """A color for each column, such that no two of a color have a nonzero in the same row; -1 for empty ones.
+
+    Args:
+        matrix: the pattern.
+        shapes: of the arrays whose elements the columns are.
+        below: give up where it is plain that not fewer colors than that will do.
+        known: so many colors are known to be needed.
+        order: the columns that are not empty, in the second order in which they are colored: the fullest first if None.
+    """
+    least = max(known, least_colors(matrix))
     if least >= below:
         return None
     regular = lattice(matrix, shapes, range(least, least + 2))
@@ -42,11 +56,13 @@ def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = 
     for turn in range(turns):
         if n_colors(best) <= least or turn - better > (_LAST if n_colors(best) == least + 1 else _PATIENCE):
             break
-        if turn == 0:
-            order = full[np.argsort(-np.diff(transposed.indptr)[full], kind="stable")].tolist()
+        if turn > 0:
+            turned = classes(now, full, turn, random)
+        elif order is not None:
+            turned = order()
         else:
-            order = classes(now, full, turn, random)
-        now = _greedy(order, pointers, rows, shape_of(matrix))
+            turned = full[np.argsort(-np.diff(transposed.indptr)[full], kind="stable")].tolist()
+        now = _greedy(turned, pointers, rows, shape_of(matrix))
         if n_colors(now) < n_colors(best):
             best, better = now, turn
         now = now if n_colors(now) == n_colors(best) else best
@@ -54,18 +70,21 @@ def distance_two(matrix: sparse.csr_matrix, shapes: Shapes = (), below: float = 
 
 
 def least_colors(matrix: sparse.csr_matrix) -> int:
-    """The least colors that the columns can take, by the fullest row and by how many pairs of columns share a row.
-
-    A graph of n vertices and m edges takes at least n^2 / (n^2 - 2m) colors. Source: Turán's theorem (1941).
-    """
+    """The least colors that the columns can take, by the fullest row and by how many pairs of columns share a row."""
     lengths = np.diff(matrix.indptr).astype(np.int64)
     least = int(lengths.max(initial=0))
-    pairs, n = int((lengths * (lengths - 1)).sum()), np.count_nonzero(np.bincount(matrix.indices))
+    pairs, n = int((lengths * (lengths - 1)).sum()), int(np.count_nonzero(np.bincount(matrix.indices)))
     if least == 0 or pairs > 4 * EFFORT or pairs * least <= n * n * (least - 1):
         return least
     ones = matrix.astype(np.int32)
-    edges = int(sparse.csr_matrix(ones.T @ ones).nnz) - n  # each twice
-    return max(least, math.ceil(n * n / (n * n - edges)))
+    return max(least, turan(n, (int(sparse.csr_matrix(ones.T @ ones).nnz) - n) // 2))
+
+
+def turan(vertices: int, edges: int) -> int:
+    """The least colors of a graph of n vertices and m edges: n^2 / (n^2 - 2m). Source: Turán's theorem (1941)."""
+    if not edges:
+        return min(vertices, 1)
+    return math.ceil(vertices**2 / (vertices**2 - 2 * edges))
 
 
 def _greedy(order: Sequence[int], pointers: list[int], rows: list[int], shape: tuple[int, int]) -> np.ndarray:
