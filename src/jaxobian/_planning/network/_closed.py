@@ -129,7 +129,7 @@ class Contraction:
     @cached_property
     def _needed(self) -> tuple[tuple[int, ...], ...]:
         """For each factor the letters that others, or the result, know of; over all else it is summed at once."""
-        times = Counter(k for _, letters in self.operands for k in set(letters))
+        times = Counter(k for _, letters in self.operands for k in letters)
         return tuple(tuple(k for k in letters if times[k] > 1 or k in self.output) for _, letters in self.operands)
 
     @cached_property

@@ -25,7 +25,7 @@ from ..._cost import Work
 from ..._execute import Residuals, Stage
 from ..._outputs import OUTPUTS, Output, Quantity, Results, Rows
 from ..._trace import Ends, Linear, Program, Side, is_variable, source_line
-from ..._words import counted
+from ..._words import counted, pass_count
 from .. import forward, reverse
 from .._problem import Candidate, Impossible, Problem, Proposals
 from .._sweeps import cost_with
@@ -189,6 +189,9 @@ class _NoNetworkError(Exception):
 def _offer(problem: Problem, known: Tracked) -> Candidate | None:
     """The candidate that contracts what is known, and what passes bring back from there."""
     suffix = _suffix(problem, known) if known.frontier else None
+    fewest = min(problem.passes(forward=True), problem.passes(forward=False))
+    if suffix is not None and suffix.candidate.passes > fewest:
+        raise _NoNetworkError(f"it would take {pass_count(suffix.candidate.passes)} to where x meets something else")
     jacobian = _jacobian(problem, known, suffix)
     assert isinstance(problem.output, Quantity)
     parts = closed(problem.output, jacobian, problem.ends, known.letters)
