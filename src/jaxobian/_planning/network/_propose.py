@@ -166,6 +166,8 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
         return Impossible("network", "rewrite=False is asked for")
     if any(is_complex(a) or varying_axes(a) or a.dtype.itemsize < 4 for a in avals):
         return Impossible("network", "it is for real arrays of single or double precision")
+    if not problem.inputs.size or not problem.outputs.size:
+        return Impossible("network", "J is empty")
     offers: list[Candidate] = []
     problem = with_broadcasts(problem)
     reason = "f is no product of arrays that are at hand"
