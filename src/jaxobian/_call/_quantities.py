@@ -59,10 +59,9 @@ def _check_square(name: str, layout: Layout, ends: Ends, names: Names) -> None:
         shape = as_array(arguments.inert[k]).shape if slot is None else ends.inputs.shapes[slot]
         if slot is not None and ends.outputs.shapes[k] != shape:
             y, x = ends.outputs.avals[k], ends.inputs.avals[slot]
-            shown = names.outputs[k] or "f's output"
             raise ValueError(
                 f"{name} is defined where each leaf of f's output has the shape of the one it is differentiated by: "
-                f"{shown} is {describe(y)}, {names.inputs[slot]} is {describe(x)}. {also}"
+                f"f's output{names.outputs[k]} is {describe(y)}, {names.inputs[slot]} is {describe(x)}. {also}"
             )
 
 
@@ -85,7 +84,7 @@ def _weighted(quantity: Gram, layout: Layout, ends: Ends, names: Names, weights:
         if tuple(array.shape) != tuple(avals[slot].shape) or is_complex(array):
             raise ValueError(
                 f"weights must be real and of the shapes of {side}: expected {avals[slot].shape} for "
-                f"{named[slot] or side}, got {describe(array)}."
+                f"{'' if by_inputs else side}{named[slot]}, got {describe(array)}."
             )
         places.append(k)
     return {"places": tuple(places), "n_weights": len(leaves)}
