@@ -14,6 +14,7 @@ from .._arrays import as_array, block_dtype, is_concrete, is_inexact
 from .._errors import BatchCouplingError
 from .._lazy import jax_sparse
 from .._outputs import DenseBlock, Quantity
+from .._trace import our_settings
 from ._arguments import resolve_argnums, take_apart
 from ._layout import Layout, inert
 from ._options import Options
@@ -88,7 +89,8 @@ def _reduced(
         [DenseBlock(leaves[o * len(slots) + k]) for k, slot in enumerate(slots) if slot is not None]
         for o in range(len(ys))
     ]
-    rows = quantity.bound([as_array(leaf) for leaf in jax.tree.leaves(weights)]).of_blocks(ends, blocks)
+    with our_settings():
+        rows = quantity.bound([as_array(leaf) for leaf in jax.tree.leaves(weights)]).of_blocks(ends, blocks)
     return layout.assemble(rows, quantity.sides, partial(inert, arguments, ends, inert_axes))
 
 
