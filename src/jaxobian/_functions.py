@@ -68,6 +68,11 @@ class JacobianFunction(Quantities):
         return made
 
     @property
+    def _of_gradient(self) -> bool:
+        """Whether what is differentiated is itself a gradient."""
+        return False
+
+    @property
     def _what(self) -> str:
         """What is returned, in words."""
         quantity = self._options.request.quantity
@@ -115,7 +120,7 @@ class JacobianFunction(Quantities):
     ) -> tuple[Any, Any, Any]:
         """y where asked for, aux, J."""
         if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-            return plain(self._f, self._options, args, kwargs)
+            return plain(self._f, self._options, args, kwargs, self._weights, hessian=self._of_gradient)
         traced = Traced.of(self._f, self._options, args, kwargs, weights=self._weight_leaves())
         warn_of(traced.device)
         options = self._settled(traced)
@@ -144,7 +149,9 @@ class JacobianFunction(Quantities):
         if quantity is None:
             return self._options
         return self._options.asking(
-            quantity=settled(quantity, traced, self._weights, hessian=isinstance(self, HessianFunction))
+            quantity=settled(
+                quantity, traced.layout, traced.ends, traced.names, self._weights, hessian=self._of_gradient
+            )
         )
 
     def _out_avals(self, traced: Traced) -> Sequence[Any]:
@@ -252,6 +259,10 @@ class HessianFunction(JacobianFunction):
         functools.update_wrapper(self, f, updated=())
         self._made_from = f, options
         self._has_aux = options.has_aux
+
+    @property
+    def _of_gradient(self) -> bool:
+        return True
 
     def _settled(self, traced: Traced) -> Options:
         return super()._settled(traced).asking(symmetric=not self._gradient.has_rules)

@@ -17,7 +17,7 @@ from .._seeds import Run, Seeds
 from .._trace import Ends, Side
 from ._output import Block, Chunk, Reduction, Results, Rows
 from ._quantity import Quantity, SideName, dtype_of, matrix
-from ._selected import by_array, folded, lead_first, sums
+from ._selected import by_array, folded, lead_first, summed_dtype, sums
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,10 @@ class Gram(Quantity):
         for a, b in itertools.combinations_with_replacement(range(len(made)), 2):
             dtype = self._dtype(ends, a, b)
             for k, (left, right) in enumerate(zip(made[a], made[b], strict=True)):
-                weighted = left.astype(dtype) if self.places is None else left * self.weight(ends, k)[..., None, :]
-                product = weighted @ jnp.swapaxes(right.astype(dtype), -1, -2).conj()
+                left, right = left.astype(dtype), jnp.swapaxes(right.astype(dtype), -1, -2).conj()
+                if self.places is not None:
+                    left, right = _weighted(left, self.weight(ends, k)[..., None, :]), _wide(right)
+                product = jnp.matmul(left, right, preferred_element_type=summed_dtype(dtype))
                 found[a, b] = found[a, b] + product if (a, b) in found else product
         return self.of_parts(ends, found)
 
@@ -125,6 +127,16 @@ def _pairs(seeds: Seeds) -> list[tuple[int, int]]:
     return list(itertools.combinations_with_replacement(seeds.numbers, 2))
 
 
+def _wide(part: Any) -> Any:
+    return part.astype(summed_dtype(part.dtype))
+
+
+def _weighted(part: Any, weight: Any) -> Any:
+    """What is in half precision is multiplied in single, which large weights ask for."""
+    part = _wide(part)
+    return part * weight.astype(jnp.finfo(part.dtype).dtype)
+
+
 @dataclass(frozen=True)
 class _Outer:
     """For each pair of result arrays, the sum of the outer products of what passes bring back: (*lead, a, b)."""
@@ -149,7 +161,8 @@ class _Outer:
             for k, (a, b) in enumerate(itertools.combinations_with_replacement(range(len(parts)), 2)):
                 # Columns, or rows of which the first is to be the conjugate one.
                 first, second = (found[a], found[b].conj()) if self.seeds.forward else (found[a].conj(), found[b])
-                first = self._weighted(passes, first)
+                if self.output.places is not None:
+                    first, second = _weighted(first, self._weight(passes, len(first))), _wide(second)
                 # Products of half precision are exact in single.
                 left[k] += jnp.einsum("p...a,p...b->...ab", first, second, preferred_element_type=left[k].dtype)
         return left
@@ -161,12 +174,11 @@ class _Outer:
         part = part.astype(self.output._dtype(self.ends, self.seeds.numbers[r]))
         return part.reshape(*part.shape[: 1 + len(self.ends.lead)], math.prod(self.seeds.result_shape(r)))
 
-    def _weighted(self, passes: Any, part: Any) -> Any:
-        if self.output.places is None:
-            return part
+    def _weight(self, passes: Any, width: int) -> Any:
+        """Of what passes seed: (passes, *lead, 1)."""
         weight = self.output.weight(self.ends, passes.seeded)
-        weight = jnp.moveaxis(jax.lax.dynamic_slice_in_dim(weight, passes.start, len(part), weight.ndim - 1), -1, 0)
-        return part * weight[..., None]
+        weight = jax.lax.dynamic_slice_in_dim(weight, passes.start, width, weight.ndim - 1)
+        return jnp.moveaxis(weight, -1, 0)[..., None]
 
     def joined(self, run: Run, pieces: Sequence[Sequence[Any]]) -> list[Any]:
         return folded(self, run, pieces)
