@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,8 @@ from jaxobian._analysis import Line, Relation, Structure, structure
 from jaxobian._analysis.ties._axes import Dependence, Notes, _inside
 from jaxobian._trace import inlined, program_of, trace
 
+Shape = tuple[int, ...]
+
 
 def assert_same(actual: Any, expected: Any, rtol: float = 1e-5, dtypes: bool = True) -> None:
     """Same tree, shapes and (unless not `dtypes`) dtypes, and values to `rtol` of the largest entry of each block."""
@@ -27,6 +30,59 @@ def assert_same(actual: Any, expected: Any, rtol: float = 1e-5, dtypes: bool = T
         a, b = np.asarray(a, wide), np.asarray(b, wide)
         scale = float(np.max(np.abs(b), where=np.isfinite(b), initial=0))
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+
+
+# What is made of J ------------------------------------------------------------------------------------------
+
+Matrices = list[list[np.ndarray]]  # by output leaf, then by input leaf: (*lead, out, in)
+
+
+def matrices_of(J: Any, outs: Sequence[Shape], ins: Sequence[Shape], lead: Shape = ()) -> Matrices:
+    """The blocks of a J, whose leaves have examples (`lead`), then out.shape and in.shape, in double precision."""
+    leaves = iter(map(np.asarray, jax.tree.leaves(J)))
+    sizes = [[(math.prod(out), math.prod(inp)) for inp in ins] for out in outs]
+    made = [[(next(leaves), size) for size in row] for row in sizes]
+    wide = lambda x: x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
+    return [[wide(block).reshape(*lead, *size) for block, size in row] for row in made]
+
+
+def norms_of(J: Matrices, over: str) -> list[np.ndarray]:
+    """Sums of squares: for each output, or each input, (*lead, elements), or one (*lead)."""
+    squares = [[np.abs(block) ** 2 for block in row] for row in J]
+    if over == "in":
+        return [np.asarray(sum(block.sum(-1) for block in row)) for row in squares]
+    if over == "out":
+        return [np.asarray(sum(block.sum(-2) for block in column)) for column in zip(*squares, strict=True)]
+    return [np.asarray(sum(block.sum((-2, -1)) for row in squares for block in row))]
+
+
+def gram_of(J: Matrices, side: str, weights: Sequence[np.ndarray] | None = None) -> Matrices:
+    """J W J^H, or J^H W J, with weights (*lead, elements) of each array of the other side."""
+    rows = J if side == "out" else [[np.swapaxes(b, -1, -2).conj() for b in column] for column in zip(*J, strict=True)]
+    scaled = rows if weights is None else [[b * w[..., None, :] for b, w in zip(r, weights, strict=True)] for r in rows]
+
+    def product(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> np.ndarray:
+        return sum(a @ np.swapaxes(b, -1, -2).conj() for a, b in zip(left, right, strict=True))  # pyright: ignore
+
+    return [[product(a, b) for b in rows] for a in scaled]
+
+
+def diagonal_of(J: Matrices) -> list[np.ndarray]:
+    """dy_k / dx_k, (*lead, elements), where y has x's leaves."""
+    return [np.diagonal(row[k], axis1=-2, axis2=-1) for k, row in enumerate(J)]
+
+
+def assert_near(actual: Any, expected: Sequence[np.ndarray], scales: Sequence[Any], rtol: float) -> None:
+    """The leaves of `actual` are as expected, to `rtol` of the largest number that goes with each."""
+    leaves = list(map(np.asarray, jax.tree.leaves(actual)))
+    for a, b, scale in zip(leaves, expected, scales, strict=True):
+        assert a.size == b.size
+        most = float(np.max(np.abs(scale), where=np.isfinite(scale), initial=0))
+        wide = np.complex128 if np.iscomplexobj(b) else np.float64
+        np.testing.assert_allclose(a.astype(wide).reshape(b.shape), b, rtol=0, atol=rtol * most)
+
+
+# ------------------------------------------------------------------------------------------------------------
 
 
 def slow_after(fast: int, values: Iterable[Any], ids: Callable[[Any], str] | None = None) -> list[Any]:

@@ -69,6 +69,8 @@ class PlannedRun:
         if shapes[0] != shapes[1]:
             raise PlanMismatchError(f"weights were planned as {shapes[0]} and came as {shapes[1]}.")
         arrays = [as_array(leaf) for leaf in jax.tree.leaves(weights)]
+        if any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays):
+            raise PlanMismatchError("the plan was made for shapes of weights: pass weights=... to the call.")
         for array in filter(is_complex, arrays):
             raise PlanMismatchError(f"weights must be real; {describe(array)} came.")
         return arrays

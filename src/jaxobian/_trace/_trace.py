@@ -92,7 +92,7 @@ class LinearProgram(Linear):
     def with_operands(self, arrays: Sequence[Any]) -> LinearProgram:
         """The same program with more operands, the last ones, which it does not read; what they hold is not known."""
         n = len(self.operands)
-        new = tuple(jex.Var(abstract(x)) for x in arrays)
+        new = program_of(lambda *xs: xs, *map(abstract, arrays))[0].inputs
 
         def widened(program: Program) -> Program:
             return replace(program, inputs=(*program.inputs[:n], *new, *program.inputs[n:]))
