@@ -125,14 +125,14 @@ MUTANTS = [
     Mutant(
         "all passes are pushed",
         "_execute/_swept.py",
-        "tuple(Stage(seeds, partial(linear, forward=seeds.forward), first) for",
-        "tuple(Stage(seeds, partial(linear, forward=True), first) for",
+        "Stage(seeds, partial(linear, forward=seeds.forward), partial",
+        "Stage(seeds, partial(linear, forward=True), partial",
         "execute",
     ),
     Mutant(
         "copies of x are not moved to the axis of examples",
         "_execute/_swept.py",
-        "jnp.moveaxis(b, 0, axis or 0)",
+        "jnp.moveaxis(b, 0, a or 0)",
         "b",
         "planning",
     ),
@@ -188,8 +188,8 @@ MUTANTS = [
     Mutant(
         "the input tree is outside",
         "_call/_layout.py",
-        "rows.append(trees[0] if self.bare else trees)",
-        "rows.append(trees)",
+        "return trees[0] if self.bare else trees",
+        "return trees",
         "api",
     ),
     Mutant(
