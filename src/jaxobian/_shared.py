@@ -6,6 +6,7 @@ would be the sum over the batch. Each example is therefore a batch of one, and `
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from ._cache import check_independent
 from ._call import Options, Traced
 from ._call._batch import Batch
 from ._errors import PlanMismatchError
+from ._report._planned import check_given
 from ._trace import has_rules, sharding_without
 from ._tracebacks import stands_for
 from ._values import ONE_AT_A_TIME, ByIdentity, Given, Values
@@ -189,8 +191,15 @@ def first_of(weights: Any, axes: Any) -> Any:
     if weights is None:
         return None
     every = jax.tree.broadcast(axes, weights, is_leaf=_is_none)
+
+    def first(leaf: Any, axis: int | None) -> Any:
+        if axis is None:
+            return leaf
+        take = functools.partial(jnp.take, indices=0, axis=axis)
+        return jax.eval_shape(take, leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else take(leaf)
+
     taken = [
-        as_array(leaf) if axis is None else jnp.take(as_array(leaf), 0, axis)
+        first(as_array(leaf), axis)
         for leaf, axis in zip(jax.tree.leaves(weights), jax.tree.leaves(every, is_leaf=_is_none), strict=True)
     ]
     return jax.tree.unflatten(jax.tree.structure(weights), taken)
@@ -221,6 +230,7 @@ class MappedRun:
                 f"the plan was made for {self.size} examples; {size} came. Make a plan for these arguments."
             )
         weights = kwargs.pop("weights", self.weights) if self.weights is not None else None
+        check_given(weights)
 
         def one(weights: Any, *args: Any) -> Any:
             return self.run(*args, **kwargs, **({} if weights is None else {"weights": weights}))

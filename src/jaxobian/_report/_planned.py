@@ -68,12 +68,17 @@ class PlannedRun:
         shapes = [jax.tree.map(lambda leaf: as_array(leaf).shape, tree) for tree in (self.weights, weights)]
         if shapes[0] != shapes[1]:
             raise PlanMismatchError(f"weights were planned as {shapes[0]} and came as {shapes[1]}.")
+        check_given(weights)
         arrays = [as_array(leaf) for leaf in jax.tree.leaves(weights)]
-        if any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays):
-            raise PlanMismatchError("the plan was made for shapes of weights: pass weights=... to the call.")
         for array in filter(is_complex, arrays):
             raise PlanMismatchError(f"weights must be real; {describe(array)} came.")
         return arrays
+
+
+def check_given(weights: Any) -> None:
+    """Raise where a plan was made from the shapes of weights, as one that was pickled is, and none came."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(weights)):
+        raise PlanMismatchError("the plan was made for shapes of weights: pass weights=... to the call.")
 
 
 def _compare(planned: Arguments, kwargs: dict[str, Any], new_args: tuple[Any, ...], new_kwargs: dict[str, Any]) -> None:
