@@ -1,4 +1,4 @@
-"""One program in every mode and format, its ties and its pattern, and a batch of it, against JAX."""
+"""One program in every mode and format, its ties and pattern, what is made of its J, and a batch of it, against JAX."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import jaxobian as jb
 
 from .judge import blocks_of, by_jax, by_jax_quickly, difference, fault, finite, reversible, tolerance
 from .program import Program
+from .quantities import check_quantities
 from .tally import Tally
 
 MODES = ("fwd", "rev", "mixed", "colored")
@@ -39,6 +40,7 @@ def check(program: Program, tally: Tally, *, all_modes: bool = True, eager: bool
         _check_structure(program, expected, tally)
         transforms = _transforms(program, all_modes, tally)
         _check_values(program, transforms, expected, tally)
+        check_quantities(program, expected, tally, all_modes=all_modes)
         if all_modes or program.seed % 4 == 1:
             batch = _batch(program, tally)
             if all_modes or program.seed % 8 == 1:

@@ -32,6 +32,7 @@ class Tally:
     programs: int = 0
     not_finite: int = 0
     jacobians: int = 0
+    quantities: int = 0
     batches: int = 0
     nonzeros: int = 0
     in_patterns: int = 0
@@ -50,7 +51,8 @@ class Tally:
     def read(cls, path: Path) -> Tally:
         """A record that was written, to go on with."""
         found = json.loads(path.read_text())
-        counts: dict[str, Any] = {each.name: found[_NAMES.get(each.name, each.name)] for each in fields(cls)}
+        names = {each.name: _NAMES.get(each.name, each.name) for each in fields(cls)}
+        counts: dict[str, Any] = {ours: found[name] for ours, name in names.items() if name in found}
         counts |= {name: Counter(counts[name]) for name in _COUNTERS}
         return cls(**counts)
 
@@ -95,6 +97,7 @@ class Tally:
         differences = ", ".join(f"{dtype} {apart:.1e}" for dtype, apart in sorted(self.worst.items()))
         return (
             f"fuzz: {self.programs} random programs of {len(self.words)} words, {self.jacobians} Jacobians, "
+            f"norms, Gram matrices and traces of {self.quantities}, "
             f"{len(self.failures)} programs failed, {len(self.miscompiled_by_xla)} Jacobians miscompiled by XLA, "
             f"{len(self.at_a_kink)} at a kink, {self.not_finite} programs not finite, {self.missing_nonzeros} nonzeros "
             f"missing of {self.nonzeros} in patterns of {self.in_patterns}; largest differences: {differences}"
