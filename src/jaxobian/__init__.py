@@ -19,6 +19,7 @@ from ._errors import BatchCouplingError as BatchCouplingError
 from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError
 from ._errors import PlanMismatchError as PlanMismatchError
+from ._operator import LinearizedJacobian as LinearizedJacobian
 from ._planning import Candidate as Candidate
 from ._planning import Impossible as Impossible
 from ._report import Plan as Plan
@@ -31,6 +32,7 @@ __all__ = [
     "Candidate",
     "Impossible",
     "JacobianFunction",
+    "LinearizedJacobian",
     "MemoryBudgetError",
     "ModeError",
     "Pattern",

@@ -9,7 +9,8 @@ from ._analysis import Pattern, structure
 from ._call import Options, Traced
 from ._call._arguments import Argnums
 from ._call._batch import Batch
-from ._functions import HessianFunction, JacobianFunction, SharedFunction, check_callable
+from ._functions import JacobianFunction, SharedFunction, check_callable
+from ._hessians import HessianFunction
 from ._planning import pattern
 from ._request import Format, Mode, Request
 from ._shared import shares
@@ -54,8 +55,9 @@ def jacobian(
     Returns:
         A function with f's arguments that returns J: f's output tree outside, the argument's tree inside, each leaf
         of shape `out.shape + in.shape` (or `(J, aux)` with `has_aux`). Its methods: `with_value(*args)` returns
-        y too, `plan(*args)` what would run and why. A call plans and compiles once and traces f every time, for what f
-        closes over may have changed; `jax.jit(jacobian(f))`, or a plan, is what to call a thousand times.
+        y too, `plan(*args)` what would run and why, `at(*args)` J as an operator. A call plans and compiles once and
+        traces f every time, for what f closes over may have changed; `jax.jit(jacobian(f))`, or a plan, is what to call
+        a thousand times.
 
     Raises:
         ValueError: an option is none of those above.

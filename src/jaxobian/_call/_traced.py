@@ -142,9 +142,9 @@ class Traced:
         y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.ends.outputs.avals) else None
         quantity = options.request.quantity
         sides = ("out", "in") if quantity is None else quantity.sides
-        return y, self.aux(aux), self.layout.assemble(blocks, sides, self._inert)
+        return y, self.aux(aux), self.layout.assemble(blocks, sides, self.zeros)
 
-    def _inert(self, places: Sequence[tuple[SideName, int]]) -> Any:
+    def zeros(self, places: Sequence[tuple[SideName, int]]) -> Any:
         """Zeros for what belongs to an integer leaf, as `jax.jacrev` gives its block: of the leaf's own dtype.
 
         Args:
