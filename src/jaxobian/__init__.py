@@ -9,6 +9,7 @@
 
 from ._analysis import Pattern as Pattern
 from ._api import JacobianFunction as JacobianFunction
+from ._api import batch_hessian as batch_hessian
 from ._api import batch_jacobian as batch_jacobian
 from ._api import hessian as hessian
 from ._api import jacobian as jacobian
@@ -38,6 +39,7 @@ __all__ = [
     "Pattern",
     "Plan",
     "PlanMismatchError",
+    "batch_hessian",
     "batch_jacobian",
     "clear_cache",
     "hessian",
