@@ -89,14 +89,14 @@ MUTANTS = [
     ),
     Mutant(
         "columns of a color may share a row",
-        "_coloring.py",
+        "_coloring/_distance_two.py",
         "            seen |= taken[row]",
         "            seen = taken[row]",
         "coloring",
     ),
     Mutant(
         "a path of four vertices may have two colors",
-        "_coloring.py",
+        "_coloring/_star.py",
         "                    forbidden.add(colors[x])",
         "                    pass",
         "coloring",

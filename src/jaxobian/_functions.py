@@ -36,8 +36,6 @@ class JacobianFunction(Quantities):
     As an attribute of a class it is a method, as what `jax.jacfwd` returns is.
     """
 
-    _of_gradient = False  # whether what is differentiated is a gradient of f
-
     def __init__(self, f: Callable[..., Any], options: Options):
         check_callable(f)
         functools.update_wrapper(self, f, updated=())  # f may have attributes of the same names as ours
@@ -66,6 +64,11 @@ class JacobianFunction(Quantities):
         made = copy.copy(self)
         made._options, made._weights = self._options.asking(quantity=quantity), weights
         return made
+
+    @property
+    def _of_gradient(self) -> bool:
+        """Whether what is differentiated is itself a gradient."""
+        return False
 
     @property
     def _what(self) -> str:
@@ -146,7 +149,7 @@ class JacobianFunction(Quantities):
     ) -> tuple[Any, Any, Any]:
         """y where asked for, aux, J."""
         if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-            return plain(self._f, self._options, args, kwargs)
+            return plain(self._f, self._options, args, kwargs, self._weights, hessian=self._of_gradient)
         traced = Traced.of(self._f, self._options, args, kwargs, weights=self._weight_leaves())
         warn_of(traced.device)
         options = self._settled(traced)
@@ -160,7 +163,11 @@ class JacobianFunction(Quantities):
         quantity = self._options.request.quantity
         if quantity is None:
             return self._options
-        return self._options.asking(quantity=settled(quantity, traced, self._weights, hessian=self._of_gradient))
+        return self._options.asking(
+            quantity=settled(
+                quantity, traced.layout, traced.ends, traced.names, self._weights, hessian=self._of_gradient
+            )
+        )
 
     def _out_avals(self, traced: Traced) -> Sequence[Any]:
         """What f returns."""

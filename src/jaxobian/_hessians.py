@@ -37,7 +37,9 @@ class _Gradient(JacobianFunction):
 class HessianFunction(JacobianFunction):
     """A function that returns the Hessian of f. Made by `hessian` and `batch_hessian`."""
 
-    _of_gradient = True
+    @property
+    def _of_gradient(self) -> bool:
+        return True
 
     @property
     def _verb(self) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
+from ._bound import BoundFunction
 from ._outputs import Diagonal, Gram, Quantity, SquaredNorms, Trace
 from ._report import Plan, Source
 from ._tracebacks import entry
@@ -17,14 +20,22 @@ _OVER = ("in", "out", "all")
 class QuantityFunction:
     """A function that returns something of the Jacobian, which need not be formed for it.
 
-    It takes J's options. Called, it returns the quantity; with `has_aux`, a pair of it and aux.
+    It takes J's options. Called, it returns the quantity; with `has_aux`, a pair of it and aux. As an attribute of a
+    class it is a method, as J is.
+
+    Attributes:
+        name: of the quantity.
+        own: the keyword arguments that are not f's, and their defaults.
     """
 
     name = ""
+    own: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, jacobian: Any):
         functools.update_wrapper(self, jacobian, updated=())
         self._jacobian = jacobian
+        if (signature := _signature(jacobian, self.own)) is not None:
+            self.__signature__ = signature  # what `jax.jit` looks up names of static arguments in
 
     def __repr__(self) -> str:
         return f"{self._jacobian!r}.{self.name}"
@@ -32,9 +43,17 @@ class QuantityFunction:
     def __reduce__(self) -> Any:
         return getattr, (self._jacobian, self.name)
 
+    def __get__(self, bound_to: Any, owner: Any = None) -> Any:
+        return self if bound_to is None else BoundFunction(self, bound_to)
+
     def _asked(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The function that answers, and the keyword arguments that are f's."""
         raise NotImplementedError
+
+    def _taken(self, kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The values of our own keyword arguments, and all others."""
+        values = [kwargs.get(name, default) for name, default in self.own.items()]
+        return values, {name: value for name, value in kwargs.items() if name not in self.own}
 
     @entry
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -77,28 +96,42 @@ class SquaredNormsFunction(QuantityFunction):
     """Sums of squares of J; `over` says over which side."""
 
     name = "squared_norms"
+    own: ClassVar[Mapping[str, Any]] = {"over": "in"}
 
     def _asked(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        own = dict(kwargs)
-        over = own.pop("over", "in")
+        (over,), others = self._taken(kwargs)
         if over not in _OVER:
             raise ValueError(
                 f'over must be "in" (a sum for each output), "out" (for each input) or "all"; got {over!r}.'
             )
-        return self._jacobian.asking(SquaredNorms(over)), own
+        return self._jacobian.asking(SquaredNorms(over)), others
 
 
 class GramFunction(QuantityFunction):
     """J W J^T, or J^T W J; `side` says which, `weights` are the diagonal of W."""
 
     name = "gram"
+    own: ClassVar[Mapping[str, Any]] = {"side": "out", "weights": None}
 
     def _asked(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        own = dict(kwargs)
-        side, weights = own.pop("side", "out"), own.pop("weights", None)
+        (side, weights), others = self._taken(kwargs)
         if side not in _SIDES:
             raise ValueError(f'side must be "out" (J J^T) or "in" (J^T J); got {side!r}.')
-        return self._jacobian.asking(Gram(side), weights), own
+        return self._jacobian.asking(Gram(side), weights), others
+
+
+def _signature(function: Any, own: Mapping[str, Any]) -> inspect.Signature | None:
+    """A function's signature with keyword arguments of our own; None where there are none, or where it is not known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    theirs, kinds = dict(signature.parameters), inspect.Parameter
+    if not own or not own.keys().isdisjoint(theirs):
+        return None
+    last = [theirs.pop(name) for name, p in signature.parameters.items() if p.kind is kinds.VAR_KEYWORD]
+    ours = [kinds(name, kinds.KEYWORD_ONLY, default=default) for name, default in own.items()]
+    return signature.replace(parameters=[*theirs.values(), *ours, *last])
 
 
 class Quantities:

@@ -15,6 +15,7 @@ from jaxobian._call._arguments import Rest, resolve_argnums, take_apart
 from jaxobian._call._layout import Layout
 
 X = jnp.arange(3.0)
+OF_J = ("out", "in")
 
 
 def apart(args: Any, argnums: Any, **options: Any) -> Any:
@@ -75,10 +76,10 @@ def test_blocks_become_trees() -> None:
     taken = apart(({"w": X, "b": X}, X), (0, 1))
     out_tree = jax.tree.structure({"y": 0, "z": (0,)})
     blocks = [[f"{out}/{path}" for path in taken.paths] for out in "yz"]
-    J = Layout(taken, False, out_tree).assemble(blocks, lambda out, slot: None)
+    J = Layout(taken, False, out_tree).assemble(blocks, OF_J, list)
     assert J["y"] == ({"b": "y/args[0]['b']", "w": "y/args[0]['w']"}, "y/args[1]")
     assert J["z"][0][1] == "z/args[1]"
-    bare = Layout(apart((X,), 0), True, jax.tree.structure(0)).assemble([["block"]], lambda out, slot: None)
+    bare = Layout(apart((X,), 0), True, jax.tree.structure(0)).assemble([["block"]], OF_J, list)
     assert bare == "block"
 
 
@@ -86,8 +87,21 @@ def test_integer_leaves_have_blocks_of_their_own() -> None:
     taken = apart(({"w": X, "i": jnp.arange(2)},), 0, allow_int=True)
     assert taken.slots == (None, 0)
     layout = Layout(taken, True, jax.tree.structure((0, 0)))
-    J = layout.assemble([["a"], ["b"]], lambda out, slot: (out, slot))
-    assert J == ({"i": (0, 0), "w": "a"}, {"i": (1, 0), "w": "b"})
+    J = layout.assemble([["a"], ["b"]], OF_J, tuple)
+    assert J == ({"i": (("out", 0), ("in", 0)), "w": "a"}, {"i": (("out", 1), ("in", 0)), "w": "b"})
+
+
+def test_what_is_of_one_side_or_of_one_twice_has_its_trees() -> None:
+    taken = apart(({"w": X, "i": jnp.arange(2)},), 0, allow_int=True)
+    layout = Layout(taken, True, jax.tree.structure((0, 0)))
+    assert layout.assemble([["a"], ["b"]], ("out",), tuple) == ("a", "b")
+    assert layout.assemble([["a"]], ("in",), tuple) == {"i": (("in", 0),), "w": "a"}
+    assert layout.assemble([["aa", "ab"], ["ba", "bb"]], ("out", "out"), tuple) == (("aa", "ab"), ("ba", "bb"))
+    both = layout.assemble([["ww"]], ("in", "in"), tuple)
+    assert both["w"] == {"i": (("in", 1), ("in", 0)), "w": "ww"}
+    assert both["i"] == {"i": (("in", 0), ("in", 0)), "w": (("in", 0), ("in", 1))}
+    assert layout.assemble([["a"]], (), tuple) == "a"
+    assert layout.assemble([["a"], ["b"]], (), tuple) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import sparse
+from patterns import banded, bipartite, cycle, five_point, graph, grid, path, pattern
 
-from jaxobian._coloring import Coloring, _weights, bicolored, color_columns, color_rows, lower_bounds, star
-
-
-def pattern(dense: np.ndarray) -> sparse.csr_matrix:
-    matrix = sparse.csr_matrix(dense.astype(bool))
-    matrix.sort_indices()
-    return matrix
+from jaxobian._coloring import Coloring, bicolored, color_columns, color_rows, lower_bounds, star
+from jaxobian._coloring._lattices import weights_of
 
 
 def assert_recovers(coloring: Coloring, dense: np.ndarray, *, symmetric: bool = False) -> None:
@@ -78,12 +73,6 @@ def test_small_patterns_take_the_fewest_colors(height: int, width: int, seed: in
             assert clash, "fewer colors would do"
 
 
-def banded(n: int, *offsets: int, periodic: bool = False) -> np.ndarray:
-    i, j = np.indices((n, n))
-    apart = (j - i) % n if periodic else j - i
-    return np.isin(apart, [o % n if periodic else o for o in offsets])
-
-
 @pytest.mark.parametrize(
     ("dense", "best"),
     [
@@ -101,12 +90,6 @@ def test_known_optima(dense: np.ndarray, best: int) -> None:
     assert coloring is not None
     assert coloring.passes == best
     assert_recovers(coloring, dense)
-
-
-def five_point(n: int) -> np.ndarray:
-    i, j = np.indices((n, n)).reshape(2, -1)
-    away = [np.abs(a[:, None] - a) for a in (i, j)]
-    return away[0] + away[1] <= 1
 
 
 def test_a_stencil_on_a_grid_takes_a_lattice() -> None:
@@ -135,30 +118,6 @@ def test_an_arrowhead_takes_both_sides() -> None:
 
 
 # Published ----------------------------------------------------------------------------------------------------
-
-
-def graph(size: int, *edges: tuple[int, int]) -> np.ndarray:
-    """The symmetric pattern of a graph, its diagonal full."""
-    dense = np.eye(size, dtype=bool)
-    for i, j in edges:
-        dense[i, j] = dense[j, i] = True
-    return dense
-
-
-def path(size: int) -> np.ndarray:
-    return graph(size, *itertools.pairwise(range(size)))
-
-
-def cycle(size: int) -> np.ndarray:
-    return graph(size, *itertools.pairwise(range(size)), (size - 1, 0))
-
-
-def bipartite(left: int, right: int) -> np.ndarray:
-    return graph(left + right, *itertools.product(range(left), range(left, left + right)))
-
-
-def grid(height: int, width: int) -> np.ndarray:
-    return np.kron(np.eye(height), path(width)).astype(bool) | np.kron(path(height), np.eye(width)).astype(bool)
 
 
 # Gebremedhin, Manne and Pothen, What color is your Jacobian? (SIAM Review 47, 2005): figures 4.1 and 6.1. The second is
@@ -238,8 +197,8 @@ def test_what_cannot_win_is_given_up() -> None:
 
 
 def test_lattices_of_many_axes() -> None:
-    weights = _weights(8, 2048, 2000)
+    weights = weights_of(8, 2048, 2000)
     assert weights.shape == (2000, 8)
     assert (weights[:, :-3] == 0).all()
     np.testing.assert_array_equal(weights[:, -2], np.arange(2000))
-    np.testing.assert_array_equal(_weights(3, 2, 100), [[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]])
+    np.testing.assert_array_equal(weights_of(3, 2, 100), [[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]])

@@ -107,7 +107,7 @@ class AlwaysTwo:
     def residuals(self, operands: Any, xs: Any, ys: Any, residuals: Any) -> Residuals:
         return Residuals(residuals)
 
-    def wanted(self, results: Any, output: Any) -> Any:
+    def wanted(self, results: Any, output: Any, read: Any = ()) -> Any:
         return output.of_blocks(self.problem.ends, [[_Twice(self.problem.inputs.size)]])
 
     def added(self, results: Any, others: Any) -> Any:

@@ -127,6 +127,48 @@ def test_without_jit_layouts_dtypes_and_options_are_the_same() -> None:
                 np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
+OF_J: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+    "diagonal of trees": (
+        jb.jacobian(lambda t: {"x": t["x"] * t["n"].sum(), "n": t["x"]}, allow_int=True).diagonal,
+        ({"x": X, "n": jnp.arange(5)},),
+    ),
+    "trace of a batch, BCOO or not": (
+        jb.batch_jacobian(lambda x: x**3, in_axes=1, out_axes=1, format="bcoo").trace, (XS,)),
+    "trace of half precision": (jb.batch_jacobian(lambda x: x**2).trace, (XS.astype(jnp.float16),)),
+    "norms": (jb.jacobian(lambda x: (net(x), "aux"), has_aux=True).squared_norms, (X,)),
+    "per-example norms": (
+        jb.batch_jacobian(lambda w, x: jnp.tanh(x @ w), in_axes=(None, 0)).squared_norms, (normal(5, 2), XS)),
+    "gram": (jb.jacobian(lambda x, n: (x * n, n * x), (0, 1), allow_int=True).gram, (X, 3)),
+    "gram with weights": (lambda x: jb.jacobian(net).gram(x, side="in", weights=jnp.arange(6.0)), (X,)),
+    "gram of complex numbers": (jb.jacobian(lambda z: z**2, holomorphic=True).gram, (X + 1j,)),
+    "trace of a Hessian": (jb.hessian(lambda x: {"a": jnp.sum(x**3), "b": x**2}).trace, (X,)),
+    "diagonal of a Hessian": (jb.hessian(lambda x, y: (jnp.sum(x**3 * y[0]), y * x[0]), (0, 1)).diagonal, (X, X[:2])),
+    "value": (jb.jacobian(lambda x: x**2).trace.with_value, (X,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_J)
+def test_without_jit_what_is_asked_of_J_is_the_same(name: str) -> None:
+    quantity, args = OF_J[name]
+    expected = quantity(*args)
+    with jax.disable_jit():
+        found = quantity(*args)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        if not isinstance(theirs, str):
+            assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+            np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-5)
+
+
+def test_without_jit_what_is_not_defined_is_refused() -> None:
+    with jax.disable_jit():
+        np.testing.assert_allclose(jb.jacobian(branching).trace(X), jnp.trace(jb.jacobian(branching)(X)), rtol=1e-5)
+        with pytest.raises(ValueError, match=r"diagonal is defined where each leaf.*f's output is f32\[6\]"):
+            jb.jacobian(net).diagonal(X)
+        with pytest.raises(ValueError, match=r"weights must be real and of the shapes of f's output"):
+            jb.jacobian(net).gram(X, side="in", weights=X)
+
+
 def test_without_jit_coupled_examples_are_refused() -> None:
     J = jb.batch_jacobian(lambda x: x - x.mean(0))
     match = "example 0 of the output changes with example 1"

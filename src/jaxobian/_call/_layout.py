@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from .._arrays import as_array
 from .._outputs import Rows, SideName
+from .._trace import Ends
 from ._arguments import Arguments
 
 
@@ -19,6 +23,11 @@ class Layout:
     arguments: Arguments
     bare: bool  # an int argnums gives a bare block, a tuple a tuple
     out_tree: Any
+
+    @property
+    def in_tree(self) -> Any:
+        """The tree of what is differentiated, of one argument or of several."""
+        return self.arguments.tree.children()[0] if self.bare else self.arguments.tree
 
     def assemble(
         self, rows: Rows, sides: Sequence[SideName], inert: Callable[[Sequence[tuple[SideName, int]]], Any]
@@ -58,3 +67,27 @@ class Layout:
             return jax.tree.unflatten(self.out_tree, leaves)
         trees = jax.tree.unflatten(self.arguments.tree, leaves)
         return trees[0] if self.bare else trees
+
+
+def inert(arguments: Arguments, ends: Ends, axes: dict[int, int], places: Sequence[tuple[SideName, int]]) -> Any:
+    """Zeros for what belongs to an integer leaf, as `jax.jacrev` gives its block: of the leaf's own dtype.
+
+    Args:
+        arguments: of the call.
+        ends: both sides of J.
+        axes: the batch axes of integer leaves, by their slots.
+        places: for each side of the result, "out" and an output's number, or "in" and a slot.
+    """
+    dtype: Any = None
+    shape = ends.lead
+    for side, number in places:
+        slot = arguments.slots[number] if side == "in" else number
+        if slot is not None:
+            shape += (ends.outputs if side == "out" else ends.inputs).shapes[slot]
+            continue
+        array = as_array(arguments.inert[number])
+        batched, dtype = axes.get(number), array.dtype
+        shape += tuple(n for axis, n in enumerate(array.shape) if axis != batched)
+    if jnp.issubdtype(dtype, jax.dtypes.extended):  # a random key
+        return np.zeros(shape, jax.dtypes.float0)
+    return jnp.zeros(shape, dtype)

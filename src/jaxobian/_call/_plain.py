@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from .._analysis import Names
 from .._arrays import as_array, block_dtype, is_concrete, is_inexact
 from .._errors import BatchCouplingError
 from .._lazy import jax_sparse
-from ._arguments import resolve_argnums
+from .._outputs import DenseBlock, Quantity
+from .._trace import our_settings
+from ._arguments import resolve_argnums, take_apart
+from ._layout import Layout, inert
 from ._options import Options
+from ._quantities import settled
+from ._returned import Returned
+from ._traced import ends_of
 
 
 def plain(
-    f: Callable[..., Any], options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]
+    f: Callable[..., Any],
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    weights: Any = None,
+    *,
+    hessian: bool = False,
 ) -> tuple[Any, Any, Any]:
-    """y, aux and J: by `jax.jacfwd` where forward mode is asked for or reverse mode is impossible, else `jax.jacrev`.
+    """y, aux and J, or what is wanted of it.
 
-    J of a batch is cut out of all of J, so that what couples its examples is seen.
+    By `jax.jacfwd` where forward mode is asked for or reverse mode is impossible, else by `jax.jacrev`. J of a batch is
+    cut out of all of J, so that what couples its examples is seen.
 
     Raises:
         BatchCouplingError: an example influences another at these values.
@@ -53,7 +68,30 @@ def plain(
     def delivered(out: Any, out_axis: Any, blocks: Any) -> Any:
         return jax.tree.map(lambda x, axis, block: _block(out, x, block, out_axis, axis, options), x, in_axes, blocks)
 
-    return y, aux, jax.tree.map(delivered, y, out_axes, J)
+    J = jax.tree.map(delivered, y, out_axes, J)
+    if options.request.quantity is None:
+        return y, aux, J
+    return y, aux, _reduced(options.request.quantity, options, args, y, J, weights, hessian=hessian)
+
+
+def _reduced(
+    quantity: Quantity, options: Options, args: tuple[Any, ...], y: Any, J: Any, weights: Any, *, hessian: bool
+) -> Any:
+    """What is wanted of J, made of its blocks."""
+    request = options.request
+    arguments = take_apart(args, options.argnums, holomorphic=request.holomorphic, allow_int=options.allow_int)
+    returned, ys, _ = Returned.of(y, has_aux=False)
+    ends, inert_axes = ends_of(arguments, arguments.leaves, ys, returned, options)
+    layout = Layout(arguments, isinstance(options.argnums, int), returned.tree)
+    quantity = settled(quantity, layout, ends, Names(arguments.paths, returned.paths), weights, hessian=hessian)
+    leaves, slots = jax.tree.leaves(J), arguments.slots
+    blocks = [
+        [DenseBlock(leaves[o * len(slots) + k]) for k, slot in enumerate(slots) if slot is not None]
+        for o in range(len(ys))
+    ]
+    with our_settings():
+        rows = quantity.bound([as_array(leaf) for leaf in jax.tree.leaves(weights)]).of_blocks(ends, blocks)
+    return layout.assemble(rows, quantity.sides, partial(inert, arguments, ends, inert_axes))
 
 
 # An axis that is not there, which in a tree of axes must be a leaf.
@@ -82,7 +120,8 @@ def _block(out: Any, x: Any, block: Any, out_axis: Any, in_axis: Any, options: O
         block = block.astype(block_dtype(y, x))
     if out_axis != _NO_AXIS and in_axis != _NO_AXIS:
         block = _examples(block, out_axis % y.ndim, y.ndim + in_axis % x.ndim, options.request.independent)
-    return jax_sparse.BCOO.fromdense(block) if options.request.format == "bcoo" else block
+    as_bcoo = options.request.format == "bcoo" and options.request.quantity is None
+    return jax_sparse.BCOO.fromdense(block) if as_bcoo else block
 
 
 def _examples(block: Any, out_axis: int, in_axis: int, independent: bool) -> Any:

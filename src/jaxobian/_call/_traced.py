@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._analysis import Names, check_examples, structure
-from .._arrays import as_array, is_concrete
+from .._arrays import is_concrete
 from .._outputs import Rows, SideName
 from .._planning import Choice, choose
 from .._trace import (
@@ -29,7 +28,7 @@ from .._trace import (
 from .._tracebacks import Call, innermost
 from ._arguments import Arguments, Rest, check_outputs, take_apart
 from ._batch import batch_of, output_axes, sharing_hint
-from ._layout import Layout
+from ._layout import Layout, inert
 from ._options import Options
 from ._placement import Placement
 from ._returned import Returned
@@ -94,7 +93,7 @@ class Traced:
         program = program.with_operands(weights) if weights else program
         result = returned[-1]
         typed, program = program, relaxed_program(program)
-        ends, inert_axes = _ends(arguments, program, result, options)
+        ends, inert_axes = ends_of(arguments, program.in_avals, program.out_avals, result, options)
         placement = Placement.of(typed, ends.outputs.batch_axes, ends.inputs.batch_axes)
         names = Names(arguments.paths, result.paths)
         layout = Layout(arguments, isinstance(options.argnums, int), result.tree)
@@ -145,31 +144,15 @@ class Traced:
         return y, self.aux(aux), self.layout.assemble(blocks, sides, self.zeros)
 
     def zeros(self, places: Sequence[tuple[SideName, int]]) -> Any:
-        """Zeros for what belongs to an integer leaf, as `jax.jacrev` gives its block: of the leaf's own dtype.
-
-        Args:
-            places: for each side of the result, "out" and an output's number, or "in" and a slot.
-        """
-        dtype: Any = None
-        shape = self.ends.lead
-        for side, number in places:
-            slot = self.arguments.slots[number] if side == "in" else number
-            if slot is not None:
-                shape += (self.ends.outputs if side == "out" else self.ends.inputs).shapes[slot]
-                continue
-            array = as_array(self.arguments.inert[number])
-            batched, dtype = self.inert_axes.get(number), array.dtype
-            shape += tuple(n for axis, n in enumerate(array.shape) if axis != batched)
-        if jnp.issubdtype(dtype, jax.dtypes.extended):  # a random key
-            return np.zeros(shape, jax.dtypes.float0)
-        return jnp.zeros(shape, dtype)
+        """Zeros for what belongs to an integer leaf; see `inert`."""
+        return inert(self.arguments, self.ends, self.inert_axes, places)
 
 
-def _ends(
-    arguments: Arguments, program: LinearProgram, result: Returned, options: Options
+def ends_of(
+    arguments: Arguments, ins: Sequence[Any], outs: Sequence[Any], result: Returned, options: Options
 ) -> tuple[Ends, dict[int, int]]:
     """Both sides of J with their batch axes, and the batch axes of integer leaves by their slots."""
-    ins, outs = program.in_avals, program.out_avals
+    ins, outs = tuple(ins), tuple(outs)
     if options.batch is None:
         return Ends(Side(ins, (None,) * len(ins)), Side(outs, (None,) * len(outs))), {}
     in_axes, inert_axes, size = batch_of(arguments, options.batch.in_axes)

@@ -72,7 +72,7 @@ class Colored:
         """Residuals."""
         return Residuals(residuals)
 
-    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
+    def wanted(self, results: Sequence[Results], output: Output, read: Sequence[Any] = ()) -> Rows:
         """As the output makes it of the nonzeros."""
         return output.of_blocks(self.ends, self._entries(results))
 

@@ -79,8 +79,8 @@ class Execution(Protocol):
         """What the passes read."""
         ...
 
-    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
-        """What is wanted of J, from what each stage left."""
+    def wanted(self, results: Sequence[Results], output: Output, read: Sequence[Any] = ()) -> Rows:
+        """What is wanted of J, from what each stage left, and perhaps from what passes read."""
         ...
 
     def added(self, results: Sequence[Results], others: Blocks) -> Blocks:

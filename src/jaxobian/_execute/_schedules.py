@@ -31,7 +31,7 @@ def traceable(execution: Execution, output: Output, value: bool) -> Executable:
         for stage in execution.stages:
             linear, like = stage.linear(residuals.read), stage.like(residuals, results)
             results.append(swept(stage.seeds, linear, like, stage.reduction(bound)))
-        return execution.wanted(results, bound), ys if value else [], aux
+        return execution.wanted(results, bound, residuals.read), ys if value else [], aux
 
     return run
 
@@ -81,10 +81,10 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
     # A run of one array becomes its block as it is; one of several is split, which needs new memory.
     donated = [[execution.in_place(output) and len(run.leaves) == 1 for run in s.seeds.runs()] for s in stages]
 
-    def finish(given_up: Sequence[Any], others: Sequence[Any], weights: Sequence[Any]) -> Rows:
+    def finish(given_up: Sequence[Any], others: Sequence[Any], weights: Sequence[Any], read: Sequence[Any]) -> Rows:
         first, second = iter(given_up), iter(others)
         results = [[next(first) if one else next(second) for one in ones] for ones in donated]
-        return execution.wanted(results, output.bound(weights))
+        return execution.wanted(results, output.bound(weights), read)
 
     def like(number: int, residuals: Residuals, results: Sequence[Results]) -> Sequence[Any]:
         return stages[number].like(residuals, results)
@@ -120,7 +120,7 @@ def _on_host(execution: Execution, output: Output, value: bool, jit: Callable[..
                 brought.append(left)
             results.append(brought)
         pairs = list(zip(itertools.chain(*donated), itertools.chain(*results), strict=True))
-        wanted = finish([x for one, x in pairs if one], [x for one, x in pairs if not one], weights)
+        wanted = finish([x for one, x in pairs if one], [x for one, x in pairs if not one], weights, residuals.read)
         return wanted, ys if value else [], aux
 
     return run_all

@@ -120,7 +120,7 @@ class Swept:
         """Residuals, or operands and x."""
         return Residuals([*operands, *xs] if self.build.recomputes else residuals, xs, ys)
 
-    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
+    def wanted(self, results: Sequence[Results], output: Output, read: Sequence[Any] = ()) -> Rows:
         """As the output makes it of what passes left."""
         return output.of_passes(self.ends, self.seeds, results)
 
@@ -172,7 +172,7 @@ class Copied:
         """Residuals; the copies read the same."""
         return self.swept.residuals(operands, xs, ys, residuals)
 
-    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
+    def wanted(self, results: Sequence[Results], output: Output, read: Sequence[Any] = ()) -> Rows:
         """Of what is known of the batch, or of its blocks, examples where y has them."""
         batched = self.swept.wanted(results, of_copies(output))
         batch_axes = self.swept.ends.outputs.batch_axes

@@ -311,7 +311,8 @@ class LinearizedJacobian:
 
     def _diagonal(self, traced: Traced) -> Any:
         linearization = self._linearization
-        quantity = settled(Diagonal(), traced, None, hessian=linearization.hessian)
+        hessian = linearization.hessian
+        quantity = settled(Diagonal(), traced.layout, traced.ends, traced.names, hessian=hessian)
         options = linearization.options.asking(quantity=quantity)
         return traced.deliver(*computed(traced, options, False), options)[2]
 

@@ -42,9 +42,12 @@ class Diagonal(Quantity):
         return _Selected(self.paired, ends, seeds, summed=False)
 
     def of_sums(self, ends: Ends, groups: Sequence[Seeds], results: Sequence[Results]) -> Rows:
-        """One from another run is added where an output has several; there are none."""
-        found = _collected(self, ends, groups, results)
-        return [[_like(ends, o, i, found.get(o))] for o, i in enumerate(self.paired)]
+        """Each from the run that has it."""
+        return self.of_parts(ends, _collected(self, ends, groups, results))
+
+    def of_parts(self, ends: Ends, parts: dict[Any, Any]) -> Rows:
+        """By output."""
+        return [[_like(ends, o, i, parts.get(o))] for o, i in enumerate(self.paired)]
 
     def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
         """Read off."""
@@ -79,7 +82,7 @@ class Trace(Quantity):
 
     def of_sums(self, ends: Ends, groups: Sequence[Seeds], results: Sequence[Results]) -> Rows:
         """Pairs added."""
-        return self._grouped(ends, _collected(self, ends, groups, results))
+        return self.of_parts(ends, _collected(self, ends, groups, results))
 
     def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
         """The diagonal, summed."""
@@ -89,14 +92,15 @@ class Trace(Quantity):
                 diagonal = _diagonal(ends, o, i, blocks[o][i])
                 wide = diagonal.astype(summed_dtype(diagonal.dtype))
                 found[o] = wide.sum(tuple(range(len(ends.lead) + len(_above(ends, o, i)), wide.ndim)))
-        return self._grouped(ends, found)
+        return self.of_parts(ends, found)
 
-    def _grouped(self, ends: Ends, found: dict[int, Any]) -> Rows:
+    def of_parts(self, ends: Ends, parts: dict[Any, Any]) -> Rows:
+        """By output, added up in groups."""
         rows: Rows = []
         for number in sorted(set(self.group)):
             members = [(o, i) for o, i in enumerate(self.paired) if self.group[o] == number and i is not None]
             dtype = jnp.result_type(*[_dtype(ends, o, i) for o, i in members] or [float])
-            total = sum((found[o] for o, _ in members if o in found), start=jnp.zeros((), summed_dtype(dtype)))
+            total = sum((parts[o] for o, _ in members if o in parts), start=jnp.zeros((), summed_dtype(dtype)))
             shape = (*ends.lead, *(_above(ends, *members[0]) if members else ()))
             rows.append([jnp.broadcast_to(total, shape).astype(dtype)])
         return rows or [[jnp.zeros(ends.lead)]]

@@ -17,7 +17,7 @@ from .._seeds import Run, Seeds
 from .._trace import Ends, Side
 from ._output import Block, Chunk, Reduction, Results, Rows
 from ._quantity import Quantity, SideName, dtype_of, matrix
-from ._selected import by_array, folded, lead_first, sums
+from ._selected import by_array, folded, lead_first, summed_dtype, sums
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Gram(Quantity):
             for arrays in brought:
                 for (a, b), array in zip(_pairs(seeds), arrays, strict=True):
                     found[a, b] = found[a, b] + array if (a, b) in found else array
-        return self._finished(ends, found)
+        return self.of_parts(ends, found)
 
     def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
         """Products of what J is."""
@@ -90,10 +90,12 @@ class Gram(Quantity):
         for a, b in itertools.combinations_with_replacement(range(len(made)), 2):
             dtype = self._dtype(ends, a, b)
             for k, (left, right) in enumerate(zip(made[a], made[b], strict=True)):
-                weighted = left.astype(dtype) if self.places is None else left * self.weight(ends, k)[..., None, :]
-                product = weighted @ jnp.swapaxes(right.astype(dtype), -1, -2).conj()
+                left, right = left.astype(dtype), jnp.swapaxes(right.astype(dtype), -1, -2).conj()
+                if self.places is not None:
+                    left, right = _weighted(left, self.weight(ends, k)[..., None, :]), _wide(right)
+                product = jnp.matmul(left, right, preferred_element_type=summed_dtype(dtype))
                 found[a, b] = found[a, b] + product if (a, b) in found else product
-        return self._finished(ends, found)
+        return self.of_parts(ends, found)
 
     def weight(self, ends: Ends, k: int) -> Any:
         """The weights of an array of the summed side: (*lead, elements)."""
@@ -103,13 +105,14 @@ class Gram(Quantity):
         weight = weight if batch_axis is None else jnp.moveaxis(weight, batch_axis, 0)
         return weight.reshape(*ends.lead, other.sizes[k])
 
-    def _finished(self, ends: Ends, found: dict[tuple[int, int], Any]) -> Rows:
+    def of_parts(self, ends: Ends, parts: dict[Any, Any]) -> Rows:
+        """By pair, of which the mirrored ones follow."""
         side, rows = self._side(ends), []
         for a, out in enumerate(side.shapes):
             row = []
             for b, other in enumerate(side.shapes):
                 shape, dtype = (*ends.lead, *out, *other), self._dtype(ends, a, b)
-                square = found.get((min(a, b), max(a, b)))
+                square = parts.get((min(a, b), max(a, b)))
                 if square is None:
                     row.append(jnp.zeros(shape, dtype))
                     continue
@@ -122,6 +125,16 @@ class Gram(Quantity):
 
 def _pairs(seeds: Seeds) -> list[tuple[int, int]]:
     return list(itertools.combinations_with_replacement(seeds.numbers, 2))
+
+
+def _wide(part: Any) -> Any:
+    return part.astype(summed_dtype(part.dtype))
+
+
+def _weighted(part: Any, weight: Any) -> Any:
+    """What is in half precision is multiplied in single, which large weights ask for."""
+    part = _wide(part)
+    return part * weight.astype(jnp.finfo(part.dtype).dtype)
 
 
 @dataclass(frozen=True)
@@ -148,7 +161,8 @@ class _Outer:
             for k, (a, b) in enumerate(itertools.combinations_with_replacement(range(len(parts)), 2)):
                 # Columns, or rows of which the first is to be the conjugate one.
                 first, second = (found[a], found[b].conj()) if self.seeds.forward else (found[a].conj(), found[b])
-                first = self._weighted(passes, first)
+                if self.output.places is not None:
+                    first, second = _weighted(first, self._weight(passes, len(first))), _wide(second)
                 # Products of half precision are exact in single.
                 left[k] += jnp.einsum("p...a,p...b->...ab", first, second, preferred_element_type=left[k].dtype)
         return left
@@ -160,12 +174,11 @@ class _Outer:
         part = part.astype(self.output._dtype(self.ends, self.seeds.numbers[r]))
         return part.reshape(*part.shape[: 1 + len(self.ends.lead)], math.prod(self.seeds.result_shape(r)))
 
-    def _weighted(self, passes: Any, part: Any) -> Any:
-        if self.output.places is None:
-            return part
+    def _weight(self, passes: Any, width: int) -> Any:
+        """Of what passes seed: (passes, *lead, 1)."""
         weight = self.output.weight(self.ends, passes.seeded)
-        weight = jnp.moveaxis(jax.lax.dynamic_slice_in_dim(weight, passes.start, len(part), weight.ndim - 1), -1, 0)
-        return part * weight[..., None]
+        weight = jax.lax.dynamic_slice_in_dim(weight, passes.start, width, weight.ndim - 1)
+        return jnp.moveaxis(weight, -1, 0)[..., None]
 
     def joined(self, run: Run, pieces: Sequence[Sequence[Any]]) -> list[Any]:
         return folded(self, run, pieces)

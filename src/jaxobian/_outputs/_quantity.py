@@ -47,6 +47,10 @@ class Quantity(ABC):
         """It, from the blocks of J."""
 
     @abstractmethod
+    def of_parts(self, ends: Ends, parts: dict[Any, Any]) -> Rows:
+        """It, from its arrays: by output, by row, or by pair, as its kind has them; those left out are zero."""
+
+    @abstractmethod
     def sums(self, ends: Ends, seeds: Seeds) -> Reduction:
         """What chunks are summed up to."""
 

@@ -78,7 +78,8 @@ def sums(like: Sequence[Any], shape: tuple[int, ...], dtype: Any) -> Any:
     zeros = zeros_like(like[0], shape)
     for other in like[1:]:
         zeros += jnp.zeros_like(zeros_like(other, ()))
-    return zeros.astype(summed_dtype(dtype))
+    summed = summed_dtype(dtype)
+    return (zeros if jnp.issubdtype(summed, jnp.complexfloating) else jnp.real(zeros)).astype(summed)
 
 
 def summed_dtype(dtype: Any) -> Any:

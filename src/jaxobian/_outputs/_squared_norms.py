@@ -70,7 +70,7 @@ class SquaredNorms(Quantity):
             for run, arrays in zip(seeds.runs(), brought, strict=True):
                 for row, array in reduction.rows(run, arrays):
                     found[row] = found[row] + array if row in found else array
-        return self._finished(ends, found)
+        return self.of_parts(ends, found)
 
     def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
         """The squares of all elements that can be nonzero, summed."""
@@ -80,7 +80,7 @@ class SquaredNorms(Quantity):
                 squared = self._summed(ends, o, i, block)
                 number = {"in": o, "out": i, "all": 0}[self.over]
                 found[number] = found[number] + squared if number in found else squared
-        return self._finished(ends, found)
+        return self.of_parts(ends, found)
 
     def _summed(self, ends: Ends, o: int, i: int, block: Block) -> Any:
         """What a block adds: (*lead, elements), or (*lead, 1)."""
@@ -96,11 +96,12 @@ class SquaredNorms(Quantity):
         total = jnp.zeros(lead * size, summed_dtype(_real(data.dtype))).at[place].add(squared(data))
         return total.reshape(*ends.lead, size)
 
-    def _finished(self, ends: Ends, found: dict[int, Any]) -> Rows:
+    def of_parts(self, ends: Ends, parts: dict[Any, Any]) -> Rows:
+        """By row of the result."""
         rows: Rows = []
         for number, (shape, dtype) in enumerate(zip(*self._rows(ends), strict=True)):
             whole = (*ends.lead, *shape)
-            total = found.get(number)
+            total = parts.get(number)
             rows.append([jnp.zeros(whole, dtype) if total is None else total.reshape(whole).astype(dtype)])
         return rows
 

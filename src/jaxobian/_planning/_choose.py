@@ -78,7 +78,7 @@ def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice
     found: dict[str, Candidate | Impossible] = {}
     for strategy in _in_order(problem):
         found[strategy.mode] = _passed_over(problem, strategy.mode, found) or strategy.propose(problem, found)
-    found = {strategy.mode: found[strategy.mode] for strategy in STRATEGIES}  # as plans list them
+    found = {strategy.mode: found[strategy.mode] for strategy in _asked(problem)}  # as plans list them
     possible = [p for p in found.values() if isinstance(p, Candidate)]
     if request.mode != "auto":
         forced = found[request.mode]
@@ -99,9 +99,14 @@ def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice
     return Choice(problem, chosen, tuple(found.values()))
 
 
+def _asked(problem: Problem) -> list[Strategy]:
+    """The strategies for what is asked."""
+    return [strategy for strategy in STRATEGIES if strategy.answers(problem)]
+
+
 def _in_order(problem: Problem) -> Sequence[Strategy]:
     """The strategies, of forward and reverse that one first which may make the other needless."""
-    forward, reverse, *others = STRATEGIES
+    forward, reverse, *others = _asked(problem)
     fewer = problem.passes(forward=True) <= problem.passes(forward=False)
     return (forward, reverse, *others) if fewer and not problem.request.prefer_reverse else (reverse, forward, *others)
 
@@ -133,7 +138,7 @@ def _fits(one: Candidate | Impossible | None, problem: Problem) -> bool:
 def _all_counted(problem: Problem, found: _Found) -> dict[str, Candidate | Impossible]:
     """What every strategy proposes, those too that were passed over."""
     every = dict(found)
-    for strategy in STRATEGIES:
+    for strategy in _asked(problem):
         one = found[strategy.mode]
         if isinstance(one, Impossible) and one.passed_over:
             every[strategy.mode] = strategy.propose(problem, every)
@@ -149,7 +154,7 @@ def _fastest(possible: Sequence[Candidate], problem: Problem) -> Candidate:
     if problem.request.prefer_reverse and "rev" in singles:
         return singles["rev"]
 
-    handicaps = {strategy.mode: strategy.handicap(problem) for strategy in STRATEGIES}
+    handicaps = {strategy.mode: strategy.handicap(problem) for strategy in _asked(problem)}
     best = min(within, key=lambda candidate: handicaps[candidate.mode] * candidate.cost.seconds)
     return _single(singles, problem.machine, _favorite(problem)) if best.mode in singles else best
 

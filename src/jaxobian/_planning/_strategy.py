@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import colored, forward, mixed, per_example, reverse
+from . import colored, forward, mixed, network, per_example, reverse
 from ._problem import Candidate, Impossible, Problem, Proposals
 from ._sweeps import CLEAR_WIN
 
@@ -23,19 +23,30 @@ def _colors(problem: Problem) -> float:
     return CLEAR_WIN if problem.output.has_zeros else 1 / CLEAR_WIN
 
 
+def _always(problem: Problem) -> bool:
+    return True
+
+
+def _of_something(problem: Problem) -> bool:
+    # J itself is what a network would be multiplied out to.
+    return not problem.output.whole
+
+
 @dataclass(frozen=True)
 class Strategy:
-    """A way to compute J.
+    """A way to compute J, or something of it.
 
     Attributes:
         mode: as `Candidate.mode` has it. Of several strategies of one mode, the last one's proposal counts.
         propose: the problem, what strategies asked before proposed -> a candidate, or why there is none.
         handicap: times its predicted seconds, by which it is compared with others.
+        answers: whether it is for what is asked.
     """
 
     mode: str
     propose: Callable[[Problem, Proposals], Candidate | Impossible]
     handicap: Callable[[Problem], float] = _none
+    answers: Callable[[Problem], bool] = _always
 
 
 # In the order in which they are asked: each sees what those before it propose.
@@ -45,4 +56,5 @@ STRATEGIES = (
     Strategy("mixed", mixed.propose, _clearly),
     Strategy("colored", colored.propose, _colors),
     Strategy("rev", per_example.propose),
+    Strategy("network", network.propose, _clearly, _of_something),
 )

@@ -23,17 +23,18 @@ import numpy as np
 
 from .._analysis import shape_of, structure
 from .._arrays import varying_axes
-from .._coloring import Coloring, bicolored, color_columns, color_rows, lower_bounds, star
+from .._coloring import Coloring, bicolored, color_columns, color_diagonal, color_rows, lower_bounds, star
 from .._cost import Cost, Work
-from .._execute import Colored, Stored
+from .._execute import Colored, Stored, Swept
 from .._lazy import sparse
+from .._outputs import Diagonal, Trace
 from .._seeds import Classes, Seeds
 from .._trace import Linear, LinearProgram, source_line
 from .._words import counted, pass_count
 from . import forward, reverse
 from ._patterns import example_constant_part, example_pattern
 from ._problem import NO_WORK, Candidate, Impossible, Problem, Proposals
-from ._sweeps import CLEAR_WIN, PassCost, choose_chunks, together
+from ._sweeps import CLEAR_WIN, PassCost, choose_chunks, cost_of, together
 
 # With fewer passes than this there is nothing worth looking for, unless it is asked for.
 _WORTHWHILE = 16
@@ -68,6 +69,8 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     if matrix is None:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
         return Impossible("colored", f"no zeros were found in J{where}", nnz=problem.outputs.size * problem.inputs.size)
+    if isinstance(problem.output, Diagonal | Trace):
+        return _diagonal(problem, problem.output, matrix, possible, used, math.inf if wanted else least)
     sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric, used)
     sought = _without_constant_part(sought) or sought
     bound = _least_colors(sought.matrix, symmetric=symmetric)
@@ -271,6 +274,88 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, PassCost])
     same = f" ({always:,} do not depend on x)" if always else ""
     note = f"{nnz:,} of {cells:,} elements can be nonzero{same}: {_told(coloring)}"
     return Candidate("colored", execution, cost, note, main.rewrites, nnz)
+
+
+# Diagonals ----------------------------------------------------------------------------------------------------------
+
+
+def _diagonal(
+    problem: Problem,
+    output: Diagonal | Trace,
+    matrix: sparse.csr_matrix,
+    possible: dict[str, Candidate],
+    used: frozenset[int],
+    below: float,
+) -> Candidate | Impossible:
+    """Passes whose elements do not disturb each other on the diagonal, however much they do elsewhere."""
+    columns = _columns_of_rows(problem, output)
+    nnz, width = int(matrix.nnz), problem.inputs.size
+    diagonal = np.flatnonzero(columns >= 0)
+    moved = sparse.csr_matrix(
+        (np.ones(len(diagonal), bool), (columns[diagonal], diagonal)), shape=(width, len(columns))
+    )
+    colors = color_diagonal(sparse.csr_matrix(moved @ matrix), problem.inputs.shapes, below)
+    count = 0 if colors is None else int(colors.max(initial=-1)) + 1
+    if colors is None or count >= below:
+        many = f"{counted(count, 'color')}" if colors is not None else "at least as many colors"
+        return Impossible("colored", f"no gain: {many} instead of {pass_count(int(below))}", nnz=nnz)
+    offers = [_diagonal_by(problem, possible[mode], colors, columns, count, nnz) for mode in _modes(columns, possible)]
+    best = min(offers, key=lambda offer: offer.cost.seconds)
+    cells, told = problem.outputs.size * width, counted(count, "color")
+    note = f"{nnz:,} of {cells:,} elements can be nonzero: the diagonal in {told}"
+    execution = replace(best.execution, used_numbers=used)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return replace(best, execution=execution, note=note, nnz=nnz)
+
+
+def _columns_of_rows(problem: Problem, output: Diagonal | Trace) -> np.ndarray:
+    """For each row of J the column of its diagonal element; -1 where it has none."""
+    found = []
+    starts = np.concatenate([[0], np.cumsum(problem.inputs.sizes)])
+    for o, i in enumerate(output.paired):
+        own = np.arange(problem.outputs.sizes[o])
+        found.append(np.full(len(own), -1) if i is None else starts[i] + own % max(1, problem.inputs.sizes[i]))
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
+
+
+def _modes(columns: np.ndarray, possible: Container[str]) -> list[str]:
+    """A pulled row brings back one element; of a Hessian of several outputs, a column has several."""
+    alone = len(np.unique(columns)) == len(columns)
+    return [mode for mode in ("fwd", "rev") if mode in possible and (mode == "fwd" or alone or "fwd" not in possible)]
+
+
+def _diagonal_by(
+    problem: Problem, single: Candidate, colors: np.ndarray, columns: np.ndarray, count: int, nnz: int
+) -> Candidate:
+    """The passes of all colors in a mode."""
+    forward = single.mode == "fwd"
+    seeded, result = problem.sides(forward=forward)
+    if not forward:
+        colors = np.where(columns >= 0, colors[columns], -1)
+        if len(np.unique(columns)) < len(columns):  # rows of one column are told apart by their place among them
+            order = _place_among(columns)
+            colors, count = np.where(colors >= 0, colors * (order.max() + 1) + order, -1), count * int(order.max() + 1)
+    program = single.execution.program
+    made = together(problem, Stored(program), single.passes, forward=forward)
+    pass_cost = made.counted(count, forward=forward, one_hot=False)
+    work = replace(pass_cost.work, intermediates=pass_cost.work.intermediates + pass_cost.result_bytes)
+    pass_cost = replace(pass_cost, work=work, summed=True)
+    held_bytes = problem.output_bytes + problem.residual_bytes
+    chunking = choose_chunks(problem, pass_cost, held_bytes)
+    classes = Classes(tuple(np.split(colors, np.cumsum(seeded.sizes)[:-1])), count)
+    seeds = Seeds(seeded, result, forward, chunking.width, pass_cost.vmapped, chunking.looped, classes=classes)
+    cost = cost_of(problem, [(pass_cost, chunking)], held_bytes + pass_cost.peak(chunking))
+    execution = Swept(program, problem.ends, (seeds,), Stored(program))
+    return Candidate("colored", execution, cost, "", single.rewrites, nnz)
+
+
+def _place_among(columns: np.ndarray) -> np.ndarray:
+    """For each row which one it is of those with its column."""
+    order = np.argsort(columns, kind="stable")
+    ranked = columns[order]
+    first = np.searchsorted(ranked, ranked)
+    place = np.empty(len(columns), np.int64)
+    place[order] = np.arange(len(columns)) - first
+    return place
 
 
 def _told(coloring: Coloring) -> str:

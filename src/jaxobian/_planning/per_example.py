@@ -24,6 +24,7 @@ from .._arrays import varying_axes
 from .._cost import is_elementwise
 from .._execute import Copied, Stored, Swept, of_copies
 from .._primitives import row_of
+from .._rewrite import convolved, has_patches, patches
 from .._trace import Ends, Linear, Side, closed, inlined, is_checkpoint, is_variable, program_of
 from . import reverse
 from ._problem import Candidate, Impossible, Problem, Proposals
@@ -258,6 +259,10 @@ def _run(equation: Any, axes: _Axes, operands: list[Any]) -> list[Any]:
         rank = len(equation.outvars[0].aval.shape)
         pairs = zip(operands, copies, strict=True)
         return alone(equation.params, *(x if c is None else _placed(x, axis, rank) for x, c in pairs))
+    if has_patches(equation):
+        # A convolution of each example with a kernel of its own is transposed to one in groups, which XLA's CPU backend
+        # does without vector units.
+        return [convolved(equation, patches(equation)[0](operands[0]), operands[1])]
     params, (data, along) = equation.params, _data_axis(equation, axes, axis) or (-1, 0)
     if data < 0:
         shape = list(params["shape"])

@@ -13,7 +13,7 @@ from .._trace import UNKNOWN_LINE, walk
 from .._words import counted, human_bytes, human_flops, human_seconds, listed, pass_count, word
 
 # Modes whose `Impossible` may mean that there is nothing to win.
-_OPTIONAL = ("mixed", "colored")
+_OPTIONAL = ("mixed", "colored", "network")
 
 
 def explain(

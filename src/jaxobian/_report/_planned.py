@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from .._arrays import abstract, as_array, describe, is_arraylike, is_concrete, is_python_number
+from .._arrays import abstract, as_array, describe, is_arraylike, is_complex, is_concrete, is_python_number
 from .._call import Options, Traced
 from .._call._arguments import Arguments, Rest, take_apart
 from .._errors import PlanMismatchError
@@ -68,7 +68,10 @@ class PlannedRun:
         shapes = [jax.tree.map(lambda leaf: as_array(leaf).shape, tree) for tree in (self.weights, weights)]
         if shapes[0] != shapes[1]:
             raise PlanMismatchError(f"weights were planned as {shapes[0]} and came as {shapes[1]}.")
-        return [as_array(leaf) for leaf in jax.tree.leaves(weights)]
+        arrays = [as_array(leaf) for leaf in jax.tree.leaves(weights)]
+        for array in filter(is_complex, arrays):
+            raise PlanMismatchError(f"weights must be real; {describe(array)} came.")
+        return arrays
 
 
 def _compare(planned: Arguments, kwargs: dict[str, Any], new_args: tuple[Any, ...], new_kwargs: dict[str, Any]) -> None:

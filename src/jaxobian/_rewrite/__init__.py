@@ -8,6 +8,9 @@ from ._hoisting import hoist as hoist
 from ._hoisting import shrunk as shrunk
 from ._outer import has_all_axes as has_all_axes
 from ._outer import product_and_sum as product_and_sum
+from ._patches import convolved as convolved
+from ._patches import has_patches as has_patches
+from ._patches import patches as patches
 from ._rewrite import Around as Around
 from ._rewrite import Rewrite as Rewrite
 from ._rewrite import linear_in as linear_in

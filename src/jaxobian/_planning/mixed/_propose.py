@@ -90,7 +90,7 @@ class Factored:
         """Residuals."""
         return Residuals(residuals)
 
-    def wanted(self, results: Sequence[Results], output: Output) -> Rows:
+    def wanted(self, results: Sequence[Results], output: Output, read: Sequence[Any] = ()) -> Rows:
         """As the output makes it of the tree multiplied out."""
         dense, one = _joined(self.problem, dense_blocks(self.root, self._made(results))), self.example
         alone = one.batch == self.problem.batch

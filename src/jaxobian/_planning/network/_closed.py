@@ -1,0 +1,311 @@
+"""Terms of J -> contractions: what is wanted of J closes them, as einsum would be asked."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+import opt_einsum
+
+from ..._cost import Work
+from ..._outputs import Diagonal, Gram, Quantity, SquaredNorms, Trace
+from ..._trace import Ends
+from ._terms import Axes, Factor, Letters, Source, Term, aligned, fresh
+
+# J as terms: jacobian[out][in].
+Jacobian = Sequence[Sequence[Sequence[Term]]]
+
+
+class NotClosedError(Exception):
+    """Axes do not fit together digit by digit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Some terms multiplied, with the letters of their sides."""
+
+    factors: tuple[Factor, ...]
+    sides: tuple[Axes, ...]
+    scale: float
+    letters: Letters
+
+    @classmethod
+    def of(cls, *terms: Term, letters: Letters) -> Joint:
+        """A term, or several of which all but the first take letters of their own. Sides: y, x, y, x, ..."""
+        apart = [terms[0], *(fresh(term, letters) for term in terms[1:])]
+        factors = tuple(f for term in apart for f in term.factors)
+        sides = tuple(side for term in apart for side in (term.own, term.inp))
+        return cls(factors, sides, math.prod(term.scale for term in terms), letters)
+
+    def tied(self, first: Callable[[Joint], Axes], second: Callable[[Joint], Axes]) -> Joint:
+        """With the axes that two functions pick being the same."""
+        splits = aligned(first(self), second(self), self.letters)
+        if splits is None:
+            raise NotClosedError
+        joint = self.renamed(splits)
+        while True:
+            pairs = zip(_flat(first(joint), self.letters), _flat(second(joint), self.letters), strict=True)
+            found = next(((a, b) for a, b in pairs if a != b), None)
+            if found is None:
+                return joint
+            joint = joint.renamed({found[1]: (found[0],)})
+
+    def renamed(self, names: dict[int, tuple[int, ...]]) -> Joint:
+        def over(axes: Axes) -> Axes:
+            return tuple(tuple(n for k in digits for n in names.get(k, (k,))) for digits in axes)
+
+        factors = tuple((source, over(axes)) for source, axes in self.factors)
+        return replace(self, factors=factors, sides=tuple(map(over, self.sides)))
+
+    def times(self, source: Source, axes: Axes) -> Joint:
+        return replace(self, factors=(*self.factors, (source, axes)))
+
+    def contraction(self, wanted: Axes, *, times: float = 1.0) -> Contraction:
+        """Summed over all letters but those of some axes."""
+        letters, factors = self.letters, list(self.factors)
+        shape = tuple(letters.size(digits) for digits in wanted)
+        output: list[int] = []
+        for letter in _flat(wanted, letters):
+            if letter in output:  # an identity
+                size, other = letters.sizes[letter], letters.new(letters.sizes[letter])
+                factors.append((Source(None, (size, size), 4, _eye(size), ("eye", size)), ((letter,), (other,))))
+                letter = other
+            output.append(letter)
+        read = {k for _, axes in factors for k in _flat(axes, letters)}
+        every = {k for side in self.sides for k in _flat(side, letters)}
+        scale = self.scale * times * letters.size([k for k in every if k not in read and k not in output])
+        operands = tuple((source, tuple(_flat(axes, letters))) for source, axes in factors)
+        return Contraction(operands, tuple(output), shape, scale, letters.sizes)
+
+
+def _eye(size: int) -> Callable[[Any], Any]:
+    return lambda _: jnp.eye(size)
+
+
+def _flat(axes: Axes, letters: Letters) -> list[int]:
+    return [k for digits in axes for k in digits if letters.sizes[k] > 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction:
+    """An einsum of factors, times a number.
+
+    Attributes:
+        operands: the factors, with a letter for each of their digits.
+        output: the letters that are left.
+        shape: of the result.
+        scale: the number.
+        sizes: of all letters.
+    """
+
+    operands: tuple[tuple[Source, tuple[int, ...]], ...]
+    output: tuple[int, ...]
+    shape: tuple[int, ...]
+    scale: float
+    sizes: dict[int, int]
+
+    @cached_property
+    def key(self) -> Hashable:
+        """What two that compute the same, but for their numbers, have in common."""
+        names: dict[int, int] = {}
+
+        def named(letters: Sequence[int]) -> tuple[int, ...]:
+            return tuple(names.setdefault(k, len(names)) for k in letters)
+
+        return tuple((source.key, named(letters)) for source, letters in self.operands), named(self.output), self.shape
+
+    @cached_property
+    def _read(self) -> tuple[int, ...]:
+        """The letters of the result that factors know of; it is the same along the others."""
+        known = {k for _, letters in self.operands for k in letters}
+        return tuple(k for k in self.output if k in known)
+
+    @cached_property
+    def _needed(self) -> tuple[tuple[int, ...], ...]:
+        """For each factor the letters that others, or the result, know of; over all else it is summed at once."""
+        times = Counter(k for _, letters in self.operands for k in letters)
+        return tuple(tuple(k for k in letters if times[k] > 1 or k in self.output) for _, letters in self.operands)
+
+    @cached_property
+    def _path(self) -> Any:
+        symbol: dict[int, str] = {}
+
+        def spelled(letters: Sequence[int]) -> str:
+            return "".join(symbol.setdefault(k, opt_einsum.get_symbol(len(symbol))) for k in letters)
+
+        expression = ",".join(map(spelled, self._needed)) + "->" + spelled(self._read)
+        shapes = [tuple(self.sizes[k] for k in letters) for letters in self._needed]
+        path, info = opt_einsum.contract_path(expression, *shapes, shapes=True, optimize="auto-hq")
+        sizes = {s: self.sizes[k] for k, s in symbol.items()}
+        return expression, path, info.contraction_list, sizes
+
+    @cached_property
+    def steps(self) -> list[tuple[list[str], str]]:
+        """Each product of two (or a sum of one): the letters of its operands, and of what it makes."""
+        if not self.operands:
+            return []
+        _, _, contractions, _ = self._path
+        made = []
+        for _, _, expression, *_ in contractions:
+            given, result = expression.split("->")
+            made.append((given.split(","), result))
+        return made
+
+    @property
+    def work(self) -> Work:
+        """What it takes."""
+        total = Work()
+        if not self.operands:
+            return total
+        sizes = self._path[3]
+        for (_, letters), needed in zip(self.operands, self._needed, strict=True):
+            elements = math.prod(self.sizes[k] for k in letters) if letters != needed else 0
+            total += Work(reduce=float(elements), bytes=4.0 * elements)
+        for given, result in self.steps:
+            every = math.prod(sizes[s] for s in set("".join(given)))
+            moved = sum(math.prod(sizes[s] for s in letters) for letters in (*given, result))
+            summed = set("".join(given)) - set(result)
+            if len(given) == 2 and summed and all(set(letters) - set(other) for letters, other in (given, given[::-1])):
+                total += Work(dot=2.0 * every, library=1.0, bytes=4.0 * moved)
+            else:
+                total += Work(arithmetic=float(every), bytes=4.0 * moved, equations=1.0)
+        return total
+
+    @property
+    def peak(self) -> int:
+        """Bytes of all that is made on the way."""
+        if not self.operands:
+            return 0
+        sizes = self._path[3]
+        return sum(4 * math.prod(sizes[s] for s in result) for _, result in self.steps)
+
+    def value(self, read: Callable[[Source], Any]) -> Any:
+        """It, in the shape of the result."""
+        own = [self.sizes[k] for k in self.output]
+        if not self.operands:
+            return jnp.full(self.shape, self.scale)
+        expression, path, *_ = self._path
+        arrays = [
+            read(source)
+            .reshape([self.sizes[k] for k in letters])
+            .sum([axis for axis, k in enumerate(letters) if k not in needed])
+            for (source, letters), needed in zip(self.operands, self._needed, strict=True)
+        ]
+        found = jnp.einsum(expression, *arrays, optimize=path)
+        found = found if self.scale == 1.0 else found * self.scale
+        known = set(self._read)
+        found = found.reshape([n if k in known else 1 for k, n in zip(self.output, own, strict=True)])
+        return jnp.broadcast_to(found, own).reshape(self.shape)
+
+
+Closed = dict[Any, list[Contraction]]
+
+
+def closed(quantity: Quantity, jacobian: Jacobian, ends: Ends, letters: Letters) -> Closed:
+    """For each part of the result the contractions that add up to it.
+
+    Raises:
+        NotClosedError: digits do not fit.
+    """
+    found: Closed = defaultdict(list)
+    made = _CLOSINGS[type(quantity)](quantity, jacobian, ends, letters)
+    for key, contraction in made:
+        found[key].append(contraction)
+    return {key: _together(some) for key, some in found.items()}
+
+
+def _together(some: Sequence[Contraction]) -> list[Contraction]:
+    """The same ones added."""
+    known: dict[Hashable, Contraction] = {}
+    for one in some:
+        other = known.get(one.key)
+        known[one.key] = one if other is None else replace(other, scale=other.scale + one.scale)
+    return list(known.values())
+
+
+class _Sides:
+    """Which axes are which, of a term or of a pair: sides are y, x, y, x."""
+
+    def __init__(self, ends: Ends, o: int, i: int, p: int | None = None, k: int | None = None):
+        self.out = ends.outputs.batch_axes[o], ends.outputs.batch_axes[p if p is not None else o]
+        self.inp = ends.inputs.batch_axes[i], ends.inputs.batch_axes[k if k is not None else i]
+        self.batched = ends.batch is not None
+
+    def y(self, joint: Joint, number: int = 0) -> Axes:
+        return _without(joint.sides[2 * number], self.out[number])
+
+    def x(self, joint: Joint, number: int = 0) -> Axes:
+        return _without(joint.sides[2 * number + 1], self.inp[number])
+
+    def lead(self, joint: Joint, side: int = 0) -> Axes:
+        axis = (self.out[0], self.inp[0], self.out[1], self.inp[1])[side]
+        return () if axis is None or not self.batched else (joint.sides[side][axis],)
+
+    def batch_tied(self, joint: Joint) -> Joint:
+        """All sides have the same example."""
+        if not self.batched:
+            return joint
+        for side in range(1, len(joint.sides)):
+            joint = joint.tied(self.lead, lambda j, side=side: self.lead(j, side))
+        return joint
+
+
+def _without(axes: Axes, axis: int | None) -> Axes:
+    return axes if axis is None else (*axes[:axis], *axes[axis + 1 :])
+
+
+_Closing = Callable[[Any, Jacobian, Ends, Letters], Iterator[tuple[Any, Contraction]]]
+
+
+def _diagonals(
+    quantity: Diagonal | Trace, jacobian: Jacobian, ends: Ends, letters: Letters
+) -> Iterator[tuple[Any, Contraction]]:
+    for o, i in enumerate(quantity.paired):
+        for term in jacobian[o][i] if i is not None else ():
+            sides = _Sides(ends, o, i or 0)
+            joint = sides.batch_tied(Joint.of(term, letters=letters))
+            above = len(sides.y(joint)) - len(sides.x(joint))
+            joint = joint.tied(lambda j, s=sides, a=above: s.y(j)[a:], sides.x)
+            kept = sides.y(joint)[:above] if isinstance(quantity, Trace) else sides.y(joint)
+            yield o, joint.contraction((*sides.lead(joint), *kept))
+
+
+def _norms(
+    quantity: SquaredNorms, jacobian: Jacobian, ends: Ends, letters: Letters
+) -> Iterator[tuple[Any, Contraction]]:
+    for o, row in enumerate(jacobian):
+        for i, terms in enumerate(row):
+            sides = _Sides(ends, o, i)
+            for a, b in itertools.combinations_with_replacement(range(len(terms)), 2):
+                joint = sides.batch_tied(Joint.of(terms[a], terms[b], letters=letters))
+                joint = joint.tied(sides.y, lambda j, s=sides: s.y(j, 1)).tied(sides.x, lambda j, s=sides: s.x(j, 1))
+                number, kept = {"in": (o, sides.y(joint)), "out": (i, sides.x(joint)), "all": (0, ())}[quantity.over]
+                yield number, joint.contraction((*sides.lead(joint), *kept), times=1.0 if a == b else 2.0)
+
+
+def _grams(quantity: Gram, jacobian: Jacobian, ends: Ends, letters: Letters) -> Iterator[tuple[Any, Contraction]]:
+    outer = quantity.side == "out"
+    ours, others = (ends.outputs, ends.inputs) if outer else (ends.inputs, ends.outputs)
+    for a, b in itertools.combinations_with_replacement(range(len(ours.avals)), 2):
+        for k in range(len(others.avals)):
+            first, second = (jacobian[a][k], jacobian[b][k]) if outer else (jacobian[k][a], jacobian[k][b])
+            sides = _Sides(ends, a, k, b, k) if outer else _Sides(ends, k, a, k, b)
+            kept, met = (sides.y, sides.x) if outer else (sides.x, sides.y)
+            for one, other in itertools.product(first, second):
+                joint = sides.batch_tied(Joint.of(one, other, letters=letters))
+                joint = joint.tied(met, lambda j, met=met: met(j, 1))
+                if quantity.places is not None:
+                    place = quantity.places[k]
+                    shape = others.avals[k].shape
+                    source = Source(None, tuple(shape), 4, None, ("weight", place))
+                    joint = joint.times(source, joint.sides[1 if outer else 0])
+                yield (a, b), joint.contraction((*sides.lead(joint), *kept(joint), *kept(joint, 1)))
+
+
+_CLOSINGS: dict[type, _Closing] = {Diagonal: _diagonals, Trace: _diagonals, SquaredNorms: _norms, Gram: _grams}
