@@ -9,6 +9,7 @@
 
 from ._analysis import Pattern as Pattern
 from ._api import JacobianFunction as JacobianFunction
+from ._api import batch_hessian as batch_hessian
 from ._api import batch_jacobian as batch_jacobian
 from ._api import hessian as hessian
 from ._api import jacobian as jacobian
@@ -19,6 +20,7 @@ from ._errors import BatchCouplingError as BatchCouplingError
 from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError
 from ._errors import PlanMismatchError as PlanMismatchError
+from ._operator import LinearizedJacobian as LinearizedJacobian
 from ._planning import Candidate as Candidate
 from ._planning import Impossible as Impossible
 from ._report import Plan as Plan
@@ -31,11 +33,13 @@ __all__ = [
     "Candidate",
     "Impossible",
     "JacobianFunction",
+    "LinearizedJacobian",
     "MemoryBudgetError",
     "ModeError",
     "Pattern",
     "Plan",
     "PlanMismatchError",
+    "batch_hessian",
     "batch_jacobian",
     "clear_cache",
     "hessian",

@@ -1,4 +1,4 @@
-"""jacobian, batch_jacobian, hessian, sparsity: signatures and documentation."""
+"""jacobian, batch_jacobian, hessian, batch_hessian, sparsity: signatures and documentation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from ._analysis import Pattern, structure
 from ._call import Options, Traced
 from ._call._arguments import Argnums
 from ._call._batch import Batch
-from ._functions import HessianFunction, JacobianFunction, SharedFunction, check_callable
+from ._functions import JacobianFunction, SharedFunction, check_callable
+from ._hessians import HessianFunction, SharedHessianFunction
 from ._planning import pattern
 from ._request import Format, Mode, Request
 from ._shared import shares
@@ -54,8 +55,9 @@ def jacobian(
     Returns:
         A function with f's arguments that returns J: f's output tree outside, the argument's tree inside, each leaf
         of shape `out.shape + in.shape` (or `(J, aux)` with `has_aux`). Its methods: `with_value(*args)` returns
-        y too, `plan(*args)` what would run and why. A call plans and compiles once and traces f every time, for what f
-        closes over may have changed; `jax.jit(jacobian(f))`, or a plan, is what to call a thousand times.
+        y too, `plan(*args)` what would run and why, `at(*args)` J as an operator. A call plans and compiles once and
+        traces f every time, for what f closes over may have changed; `jax.jit(jacobian(f))`, or a plan, is what to call
+        a thousand times.
 
     Raises:
         ValueError: an option is none of those above.
@@ -233,6 +235,66 @@ def hessian(
     """
     request = Request(mode, holomorphic, format, chunk_size, memory_budget, rewrite)
     return HessianFunction(f, Options(argnums, has_aux, allow_int, request=request))
+
+
+def batch_hessian(
+    f: Callable[..., Any],
+    argnums: Argnums = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+    *,
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    mode: Mode = "auto",
+    format: Format = "dense",
+    chunk_size: int | None = None,
+    memory_budget: int | float | str | None = None,
+    rewrite: bool = True,
+    independent: bool = False,
+) -> JacobianFunction:
+    """The Hessian of every example of a batch, for a function that maps a batch to a batch.
+
+    H[b, i, j, k] = d2 y[b]_i / dx[b]_j dx[b]_k. All examples share a pass, so a batch takes as many passes as one
+    example. f is called with the whole batch; that no example influences another is verified, of f's gradient, too.
+
+    Args:
+        f: a function of a batch to a batch, such as losses `(B,)`.
+        argnums: as for `batch_jacobian`.
+        has_aux: as for `jacobian`.
+        holomorphic: as for `jacobian`.
+        allow_int: as for `jacobian`.
+        in_axes: as for `batch_jacobian`; None for a differentiated argument that all examples share.
+        out_axes: the batch axis of f's outputs, as for `jax.vmap`.
+        mode: the mode of the outer Jacobian.
+        format: as for `batch_jacobian`.
+        chunk_size: as for `jacobian`, of the outer Jacobian.
+        memory_budget: as for `jacobian`.
+        rewrite: as for `jacobian`.
+        independent: as for `batch_jacobian`.
+
+    Returns:
+        A function as `hessian` returns it, with leaves of shape `(B, *out, *in, *in)` for B examples: what
+        `jax.vmap(jax.hessian(one))` gives.
+
+    Raises:
+        ValueError: as for `batch_jacobian`.
+        BatchCouplingError: as for `batch_jacobian`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import jaxobian as jb
+        >>> energies = lambda x: jnp.prod(x, axis=1)
+        >>> print(jb.batch_hessian(energies)(jnp.array([[1.0, 2.0], [3.0, 4.0]])))
+        [[[0. 1.]
+          [1. 0.]]
+        <BLANKLINE>
+         [[0. 1.]
+          [1. 0.]]]
+    """
+    request = Request(mode, holomorphic, format, chunk_size, memory_budget, rewrite, independent)
+    options = Options(argnums, has_aux, allow_int, Batch(in_axes, out_axes), request)
+    return SharedHessianFunction(f, options) if shares(options) else HessianFunction(f, options)
 
 
 @entry

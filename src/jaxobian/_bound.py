@@ -43,6 +43,11 @@ class BoundFunction:
         """f's value and J: `(y, J)`; with `has_aux`, `((y, aux), J)`."""
         return self._function.with_value(self._bound_to, *args, **kwargs)
 
+    @entry
+    def at(self, /, *args: Any, **kwargs: Any) -> Any:
+        """J at the arguments as an operator. See `JacobianFunction.at`."""
+        return self._function.at(self._bound_to, *args, **kwargs)
+
     @property
     def diagonal(self) -> BoundFunction:
         """Bound, too. See `JacobianFunction.diagonal`."""

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ._analysis import check_examples, structure
+from ._arrays import is_concrete
 from ._call import Options, Traced
-from ._execute import Executable, compiled
+from ._call._surroundings import surroundings
+from ._execute import Computed, Executable, compiled, traceable, values_alone
 from ._trace import forget, identity, our_settings, values_key
 
 # Programs whose compiled functions are kept; the one unused for longest goes first.
@@ -48,6 +50,31 @@ class _Runs:
 
     numbers: frozenset[int] = frozenset()
     runs: dict[Hashable, Executable] = field(default_factory=dict)
+
+
+def computed(traced: Traced, options: Options, value: bool, *, mapped: bool = False) -> Computed:
+    """What is wanted of J for a trace, y where asked for, and aux, all as flat arrays.
+
+    Args:
+        traced: the call.
+        options: what was asked for.
+        value: whether y is to be returned, too.
+        mapped: whether the call is one of many under `jax.vmap`, where no loop can run on the host.
+    """
+    operands, xs = traced.program.operands, traced.xs
+    around = surroundings((*operands, *xs))
+    options = options.asking(copies=max(options.request.copies, around.copies))
+    if not xs:  # nothing to differentiate: empty trees, or integers alone
+        run = values_alone(traced.program, traced.ends, options.request.output)
+    elif around.traced and not mapped:
+        choice = traced.choose(options, traced.device)
+        run = traceable(choice.execution, options.request.output, value)
+    else:
+        # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
+        mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
+        run = kept(traced, options, value, mapped=mapped)
+    quantity = options.request.quantity
+    return traced.placement.run(run, operands, xs, ("out", "in") if quantity is None else quantity.sides)
 
 
 def kept(traced: Traced, options: Options, value: bool, *, mapped: bool = False) -> Executable:

@@ -10,25 +10,22 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from ._arrays import as_array, in_words, is_concrete
+from ._arrays import as_array, in_words
 from ._bound import BoundFunction
-from ._cache import kept
+from ._cache import computed
 from ._call import Options, Traced
 from ._call._arguments import flax_advice, is_flax_module
 from ._call._plain import plain
 from ._call._quantities import settled
-from ._call._surroundings import surroundings
 from ._compiler import warn_of
-from ._execute import traceable, values_alone
-from ._outputs import Gram, Quantity, Trace
+from ._operator import LinearizedJacobian, linearized
+from ._outputs import Gram, Quantity
 from ._quantities import Quantities
 from ._report import Plan, Source, make_plan
 from ._report._explain import describe_structure, title_of
 from ._report._planned import PlannedRun
 from ._shared import Examples, MappedRun, first_of
-from ._trace import walk
 from ._tracebacks import entry, innermost, stands_for
 from ._words import counted
 
@@ -45,6 +42,7 @@ class JacobianFunction(Quantities):
         self._f = f
         self._options = options
         self._made_from = f, options
+        self._has_aux = options.has_aux  # whether the user's function returns aux
         self._weights: Any = None
 
     def __repr__(self) -> str:
@@ -115,6 +113,37 @@ class JacobianFunction(Quantities):
         structure = describe_structure(choice.problem, choice.candidates, asserted=self._options.request.independent)
         return make_plan(title, structure, choice, run, Source(self, args, kwargs))
 
+    @entry
+    def at(self, /, *args: Any, **kwargs: Any) -> LinearizedJacobian:
+        """J at the arguments as an operator: f is linearized there, once, and J is not formed.
+
+        `op.mv(v)`, or `op @ v`, is J v; `op.rmv(u)` is u J; `op.to_scipy()` and `op.to_lineax()` are for solvers.
+
+        Args:
+            *args: as for f.
+            **kwargs: as for f.
+
+        Returns:
+            A `LinearizedJacobian`.
+
+        Raises:
+            ValueError: nothing is differentiated, or what is has no batch axis where examples are asked for.
+            BatchCouplingError: as `batch_jacobian` raises it.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import jaxobian as jb
+            >>> op = jb.jacobian(jnp.square).at(jnp.array([1.0, 2.0]))
+            >>> print(op.value, op @ jnp.ones(2))
+            [1. 4.] [2. 4.]
+        """
+        with jax.disable_jit(False):  # f is traced, whatever else is run operation by operation
+            traced = Traced.of(self._f, self._options, args, kwargs)
+            warn_of(traced.device)
+            code = getattr(innermost(self._f), "__code__", type(self._f))
+            options = self._settled(traced)
+            return linearized(traced, options, code, has_aux=self._has_aux, hessian=self._of_gradient)
+
     def _compute(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
     ) -> tuple[Any, Any, Any]:
@@ -124,21 +153,7 @@ class JacobianFunction(Quantities):
         traced = Traced.of(self._f, self._options, args, kwargs, weights=self._weight_leaves())
         warn_of(traced.device)
         options = self._settled(traced)
-        operands, xs = traced.program.operands, traced.xs
-        around = surroundings((*operands, *xs))
-        options = options.asking(copies=max(options.request.copies, around.copies))
-        if not xs:  # nothing to differentiate: empty trees, or integers alone
-            run = values_alone(traced.program, traced.ends, options.request.output)
-        elif around.traced and not mapped:
-            choice = traced.choose(options, traced.device)
-            run = traceable(choice.execution, options.request.output, value)
-        else:
-            # Under vmap or grad of values, too, what is compiled is kept; but no loop can run on the host.
-            mapped = mapped or not all(map(is_concrete, (*operands, *xs)))
-            run = kept(traced, options, value, mapped=mapped)
-        quantity = options.request.quantity
-        sides = ("out", "in") if quantity is None else quantity.sides
-        return traced.deliver(*traced.placement.run(run, operands, xs, sides), options)
+        return traced.deliver(*computed(traced, options, value, mapped=mapped), options)
 
     def _weight_leaves(self) -> list[Any]:
         return [as_array(leaf) for leaf in jax.tree.leaves(self._weights)]
@@ -162,6 +177,8 @@ class JacobianFunction(Quantities):
 class SharedFunction(JacobianFunction):
     """Jacobians of every example by what all examples share. Made by `batch_jacobian` where an `in_axes` is None."""
 
+    _made_of_one = JacobianFunction
+
     def __init__(self, f: Callable[..., Any], options: Options):
         super().__init__(f, options)
         if options.request.format != "dense":
@@ -183,7 +200,7 @@ class SharedFunction(JacobianFunction):
         title = f"{self._what} of {_name(self._f)}{where}: {ends}, for each of {counted(number, 'example')}"
         structure = describe_structure(plan.choice.problem, plan.choice.candidates, examples=number)
         run = MappedRun(self._examples, plan._run, number, self._weights, axes)
-        checked = SharedFunction(self._f, self._options.asking(independent=True))
+        checked = type(self)(self._f, self._options.asking(independent=True))
         return make_plan(title, structure, plan.choice, run, Source(checked, args, kwargs), number)
 
     def _compute(
@@ -193,17 +210,30 @@ class SharedFunction(JacobianFunction):
         every = args
 
         def one(weights: Any, *args: Any) -> tuple[Any, Any]:
-            y, _, J = self._one(every, weights)._compute(args, kwargs, value=value, mapped=True)
-            return y, J
+            return self._of_one(self._one(every, weights), args, kwargs, value=value)
 
         out_axes = self._examples.out_axes if value else 0, 0
         y, J = self._examples.mapped(one, out_axes, self._weight_axes)(self._weights, *args)
         return y, self._examples.aux(args, kwargs), J
 
+    @entry
+    def at(self, /, *args: Any, **kwargs: Any) -> LinearizedJacobian:
+        """There is none: J's examples share what is differentiated."""
+        alone = self._verb.removeprefix("batch_")
+        raise ValueError(
+            f"{self._verb}(f, in_axes={self._examples.in_axes!r}).at is not there: examples share what is "
+            f"differentiated, so that the operator on all of them is another: use {alone}(f, argnums).at."
+        )
+
+    def _of_one(self, one: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool) -> tuple[Any, Any]:
+        """y of one example, where asked for, and J."""
+        y, _, J = one._compute(args, kwargs, value=value, mapped=True)
+        return y, J
+
     def _one(self, args: Sequence[Any], weights: Any = None) -> JacobianFunction:
         """The Jacobian of one example of these, or what is asked of it."""
         one = stands_for(self._f)(lambda *args, **kwargs: self._examples.one(*args, **kwargs))
-        made = JacobianFunction(one, self._examples.alone(args))
+        made = self._made_of_one(one, self._examples.alone(args))
         made._weights = weights
         return made
 
@@ -220,82 +250,6 @@ class SharedFunction(JacobianFunction):
         if self._weights is None or not isinstance(quantity, Gram):
             return None
         return self._examples.of_differentiated if quantity.side == "out" else self._examples.out_axes
-
-
-class _Gradient(JacobianFunction):
-    """The inner Jacobian of a Hessian; notes whether f has equations that may make the Hessian unsymmetric.
-
-    Derivatives of the user's own making may, and indices out of range, which JAX clamps one way and drops the other.
-    """
-
-    has_rules = True
-    returned: Sequence[Any] = ()  # by f, as abstract values
-
-    def _settled(self, traced: Traced) -> Options:
-        # A rule for vmap is none for derivatives; a Jacobian inside f asks one how many copies of it there are.
-        names = {e.primitive.name for e in walk(traced.program.function.equations)} - {"custom_vmap_call"}
-        self.has_rules = any(name.startswith(("custom_", "gather", "scatter")) for name in names)
-        return self._options
-
-
-class HessianFunction(JacobianFunction):
-    """A function that returns the Hessian of f. Made by `hessian`."""
-
-    @property
-    def _verb(self) -> str:
-        return "hessian"
-
-    def __init__(self, f: Callable[..., Any], options: Options):
-        inner = _Gradient(f, options.asking(mode="auto", prefer_reverse=True, format="dense", chunk_size=None))
-        self._gradient = inner
-
-        @stands_for(f)
-        def gradient(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-            value, J = inner.with_value(*args, **kwargs)
-            inner.returned = list(map(jax.typeof, jax.tree.leaves(value[0] if options.has_aux else value)))
-            return jax.tree.map(_as_inexact, J), value
-
-        super().__init__(gradient, replace(options, has_aux=True))
-        functools.update_wrapper(self, f, updated=())
-        self._made_from = f, options
-        self._has_aux = options.has_aux
-
-    @property
-    def _of_gradient(self) -> bool:
-        return True
-
-    def _settled(self, traced: Traced) -> Options:
-        return super()._settled(traced).asking(symmetric=not self._gradient.has_rules)
-
-    def _out_avals(self, traced: Traced) -> Sequence[Any]:
-        return self._gradient.returned
-
-    @entry
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """H at the arguments; with `has_aux`, `(H, aux)`."""
-        return super().__call__(*args, **kwargs)
-
-    def _result(self, J: Any, aux: Any) -> Any:
-        J = self._like_value(J, aux)
-        return (J, aux[1]) if self._has_aux else J  # our aux is f's value, and with it f's own aux
-
-    def _like_value(self, J: Any, value: Any) -> Any:
-        """Traces, one for each output of f, in the tree of its output."""
-        if not isinstance(self._options.request.quantity, Trace):
-            return J
-        tree = jax.tree.structure(value[0] if self._has_aux else value)
-        return jax.tree.unflatten(tree, J if isinstance(J, list) else [J])
-
-    @entry
-    def with_value(self, /, *args: Any, **kwargs: Any) -> Any:
-        """f's value and H: `(y, H)`; with `has_aux`, `((y, aux), H)`."""
-        _, value, H = self._compute(args, kwargs, value=False)
-        return value, self._like_value(H, value)
-
-
-def _as_inexact(block: Any) -> Any:
-    """A block by an integer leaf, which is zero, as one that can be differentiated again."""
-    return block if jnp.issubdtype(block.dtype, jnp.inexact) else jnp.zeros(block.shape)
 
 
 def check_callable(f: Any) -> None:

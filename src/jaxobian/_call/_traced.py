@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 
 from .._analysis import Names, check_examples, structure
 from .._arrays import is_concrete
-from .._outputs import Rows
+from .._outputs import Rows, SideName
 from .._planning import Choice, choose
 from .._trace import (
     Ends,
@@ -142,8 +141,11 @@ class Traced:
         y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.ends.outputs.avals) else None
         quantity = options.request.quantity
         sides = ("out", "in") if quantity is None else quantity.sides
-        zeros = partial(inert, self.arguments, self.ends, self.inert_axes)
-        return y, self.aux(aux), self.layout.assemble(blocks, sides, zeros)
+        return y, self.aux(aux), self.layout.assemble(blocks, sides, self.zeros)
+
+    def zeros(self, places: Sequence[tuple[SideName, int]]) -> Any:
+        """Zeros for what belongs to an integer leaf; see `inert`."""
+        return inert(self.arguments, self.ends, self.inert_axes, places)
 
 
 def ends_of(
