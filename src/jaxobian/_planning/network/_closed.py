@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
-import opt_einsum
 
-from ..._cost import Work
 from ..._outputs import Diagonal, Gram, Quantity, SquaredNorms, Trace
 from ..._trace import Ends
+from ._contraction import Contraction
 from ._terms import Axes, Factor, Letters, Source, Term, aligned, fresh
 
 # J as terms: jacobian[out][in].
@@ -90,118 +88,6 @@ def _eye(size: int) -> Callable[[Any], Any]:
 
 def _flat(axes: Axes, letters: Letters) -> list[int]:
     return [k for digits in axes for k in digits if letters.sizes[k] > 1]
-
-
-@dataclass(frozen=True, eq=False)
-class Contraction:
-    """An einsum of factors, times a number.
-
-    Attributes:
-        operands: the factors, with a letter for each of their digits.
-        output: the letters that are left.
-        shape: of the result.
-        scale: the number.
-        sizes: of all letters.
-    """
-
-    operands: tuple[tuple[Source, tuple[int, ...]], ...]
-    output: tuple[int, ...]
-    shape: tuple[int, ...]
-    scale: float
-    sizes: dict[int, int]
-
-    @cached_property
-    def key(self) -> Hashable:
-        """What two that compute the same, but for their numbers, have in common."""
-        names: dict[int, int] = {}
-
-        def named(letters: Sequence[int]) -> tuple[int, ...]:
-            return tuple(names.setdefault(k, len(names)) for k in letters)
-
-        return tuple((source.key, named(letters)) for source, letters in self.operands), named(self.output), self.shape
-
-    @cached_property
-    def _read(self) -> tuple[int, ...]:
-        """The letters of the result that factors know of; it is the same along the others."""
-        known = {k for _, letters in self.operands for k in letters}
-        return tuple(k for k in self.output if k in known)
-
-    @cached_property
-    def _needed(self) -> tuple[tuple[int, ...], ...]:
-        """For each factor the letters that others, or the result, know of; over all else it is summed at once."""
-        times = Counter(k for _, letters in self.operands for k in letters)
-        return tuple(tuple(k for k in letters if times[k] > 1 or k in self.output) for _, letters in self.operands)
-
-    @cached_property
-    def _path(self) -> Any:
-        symbol: dict[int, str] = {}
-
-        def spelled(letters: Sequence[int]) -> str:
-            return "".join(symbol.setdefault(k, opt_einsum.get_symbol(len(symbol))) for k in letters)
-
-        expression = ",".join(map(spelled, self._needed)) + "->" + spelled(self._read)
-        shapes = [tuple(self.sizes[k] for k in letters) for letters in self._needed]
-        path, info = opt_einsum.contract_path(expression, *shapes, shapes=True, optimize="auto-hq")
-        sizes = {s: self.sizes[k] for k, s in symbol.items()}
-        return expression, path, info.contraction_list, sizes
-
-    @cached_property
-    def steps(self) -> list[tuple[list[str], str]]:
-        """Each product of two (or a sum of one): the letters of its operands, and of what it makes."""
-        if not self.operands:
-            return []
-        _, _, contractions, _ = self._path
-        made = []
-        for _, _, expression, *_ in contractions:
-            given, result = expression.split("->")
-            made.append((given.split(","), result))
-        return made
-
-    @property
-    def work(self) -> Work:
-        """What it takes."""
-        total = Work()
-        if not self.operands:
-            return total
-        sizes = self._path[3]
-        for (_, letters), needed in zip(self.operands, self._needed, strict=True):
-            elements = math.prod(self.sizes[k] for k in letters) if letters != needed else 0
-            total += Work(reduce=float(elements), bytes=4.0 * elements)
-        for given, result in self.steps:
-            every = math.prod(sizes[s] for s in set("".join(given)))
-            moved = sum(math.prod(sizes[s] for s in letters) for letters in (*given, result))
-            summed = set("".join(given)) - set(result)
-            if len(given) == 2 and summed and all(set(letters) - set(other) for letters, other in (given, given[::-1])):
-                total += Work(dot=2.0 * every, library=1.0, bytes=4.0 * moved)
-            else:
-                total += Work(arithmetic=float(every), bytes=4.0 * moved, equations=1.0)
-        return total
-
-    @property
-    def peak(self) -> int:
-        """Bytes of all that is made on the way."""
-        if not self.operands:
-            return 0
-        sizes = self._path[3]
-        return sum(4 * math.prod(sizes[s] for s in result) for _, result in self.steps)
-
-    def value(self, read: Callable[[Source], Any]) -> Any:
-        """It, in the shape of the result."""
-        own = [self.sizes[k] for k in self.output]
-        if not self.operands:
-            return jnp.full(self.shape, self.scale)
-        expression, path, *_ = self._path
-        arrays = [
-            read(source)
-            .reshape([self.sizes[k] for k in letters])
-            .sum([axis for axis, k in enumerate(letters) if k not in needed])
-            for (source, letters), needed in zip(self.operands, self._needed, strict=True)
-        ]
-        found = jnp.einsum(expression, *arrays, optimize=path)
-        found = found if self.scale == 1.0 else found * self.scale
-        known = set(self._read)
-        found = found.reshape([n if k in known else 1 for k, n in zip(self.output, own, strict=True)])
-        return jnp.broadcast_to(found, own).reshape(self.shape)
 
 
 Closed = dict[Any, list[Contraction]]

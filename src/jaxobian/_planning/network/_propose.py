@@ -282,7 +282,13 @@ def _candidate(problem: Problem, parts: Closed, every: Sequence[Contraction], su
     """The network with its cost."""
     work = sum((one.work for one in every), Work())
     sources = {source.key: source for one in every for source, _ in one.operands}
-    changed = [source for source in sources.values() if source.change is not None or source.parts]
+    in_dots = {key for one in every for key in one.in_dots}
+    changed = [
+        # Sums are fused with what reads them, unless that is a product of matrices.
+        source
+        for key, source in sources.items()
+        if source.change is not None or (source.parts and key in in_dots)
+    ]
     work += Work(bytes=2.0 * sum(source.nbytes for source in changed))
     held = problem.output_bytes + problem.residual_bytes + sum(source.nbytes for source in changed)
     peak = held + max((one.peak for one in every), default=0)
