@@ -23,7 +23,7 @@ from ._operator import LinearizedJacobian, linearized
 from ._outputs import Gram, Quantity
 from ._quantities import Quantities
 from ._report import Plan, Source, make_plan
-from ._report._explain import describe_structure, title_of
+from ._report._explain import describe_structure, title_of, without_j
 from ._report._planned import PlannedRun
 from ._shared import Examples, MappedRun, first_of
 from ._tracebacks import entry, innermost, stands_for
@@ -111,7 +111,8 @@ class JacobianFunction(Quantities):
         f = self._made_from[0]
         title = title_of(_name(f), _where(f), traced.program.in_avals, self._out_avals(traced), self._what)
         structure = describe_structure(choice.problem, choice.candidates, asserted=self._options.request.independent)
-        return make_plan(title, structure, choice, run, Source(self, args, kwargs))
+        hint = "" if self._of_gradient else without_j(choice.problem)
+        return make_plan(title, structure, choice, run, Source(self, args, kwargs), hint=hint)
 
     @entry
     def at(self, /, *args: Any, **kwargs: Any) -> LinearizedJacobian:
@@ -201,7 +202,8 @@ class SharedFunction(JacobianFunction):
         structure = describe_structure(plan.choice.problem, plan.choice.candidates, examples=number)
         run = MappedRun(self._examples, plan._run, number, self._weights, axes)
         checked = type(self)(self._f, self._options.asking(independent=True))
-        return make_plan(title, structure, plan.choice, run, Source(checked, args, kwargs), number)
+        hint = "" if self._of_gradient else without_j(plan.choice.problem, number)
+        return make_plan(title, structure, plan.choice, run, Source(checked, args, kwargs), number, hint)
 
     def _compute(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False

@@ -375,18 +375,24 @@ def test_budgets_are_those_of_the_call() -> None:
     assert "Take fewer examples at a time" in text
 
 
-def test_products_with_j_are_named_by_what_computes_them() -> None:
+def test_what_never_forms_j_is_named() -> None:
     text = words_of(lambda: jb.jacobian(f, memory_budget=8)(X), jb.MemoryBudgetError)
     v, u = jnp.ones(3), jnp.arange(3.0)
-    J = jax.jacfwd(f)(X)
-    for code, expected in {
-        "jax.jvp(f, (x,), (v,))[1]": J @ v,
-        "jax.vjp(f, x)[1](u)": (u @ J,),
-        "jax.linearize(f, x)[1]": J @ v,
+    expected = jax.jacfwd(f)(X)
+    for code, value in {
+        "J.at(x).mv(v)": expected @ v,
+        "J.at(x).rmv(u)": u @ expected,
+        "J.squared_norms": jnp.sum(expected**2, 1),
+        "J.gram": expected @ expected.T,
     }.items():
         assert code in text
-        got = eval(code, {"jax": jax, "f": f, "x": X, "u": u, "v": v})
-        assert_same(got(v) if callable(got) else got, expected)
+        got = eval(code, {"J": jb.jacobian(f), "x": X, "u": u, "v": v})
+        assert_same(got(X) if callable(got) else got, value)
+
+
+def test_what_is_too_large_is_named() -> None:
+    text = words_of(lambda: jb.jacobian(f, memory_budget=8).gram(X), jb.MemoryBudgetError)
+    assert text.startswith("the gram of J takes 36 B; the budget is 8 B.")
 
 
 def test_half_a_byte_is_no_budget() -> None:

@@ -481,3 +481,48 @@ def test_what_does_not_fit_the_budget_says_so() -> None:
     (row,) = (line for line in str(plan).splitlines() if line.startswith("  reverse"))
     assert row.endswith(", over the budget of 40.0 kB")
     assert "budget" not in str(jb.jacobian(f).plan(jnp.ones(30)))
+
+
+def test_a_plan_of_a_quantity_says_what_forming_j_takes() -> None:
+    J = jb.batch_jacobian(lambda X: jnp.tanh(X @ jnp.ones((30, 30))) @ jnp.ones((30, 30)))
+    plan, whole = J.trace.plan(jnp.ones((64, 30))), J.plan(jnp.ones((64, 30)))
+    (row,) = [line for line in str(plan).splitlines() if line.startswith("  forming J ")]
+    assert "30 passes" in row
+    assert f"{whole.seconds / plan.seconds:.1f}x slower" in row
+    assert "forming J" in str(plan.tune(jnp.ones((64, 30))))
+    assert "forming J" not in str(whole)
+
+
+def test_a_plan_of_a_quantity_says_why_j_cannot_be_formed() -> None:
+    plan = jb.jacobian(lambda x: jnp.cumsum(x) * x, memory_budget="1MB").trace.plan(jnp.ones(1000))
+    (row,) = [line for line in str(plan).splitlines() if line.startswith("  forming J ")]
+    assert row.endswith("J takes 4.0 MB; the budget is 1.0 MB")
+
+
+@pytest.mark.parametrize(
+    ("plan", "hint"),
+    [
+        (
+            lambda: jb.jacobian(lambda W: jnp.tanh(jnp.ones((400, 200)) @ W) @ jnp.ones(300)).plan(
+                jnp.ones((200, 300))
+            ),
+            "J J^T (by parameters of a network its tangent kernel), 640.0 kB, is there without J: J.gram(...)",
+        ),
+        (
+            lambda: jb.jacobian(lambda x: jnp.tanh(jnp.ones((90_000, 200)) @ x)).plan(jnp.ones(200)),
+            'J^T J (the Gauss-Newton matrix), 160.0 kB, is there without J: J.gram(..., side="in")',
+        ),
+        (
+            lambda: jb.batch_jacobian(lambda W, X: jnp.tanh(X @ W).sum(1), 0, in_axes=(None, 0)).plan(
+                jnp.ones((200, 300)), jnp.ones((400, 200))
+            ),
+            "the squared norms of these gradients are there without them: J.squared_norms(...)",
+        ),
+        (lambda: jb.jacobian(lambda x: jnp.tanh(jnp.ones((30, 200)) @ x)).plan(jnp.ones(200)), ""),
+        (lambda: jb.jacobian(lambda x: jnp.sin(x)).plan(jnp.ones(20_000)), ""),
+        (lambda: jb.hessian(lambda x: jnp.sum(jnp.tanh(jnp.ones((30, 9000)) @ x))).plan(jnp.ones(9000)), ""),
+    ],
+)
+def test_a_plan_of_a_large_j_says_what_there_is_without_it(plan: Any, hint: str) -> None:
+    found = [line.removeprefix("  hint").strip() for line in str(plan()).splitlines() if line.startswith("  hint")]
+    assert found == [hint] * bool(hint)

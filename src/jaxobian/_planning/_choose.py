@@ -197,18 +197,28 @@ def _too_large(problem: Problem, budget: Budget, needed: int) -> str:
     room = n * (budget.limit if budget.explicit else budget.hard)
     limit = f"the budget is {human_bytes(room)}" if budget.explicit else f"{human_bytes(room)} of memory are free"
     fewer = "fewer examples" if n > 1 else "fewer inputs or outputs"
+    whose = "J" if problem.output.whole else f"the {problem.output.name.replace('_', ' ')} of J"
     if problem.output_bytes > budget.hard:
         batch = "" if n > 1 or problem.batch else ", or batch_jacobian for a function of a batch"
-        return (
-            f"J takes {whole(problem.output_bytes)}; {limit}. Take {fewer} at a time{batch}. Where most of J is "
-            'zero, format="bcoo" holds the rest alone. For products with J, which never form it: jax.jvp(f, (x,), '
-            "(v,))[1] is J v, jax.vjp(f, x)[1](u) is u J, and jax.linearize(f, x)[1] is a function of v, for many of "
-            "them."
+        return f"{whose} takes {whole(problem.output_bytes)}; {limit}. Take {fewer} at a time{batch}." + _unformed(
+            problem
         )
     enough = human_bytes(1.1 * needed * n).replace(" ", "")
     return (
-        f"computing J one pass at a time takes {whole(needed)}, J alone {whole(problem.output_bytes)}; {limit}. "
+        f"computing {whose} one pass at a time takes {whole(needed)}, of which {whole(problem.output_bytes)} are the "
+        f"result; {limit}. "
         f'Raise it, for instance memory_budget="{enough}", or take {fewer} at a time.'
+    )
+
+
+def _unformed(problem: Problem) -> str:
+    """What else there is of a J that is too large."""
+    if not problem.output.whole:
+        return ""
+    sparse = ' Where most of J is zero, format="bcoo" holds the rest alone.' if problem.output.has_zeros else ""
+    return (
+        f"{sparse} What never forms J, made by J = jacobian(f): J.at(x) is an operator, with J.at(x).mv(v) for J v and "
+        "J.at(x).rmv(u) for u J; J.diagonal, J.trace, J.squared_norms and J.gram are functions of x."
     )
 
 

@@ -58,8 +58,8 @@ class PassCost:
 
     @property
     def flops(self) -> float:
-        """Arithmetic of all passes, whatever the chunking."""
-        return self.work.chunk(self.passes).flops
+        """Arithmetic of all passes, and of what is made of their results, whatever the chunking."""
+        return self.work.chunk(self.passes).flops + self.placing.flops
 
     @property
     def compressed_bytes(self) -> float:

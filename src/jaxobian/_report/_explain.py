@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._analysis import Line
 from .._arrays import describe
 from .._cost import not_understood
+from .._outputs import Gram
 from .._planning import Candidate, Impossible, Problem
 from .._trace import UNKNOWN_LINE, walk
 from .._words import counted, human_bytes, human_flops, human_seconds, listed, pass_count, word
 
 # Modes whose `Impossible` may mean that there is nothing to win.
 _OPTIONAL = ("mixed", "colored", "network")
+# Of a J of so many bytes a plan says what is there without it, where that takes so many times less.
+_LARGE, _LESS = 50e6, 4
+_GRAMS = {
+    "out": ("J J^T (by parameters of a network its tangent kernel)", "..."),
+    "in": ("J^T J (the Gauss-Newton matrix)", '..., side="in"'),
+}
+
+
+class Formed(NamedTuple):
+    """What J itself takes, where something of it is asked for."""
+
+    passes: int
+    flops: float
+    peak_bytes: float
+    seconds: float
 
 
 def explain(
@@ -24,6 +40,9 @@ def explain(
     candidates: Sequence[Candidate | Impossible],
     measured: dict[str, float],
     examples: int | None = None,
+    *,
+    hint: str = "",
+    forming: Formed | str | None = None,
 ) -> str:
     """`str(plan)`.
 
@@ -35,6 +54,8 @@ def explain(
         candidates: what was looked at.
         measured: seconds that candidates took, by mode, where they were timed.
         examples: how many examples each of these is made for, one beside the other.
+        hint: what else might be wanted.
+        forming: what J takes, where something of it is asked for; in words, why it cannot be formed.
     """
     (best,) = [c for c in candidates if isinstance(c, Candidate) and c.mode == chosen]
     rows = [("structure", [structure])]
@@ -44,6 +65,10 @@ def explain(
     notes += [("rewritten" if k == 0 else "", [line]) for k, line in enumerate(_rewrites(best))]
     shown = (c for c in candidates if c is not best and (isinstance(c, Candidate) or c.told))
     others = [_other(option, best, measured, problem.budget * (examples or 1)) for option in shown]
+    if forming is not None:
+        others.append(("forming J", _formed(forming, best)))
+    if hint:
+        notes.append(("hint", [hint]))
     unknown = dict.fromkeys(e.primitive.name for e in problem.structure.unknown)
     if unknown:
         notes.append(("unknown", [f"treated as dense: {', '.join(unknown)} (no structure rule)"]))
@@ -167,13 +192,43 @@ def _other(
         return word(option.mode), [told]
     if option.mode in measured:
         return word(option.mode), [pass_count(option.passes), *_costs(option), _time(option, measured)]
-    ratio = option.seconds / chosen.seconds
-    compared = f"{ratio:,.0f}x slower" if ratio >= 10 else f"{ratio:.1f}x slower" if ratio >= 1.05 else "about as fast"
+    compared = _compared(option.seconds, chosen)
     if option.peak_bytes > budget:
         compared += f", over the budget of {human_bytes(budget)}"
     if measured:
         compared = f"not measured: predicted {human_seconds(option.seconds)}"
     return word(option.mode), [pass_count(option.passes), *_costs(option), compared]
+
+
+def _compared(seconds: float, chosen: Candidate) -> str:
+    ratio = seconds / chosen.seconds
+    return f"{ratio:,.0f}x slower" if ratio >= 10 else f"{ratio:.1f}x slower" if ratio >= 1.05 else "about as fast"
+
+
+def _formed(forming: Formed | str, chosen: Candidate) -> list[str]:
+    """The cells of J itself."""
+    if isinstance(forming, str):
+        return [forming]
+    costs = [human_flops(forming.flops), f"peak {human_bytes(forming.peak_bytes)}"]
+    return [pass_count(forming.passes), *costs, _compared(forming.seconds, chosen)]
+
+
+def without_j(problem: Problem, examples: int | None = None) -> str:
+    """What is there without J, where that is large.
+
+    Args:
+        problem: J's.
+        examples: of how many examples each is such a problem, where they share an argument.
+    """
+    if problem.output.name != "dense" or (examples or 1) * problem.jacobian_bytes < _LARGE:
+        return ""
+    if problem.outputs.size == 1 and (examples or problem.batch):
+        return "the squared norms of these gradients are there without them: J.squared_norms(...)"
+    side = "out" if problem.outputs.size <= problem.inputs.size else "in"
+    size, what, own = Gram(side).size(problem.ends, ()), *_GRAMS[side]
+    if _LESS * size > problem.jacobian_bytes:
+        return ""
+    return f"{what}, {human_bytes((examples or 1) * size)}, is there without J: J.gram({own})"
 
 
 def _aligned(rows: Sequence[tuple[str, list[str]]]) -> list[str]:

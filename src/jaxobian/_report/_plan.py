@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import jax
 
 from .._arrays import abstract, as_array, is_arraylike, is_python_number
+from .._errors import MemoryBudgetError, ModeError
 from .._planning import Candidate, Choice, Impossible
 from .._tracebacks import entry
-from ._explain import explain
+from ._explain import Formed, explain
 from ._plot import draw
 
 # What is so many times slower than the best is not timed.
@@ -91,6 +92,8 @@ class Plan:
     _run: Run
     _source: Source
     _examples: int | None = None
+    _hint: str = ""
+    _formed: Callable[[], Plan] | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -165,12 +168,27 @@ class Plan:
     def explain(self) -> str:
         """The plan in words: the choice, the other modes with their cost or why they are impossible."""
         problem, measured = self.choice.problem, dict(self.measured)
-        return explain(self.title, self.structure, problem, self.mode, self.candidates, measured, self._examples)
+        return explain(
+            self.title, self.structure, problem, self.mode, self.candidates, measured, self._examples,
+            hint=self._hint, forming=self._forming(),
+        )  # fmt: skip
+
+    def _forming(self) -> Formed | str | None:
+        """What J itself takes, where something of it is asked for, or why it cannot be formed."""
+        if self._formed is None:
+            return None
+        try:
+            plan = self._formed()
+        except (MemoryBudgetError, ModeError) as error:
+            return str(error).partition(". ")[0]
+        return Formed(plan.passes, plan.flops, plan.peak_bytes, plan.seconds)
 
     def _of(self, candidate: Candidate) -> Plan:
         """The plan of the same call by another candidate."""
         choice = replace(self.choice, chosen=candidate)
-        return make_plan(self.title, self.structure, choice, self._run.of(choice), self._source, self._examples)
+        run = self._run.of(choice)
+        plan = make_plan(self.title, self.structure, choice, run, self._source, self._examples, self._hint)
+        return replace(plan, _formed=self._formed)
 
     def __str__(self) -> str:
         return self.explain()
@@ -180,7 +198,7 @@ class Plan:
 
 
 def make_plan(
-    title: str, structure: str, choice: Choice, run: Run, source: Source, examples: int | None = None
+    title: str, structure: str, choice: Choice, run: Run, source: Source, examples: int | None = None, hint: str = ""
 ) -> Plan:
     """A plan that shows `choice` and runs it.
 
@@ -191,12 +209,13 @@ def make_plan(
         run: runs it.
         source: what the plan is made from.
         examples: how many of such calls run side by side, where that is what the user asked for.
+        hint: what else might be wanted.
     """
     number = 1 if examples is None else examples
     chosen, candidates = choice.chosen.times(number), tuple(c.times(number) for c in choice.candidates)
     return Plan(
         chosen.mode, chosen.passes, chosen.flops, chosen.peak_bytes, chosen.chunk_size, structure,
-        candidates, title, choice, run, source, examples,
+        candidates, title, choice, run, source, examples, hint,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..._analysis import Cut, chain, narrow_places, narrowest, path_splits, stages
 from ..._arrays import describe, is_complex, is_inexact
+from ..._cost import Work
 from ..._execute import Blocks, Residuals, Stage
 from ..._outputs import OUTPUTS, DenseBlock, Output, Results, Rows
 from ..._trace import UNKNOWN_LINE, Linear, Side, active_variables, obstructions, source_line
@@ -274,7 +275,9 @@ def _offer(problem: Problem, example: Problem, root: Node, cuts: tuple[Cut, ...]
         held += matrix_bytes(root)
     held += 0 if problem.output.whole else problem.jacobian_bytes
     peak = held + max(node.passing_bytes for node in nodes)
-    cost = cost_with(problem, [node.work for node in nodes], sum(node.flops for node in nodes), peak)
+    # Something of J is made of all of it.
+    made = Work() if problem.output.whole else problem.output.work(problem.ends, 0) + Work(bytes=problem.jacobian_bytes)
+    cost = cost_with(problem, [*(node.work for node in nodes), made], sum(node.flops for node in nodes), peak)
     execution = Factored(problem, root, example, cuts)
     rewrites = tuple(r for node in nodes if isinstance(node, Part) for r in node.candidate.rewrites)
     return Candidate("mixed", execution, cost, _note(example, root, cuts), rewrites)

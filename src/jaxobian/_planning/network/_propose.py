@@ -24,7 +24,7 @@ from ..._arrays import is_complex, varying_axes
 from ..._cost import Work
 from ..._execute import Residuals, Stage
 from ..._outputs import OUTPUTS, Output, Quantity, Results, Rows
-from ..._trace import Ends, Linear, Program, Side, is_variable, source_line
+from ..._trace import UNKNOWN_LINE, Ends, Linear, Program, Side, is_variable, source_line
 from ..._words import counted, pass_count
 from .. import forward, reverse
 from .._problem import Candidate, Impossible, Problem, Proposals
@@ -310,6 +310,7 @@ def _note(problem: Problem, every: Sequence[Contraction], suffix: Suffix | None)
     if suffix is None:
         return f"{words}: no pass is made"
     makers = {v: e for e in problem.program.linear.equations for v in e.outvars}
-    lines = dict.fromkeys(source_line(makers[v]) for v in suffix.frontier if v in makers)
-    where = ", ".join(list(lines)[:3]) + (", ..." if len(lines) > 3 else "")
-    return f"{words}: passes go back to {where} alone, J's blocks stay products"
+    places = dict.fromkeys(source_line(makers[v]) for v in suffix.frontier if v in makers)
+    lines = [place for place in places if place != UNKNOWN_LINE]
+    where = ", ".join(lines[:3]) + (", ..." if len(lines) > 3 else "") if lines else "where x meets something else"
+    return f"{words}: passes go back to {where}; beyond that J stays a product"
