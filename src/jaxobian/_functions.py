@@ -59,6 +59,11 @@ class JacobianFunction(Quantities):
         """The public function that made this."""
         return "jacobian" if self._options.batch is None else "batch_jacobian"
 
+    @property
+    def format(self) -> str:
+        """How J is returned."""
+        return self._options.request.format
+
     def asking(self, quantity: Quantity, weights: Any = None) -> JacobianFunction:
         """The same function, of something of J."""
         made = copy.copy(self)

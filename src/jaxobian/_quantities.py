@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from ._bound import BoundFunction
-from ._outputs import Diagonal, Gram, Quantity, SquaredNorms, Trace
+from ._outputs import Diagonal, Gram, Quantity, SparseGram, SquaredNorms, Trace
 from ._report import Plan, Source
 from ._tracebacks import entry
 
@@ -118,7 +118,8 @@ class GramFunction(QuantityFunction):
         (side, weights), others = self._taken(kwargs)
         if side not in _SIDES:
             raise ValueError(f'side must be "out" (J J^T) or "in" (J^T J); got {side!r}.')
-        return self._jacobian.asking(Gram(side), weights), others
+        kind = SparseGram if self._jacobian.format == "bcoo" else Gram
+        return self._jacobian.asking(kind(side), weights), others
 
 
 def _signature(function: Any, own: Mapping[str, Any]) -> inspect.Signature | None:
@@ -137,6 +138,11 @@ def _signature(function: Any, own: Mapping[str, Any]) -> inspect.Signature | Non
 
 class Quantities:
     """What a function that returns J has beside J."""
+
+    @property
+    def format(self) -> str:
+        """How J is returned."""
+        raise NotImplementedError
 
     def asking(self, quantity: Quantity, weights: Any = None) -> Any:
         """The same function, of something of J."""
@@ -217,7 +223,8 @@ class Quantities:
         `out_i.shape + out_j.shape`. By a network's parameters, `jacobian(apply).gram(params, X)` is the neural tangent
         kernel (NTK), all pairs of examples. Where side is "in" it is J^T W J, x's tree twice: the Gauss-Newton matrix.
         W is diagonal: `weights` are real arrays like the side that is summed over; None is the identity. Of complex J,
-        J^T is the conjugate transpose. `batch_jacobian` gives each example's own, `(B, ...)`.
+        J^T is the conjugate transpose. `batch_jacobian` gives each example's own, `(B, ...)`. Of a J with
+        `format="bcoo"` it is sparse, too: sums of products are left out in which one factor is known to be zero.
 
         Returns:
             A function with `.plan(*args)` and `.with_value(*args)`, as J has them.

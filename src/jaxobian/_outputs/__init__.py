@@ -23,6 +23,7 @@ from ._quantity import Quantity as Quantity
 from ._quantity import SideName as SideName
 from ._scatter import indexed as indexed
 from ._scatter import scattered as scattered
+from ._sparse_gram import SparseGram as SparseGram
 from ._squared_norms import Over as Over
 from ._squared_norms import SquaredNorms as SquaredNorms
 

@@ -16,7 +16,7 @@ from .._trace import Ends
 from ._output import Block, compressed_size
 from ._placed import Whole
 
-_INDEX_BYTES = 4
+INDEX_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,20 @@ class Bcoo(Whole):
 
     def size(self, ends: Ends, relations: Sequence[dict[int, Relation]]) -> int:
         """Bytes of the elements that ties leave, with an index along each axis."""
-        return compressed_size(ends, relations, _INDEX_BYTES)
+        return compressed_size(ends, relations, INDEX_BYTES)
 
     def entries_size(self, ends: Ends, entries: int) -> int:
         """Bytes of so many elements, with an index along each axis."""
         pairs = [(a, b) for a in ends.outputs.avals for b in ends.inputs.avals]
-        return entries * max(
-            block_dtype(a, b).itemsize + _INDEX_BYTES * (len(a.shape) + len(b.shape)) for a, b in pairs
-        )
+        return entries * max(block_dtype(a, b).itemsize + INDEX_BYTES * (len(a.shape) + len(b.shape)) for a, b in pairs)
 
     def block(self, block: Block) -> Any:
         """A sparse array."""
-        data, index = block.entries()
-        places = np.unravel_index(index, block.shape) if block.shape else ()
-        indices = np.stack(places, -1).astype(np.int32) if block.shape else np.zeros((len(index), 0), np.int32)
-        elements = data, jnp.asarray(indices)
-        return jax_sparse.BCOO(elements, shape=block.shape, indices_sorted=True, unique_indices=True)
+        return bcoo(*block.entries(), block.shape)
+
+
+def bcoo(data: Any, index: np.ndarray, shape: tuple[int, ...]) -> Any:
+    """A sparse array of elements at sorted flat indices."""
+    places = np.unravel_index(index, shape) if shape else ()
+    indices = np.stack(places, -1).astype(np.int32) if shape else np.zeros((len(index), 0), np.int32)
+    return jax_sparse.BCOO((data, jnp.asarray(indices)), shape=shape, indices_sorted=True, unique_indices=True)

@@ -10,14 +10,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._analysis import Relation
 from .._cost import Work
 from .._seeds import Run, Seeds
 from .._trace import Ends, Side
+from ._dense import Dense
 from ._output import Block, Chunk, Reduction, Results, Rows
+from ._products import Nonzeros, pair_count, product, side_by_side
 from ._quantity import Quantity, SideName, dtype_of, matrix
+from ._scatter import scattered
 from ._selected import by_array, folded, lead_first, summed_dtype, sums
+
+# A product of two nonzeros, gathered and added one by one, takes as long as so many in a product of matrices.
+_ONE_BY_ONE = 64
+_INDEX_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,67 @@ class Gram(Quantity):
         return self.of_parts(ends, found)
 
     def of_blocks(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> Rows:
-        """Products of what J is."""
+        """Products of what J is, or of its nonzeros where few of them meet."""
+        if all(block.has_known_zeros for row in blocks for block in row):
+            matrices = self._nonzeros(ends, blocks)
+            if self.by_pairs(ends, pair_count(matrices)):
+                return self.of_parts(ends, self._multiplied(ends, matrices))
+        return self.of_parts(ends, self._dense_products(ends, blocks))
+
+    def by_pairs(self, ends: Ends, pairs: float) -> bool:
+        """Whether so many products of two nonzeros are made one by one, rather than those of matrices."""
+        return _ONE_BY_ONE * 2 * pairs <= self.work(ends, 0).dot
+
+    def of_pairs(self, ends: Ends, pairs: float) -> tuple[Work, int]:
+        """What so many of them take, and bytes that are held for them; or those of matrices."""
+        if not self.by_pairs(ends, pairs):
+            return self.work(ends, 0), Dense().size(ends, ())
+        work = Work(gather=2 * pairs, arithmetic=pairs, scatter=pairs, equations=2.0)
+        return work, math.ceil(pairs * (self._dtype(ends, 0, 0).itemsize + 3 * _INDEX_BYTES))
+
+    def _multiplied(self, ends: Ends, matrices: Sequence[Nonzeros]) -> dict[tuple[int, int], Any]:
+        """Pairs of arrays, with the sums put into zeros."""
+        found = {}
+        for a, b in itertools.combinations_with_replacement(range(len(matrices)), 2):
+            data, index = self.product(ends, matrices, a, b)
+            found[a, b] = scattered(data, index, (*ends.lead, self._side(ends).sizes[a], self._side(ends).sizes[b]))
+        return found
+
+    def product(self, ends: Ends, matrices: Sequence[Nonzeros], a: int, b: int) -> tuple[Any, np.ndarray]:
+        """The elements that can be nonzero between two arrays, and their flat indices."""
+        dtype, sizes = self._dtype(ends, a, b), self._side(ends).sizes
+        left, right = _wide(matrices[a].data.astype(dtype)), _wide(matrices[b].data.astype(dtype)).conj()
+        if self.places is not None:
+            left = _weighted(left, self._weight_of(ends, matrices[a]))
+        return product(matrices[a].of(left), matrices[b].of(right), sizes[a], sizes[b])
+
+    def _weight_of(self, ends: Ends, matrix: Nonzeros) -> Any:
+        """Of each nonzero."""
+        numbers = range(len((ends.inputs if self.side == "out" else ends.outputs).avals))
+        every = jnp.concatenate([_wide(self.weight(ends, k)) for k in numbers], -1)
+        return every.reshape(math.prod(ends.lead), -1)[matrix.example, matrix.met]
+
+    def _nonzeros(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> list[Nonzeros]:
+        """For each array of our side those of its rows of J, or of J^H."""
+        rows = blocks if self.side == "out" else list(zip(*blocks, strict=True))
+        widths = (ends.inputs if self.side == "out" else ends.outputs).sizes
+        found = []
+        for a, row in enumerate(rows):
+            made = [self._nonzeros_of(ends, block, a, k) for k, block in enumerate(row)]
+            found.append(side_by_side(made, widths))
+        return found
+
+    def _nonzeros_of(self, ends: Ends, block: Block, ours: int, other: int) -> Nonzeros:
+        out, inp = (ours, other) if self.side == "out" else (other, ours)
+        data, index = block.entries()
+        shape = (math.prod(ends.lead), ends.outputs.sizes[out], ends.inputs.sizes[inp])
+        example, row, column = np.unravel_index(index, shape) if len(index) else (np.zeros(0, int),) * 3
+        return (
+            Nonzeros(data, example, row, column) if self.side == "out" else Nonzeros(data.conj(), example, column, row)
+        )
+
+    def _dense_products(self, ends: Ends, blocks: Sequence[Sequence[Block]]) -> dict[tuple[int, int], Any]:
+        """By pair of arrays."""
         made = [[matrix(block, ends, o, i) for i, block in enumerate(row)] for o, row in enumerate(blocks)]
         if self.side == "in":
             made = [[jnp.swapaxes(row[i], -1, -2).conj() for row in made] for i in range(len(ends.inputs.avals))]
@@ -93,9 +161,9 @@ class Gram(Quantity):
                 left, right = left.astype(dtype), jnp.swapaxes(right.astype(dtype), -1, -2).conj()
                 if self.places is not None:
                     left, right = _weighted(left, self.weight(ends, k)[..., None, :]), _wide(right)
-                product = jnp.matmul(left, right, preferred_element_type=summed_dtype(dtype))
-                found[a, b] = found[a, b] + product if (a, b) in found else product
-        return self.of_parts(ends, found)
+                term = jnp.matmul(left, right, preferred_element_type=summed_dtype(dtype))
+                found[a, b] = found[a, b] + term if (a, b) in found else term
+        return found
 
     def weight(self, ends: Ends, k: int) -> Any:
         """The weights of an array of the summed side: (*lead, elements)."""

@@ -27,7 +27,7 @@ from .._coloring import Coloring, bicolored, color_columns, color_diagonal, colo
 from .._cost import Cost, Work
 from .._execute import Colored, Stored, Swept
 from .._lazy import sparse
-from .._outputs import Diagonal, Trace
+from .._outputs import Diagonal, Gram, Trace
 from .._seeds import Classes, Seeds
 from .._trace import Linear, LinearProgram, source_line
 from .._words import counted, pass_count
@@ -235,8 +235,8 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, PassCost])
     batch, nnz = problem.batch or 1, sought.nnz
     size = problem.output.entries_size(problem.ends, batch * nnz)
     held_bytes, peak, work, flops = size + problem.residual_bytes, 0, NO_WORK, 0.0
-    if not problem.output.whole:  # it is made of J's nonzeros, or of J
-        held_bytes += problem.jacobian_bytes if problem.output.name == "gram" else 0
+    products, products_bytes = _products(sought)
+    held_bytes += products_bytes
     made: dict[str, Seeds | None] = {"fwd": None, "rev": None}
     for mode, count in (("fwd", coloring.n_columns), ("rev", coloring.n_rows)):
         if not count:
@@ -264,7 +264,7 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, PassCost])
             max(peak, pass_cost.peak(chunking)),
         )
     placed = Work(gather=float(batch * nnz)) + Work(scatter=float(batch * nnz) * problem.output.has_zeros)
-    work += placed + problem.primal_work + problem.machine.result(float(size))
+    work += placed + products + problem.primal_work + problem.machine.result(float(size))
     cost = Cost(work, flops, held_bytes + peak, problem.machine.call_time(work))
     # Which program runs is all the same to the values: that of the mode with more passes.
     main = possible.get("fwd" if coloring.n_columns >= coloring.n_rows else "rev") or next(iter(possible.values()))
@@ -274,6 +274,16 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, PassCost])
     same = f" ({always:,} do not depend on x)" if always else ""
     note = f"{nnz:,} of {cells:,} elements can be nonzero{same}: {_told(coloring)}"
     return Candidate("colored", execution, cost, note, main.rewrites, nnz)
+
+
+def _products(sought: _Sought) -> tuple[Work, int]:
+    """What it takes to make a Gram matrix of the nonzeros, and bytes that are held for it."""
+    problem = sought.problem
+    if not isinstance(problem.output, Gram):
+        return NO_WORK, 0
+    pattern = sparse.coo_matrix(sought.matrix + (sought.constant != 0))
+    counts = np.bincount(pattern.col if problem.output.side == "out" else pattern.row).astype(float)
+    return problem.output.of_pairs(problem.ends, (problem.batch or 1) * float(counts @ counts))
 
 
 # Diagonals ----------------------------------------------------------------------------------------------------------

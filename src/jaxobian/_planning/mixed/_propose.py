@@ -147,7 +147,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
         if all(isinstance(single, Impossible) for single in singles):
             return _alternating(problem)
         if not problem.output.has_zeros and not forced:
-            why = f'skipped for format="{problem.output.name}": its product is dense (mode="mixed" forces it)'
+            why = f'skipped for format="{problem.request.format}": its product is dense (mode="mixed" forces it)'
             return Impossible("mixed", why)
         return _narrowed(problem, 1.0 if forced else CLEAR_WIN)
     except NoBottleneckError as error:
