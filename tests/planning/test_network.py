@@ -1,0 +1,167 @@
+"""Tensor networks: found in plain code, equal to what passes give, contracted as einsum would."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from jax import Array
+
+import jaxobian as jb
+from jaxobian._planning import Candidate
+from jaxobian._planning.network._contraction import Contraction
+from jaxobian._planning.network._terms import Source
+from jaxobian.testing import Scenario, scenarios
+
+RNG = np.random.default_rng(3)
+
+
+def normal(*shape: int) -> Array:
+    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+
+
+# Contractions ---------------------------------------------------------------------------------------------------------
+
+SIZES = {1: 2, 2: 3, 3: 4, 4: 5}
+
+
+@pytest.mark.parametrize(
+    ("operands", "output"),
+    [
+        ([(1, 2), (2, 3)], (1, 3)),
+        ([(1, 2), (2, 3)], (3, 1)),
+        ([(1, 2), (2, 3), (3, 4), (4,)], (1,)),
+        ([(1, 2), (1, 2), (2, 1)], ()),
+        ([(1, 2), (1,), (2,)], (2, 1)),
+        ([(1, 1), (1, 2)], (2,)),
+        ([(3, 3, 2)], (2,)),
+        ([(1, 2, 3), (3, 4)], (4, 1)),
+        ([(1,), (2,)], (2, 1)),
+        ([(1,), (4, 2)], (2,)),
+        ([(1, 2)], (1, 3, 2)),
+        ([(1, 2), (2, 3), (3, 1)], (2,)),
+        ([(1, 2, 4), (4, 2, 3), (1, 2, 3)], (2,)),
+        ([], (1, 2)),
+    ],
+    ids=str,
+)
+def test_steps_equal_an_einsum(operands: list[tuple[int, ...]], output: tuple[int, ...]) -> None:
+    arrays = [np.asarray(normal(*(SIZES[k] for k in letters))) for letters in operands]
+    sources = [Source(number, a.shape, 4) for number, a in enumerate(arrays)]
+    shape = tuple(SIZES[k] for k in output)
+    made = Contraction(tuple(zip(sources, operands, strict=True)), output, shape, 2.5, SIZES)
+    ones = [np.ones(SIZES[k]) for k in output]
+    given = [x for pair in zip([*arrays, *ones], [*operands, *((k,) for k in output)], strict=True) for x in pair]
+    expected = 2.5 * (np.einsum(*given, output) if given else np.ones(shape))
+    got = made.value(lambda source: jnp.asarray(arrays[source.atom]))
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_chain_is_multiplied_from_its_thin_end() -> None:
+    sizes = {1: 100, 2: 90, 3: 80, 4: 70}
+    shapes = [(1, 2), (2, 3), (3, 4), (4,)]
+    sources = [Source(k, tuple(sizes[n] for n in letters), 4) for k, letters in enumerate(shapes)]
+    made = Contraction(tuple(zip(sources, shapes, strict=True)), (1,), (100,), 1.0, sizes)
+    assert made.work.flops == 80 * 70 + 90 * 80 + 100 * 90
+
+
+# What is found in plain code ----------------------------------------------------------------------------------------
+
+W1, W2, W3 = normal(30, 40) / 5, normal(40, 50) / 5, normal(50, 30) / 5
+X = normal(300, 30)
+NET = {"w": W1, "b": normal(40), "v": W2, "scale": normal(50)}
+IMAGES, KERNEL, HEAD = normal(16, 9, 9, 2), normal(3, 3, 2, 6), normal(6, 4)
+WORDS, TABLE = jnp.asarray(RNG.integers(0, 12, (16, 5))), normal(12, 20)
+
+
+def field(x: Array) -> Array:
+    return jnp.tanh(jnp.tanh(x @ W1) @ W2) @ W3
+
+
+def forced_in(x: Array) -> Array:
+    """A gate, a skip connection, and something of the argument's own."""
+    return x + jnp.sin(x) * (jax.nn.sigmoid(x @ W1) @ W2[:, :30])
+
+
+def losses(net: Any, x: Array) -> Array:
+    h = jax.nn.relu(x @ net["w"] + net["b"]) @ net["v"]
+    return jnp.sum((h * net["scale"]) ** 2, 1)
+
+
+def convolved(kernel: Array, images: Array) -> Array:
+    h = jax.lax.conv_general_dilated(images, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.nn.relu(h).mean((1, 2)) @ HEAD
+
+
+def looked_up(table: Array, words: Array) -> Array:
+    return jnp.tanh(table[words] @ normal_20_8).mean(1) @ normal_8_3
+
+
+normal_20_8, normal_8_3 = normal(20, 8), normal(8, 3)
+Verb = Callable[..., Any]
+BY_PARAMETERS: dict[str, Any] = {"argnums": 0, "in_axes": (None, 0)}
+FOUND: dict[str, tuple[Callable[[], Any], tuple[Any, ...], str, dict[str, Any], int]] = {
+    "a divergence": (lambda: jb.batch_jacobian(field), (X,), "trace", {}, 0),
+    "a diagonal": (lambda: jb.batch_jacobian(forced_in), (X,), "diagonal", {}, 0),
+    "gradients' norms": (lambda: jb.batch_jacobian(losses, **BY_PARAMETERS), (NET, X), "squared_norms", {}, 1),
+    "gradients' norms by leaf": (
+        lambda: jb.batch_jacobian(losses, **BY_PARAMETERS), (NET, X), "squared_norms", {"over": "all"}, 1,
+    ),
+    "a tangent kernel": (lambda: jb.jacobian(lambda net: losses(net, X[:20])), (NET,), "gram", {}, 1),
+    "one of a convolution": (lambda: jb.jacobian(lambda k: convolved(k, IMAGES)), (KERNEL,), "gram", {}, 0),
+    "one of a table": (lambda: jb.jacobian(lambda t: looked_up(t, WORDS)), (TABLE,), "gram", {}, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_it_is_found_in_plain_code(name: str) -> None:
+    make, args, quantity, own, passes = FOUND[name]
+    function = getattr(make(), quantity)
+    plan = function.plan(*args, **own)
+    (network,) = [c for c in plan.candidates if c.mode == "network"]
+    assert isinstance(network, Candidate), network
+    assert network.passes == passes
+    assert_equal(plan, args)
+
+
+def assert_equal(plan: jb.Plan, args: tuple[Any, ...]) -> None:
+    """By a network what passes give."""
+    possible = {c.mode: c for c in plan.candidates if isinstance(c, Candidate)}
+    network = possible.pop("network")
+    other = min(possible.values(), key=lambda candidate: candidate.seconds)
+    got, expected = (plan._of(candidate)(*args) for candidate in (network, other))
+    oracles.assert_same(got, expected, rtol=2e-4)
+
+
+# Forced ---------------------------------------------------------------------------------------------------------------
+
+EVERY = [s for s in scenarios() if not {"large"} & set(s.tags) and not s.holomorphic]
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    ("trace", {}), ("squared_norms", {"over": "in"}), ("squared_norms", {"over": "out"}), ("gram", {}),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "asked"),
+    [pytest.param(s, ASKED[k % len(ASKED)], id=s.name) for k, s in enumerate(EVERY[::3])],
+)
+def test_of_scenarios_where_it_is_not_chosen(scenario: Scenario, asked: tuple[str, dict[str, Any]]) -> None:
+    f, args = scenario.make()
+    J, (quantity, own) = (jb.batch_jacobian if scenario.batched else jb.jacobian)(f, scenario.argnums), asked
+    try:
+        plan = getattr(J, quantity).plan(*args, **own)
+    except (ValueError, jb.MemoryBudgetError) as error:
+        if not re.search("is defined where|takes", str(error)):  # not square, or a matrix of all pairs too large
+            raise
+        return
+    modes = [c.mode for c in plan.candidates if isinstance(c, Candidate) and c.seconds < 0.1]
+    if "network" in modes and len(modes) > 1 and plan.mode != "network":
+        assert_equal(plan, args)
