@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ..._outputs import Diagonal, Gram, Quantity, SquaredNorms, Trace
 from ..._trace import Ends
 from ._contraction import Contraction
-from ._terms import Axes, Factor, Letters, Source, Term, aligned, fresh
+from ._terms import Axes, Factor, Letters, Source, Term, aligned, fresh, window_of
 
 # J as terms: jacobian[out][in].
 Jacobian = Sequence[Sequence[Sequence[Term]]]
@@ -64,9 +64,35 @@ class Joint:
     def times(self, source: Source, axes: Axes) -> Joint:
         return replace(self, factors=(*self.factors, (source, axes)))
 
+    def windows_met(self) -> Joint | None:
+        """With windows of one axis that are the same taken once; None where two of them have nothing in common."""
+        joint = self
+        while True:
+            found = [(k, source, axes) for k, (source, axes) in enumerate(joint.factors) if window_of(source)]
+            pairs = [(p, q) for p, q in itertools.combinations(found, 2) if p[2][1] == q[2][1]]
+            if any(set(window_of(p[1]) or ()).isdisjoint(window_of(q[1]) or ()) for p, q in pairs):
+                return None
+            same = next(((p[0], q[0]) for p, q in pairs if p[1].kind == q[1].kind), None)
+            if same is None:
+                return joint
+            kept, gone = same
+            joint = joint.tied(lambda j, k=kept: j.factors[k][1][:1], lambda j, k=gone: j.factors[k][1][:1])
+            joint = replace(joint, factors=(*joint.factors[:gone], *joint.factors[gone + 1 :]))
+
+    def _opened(self, wanted: Axes) -> tuple[list[Factor], set[int]]:
+        """The factors without windows that nothing else looks through, and the letters that were behind those."""
+        factors, gone = list(self.factors), set[int]()
+        for k, (source, axes) in reversed(list(enumerate(factors))):
+            others = (*wanted, *(digits for n, (_, each) in enumerate(factors) if n != k for digits in each))
+            if window_of(source) and not set(axes[1]) & {letter for digits in others for letter in digits}:
+                del factors[k]
+                gone.update(axes[1])
+        return factors, gone
+
     def contraction(self, wanted: Axes, *, times: float = 1.0) -> Contraction:
         """Summed over all letters but those of some axes."""
-        letters, factors = self.letters, list(self.factors)
+        letters = self.letters
+        factors, behind = self._opened(wanted)
         shape = tuple(letters.size(digits) for digits in wanted)
         output: list[int] = []
         for letter in _flat(wanted, letters):
@@ -77,7 +103,8 @@ class Joint:
             output.append(letter)
         read = {k for _, axes in factors for k in _flat(axes, letters)}
         every = {k for side in self.sides for k in _flat(side, letters)}
-        scale = self.scale * times * letters.size([k for k in every if k not in read and k not in output])
+        alike = [k for k in every if k not in read and k not in output and k not in behind]
+        scale = self.scale * times * letters.size(alike)
         operands = tuple((source, tuple(_flat(axes, letters))) for source, axes in factors)
         return Contraction(operands, tuple(output), shape, scale, letters.sizes)
 
@@ -157,7 +184,9 @@ def _diagonals(
             sides = _Sides(ends, o, i or 0)
             joint = sides.batch_tied(Joint.of(term, letters=letters))
             above = len(sides.y(joint)) - len(sides.x(joint))
-            joint = joint.tied(lambda j, s=sides, a=above: s.y(j)[a:], sides.x)
+            joint = joint.tied(lambda j, s=sides, a=above: s.y(j)[a:], sides.x).windows_met()
+            if joint is None:
+                continue
             kept = sides.y(joint)[:above] if isinstance(quantity, Trace) else sides.y(joint)
             yield o, joint.contraction((*sides.lead(joint), *kept))
 
@@ -171,6 +200,9 @@ def _norms(
             for a, b in itertools.combinations_with_replacement(range(len(terms)), 2):
                 joint = sides.batch_tied(Joint.of(terms[a], terms[b], letters=letters))
                 joint = joint.tied(sides.y, lambda j, s=sides: s.y(j, 1)).tied(sides.x, lambda j, s=sides: s.x(j, 1))
+                joint = joint.windows_met()
+                if joint is None:
+                    continue
                 number, kept = {"in": (o, sides.y(joint)), "out": (i, sides.x(joint)), "all": (0, ())}[quantity.over]
                 yield number, joint.contraction((*sides.lead(joint), *kept), times=1.0 if a == b else 2.0)
 
@@ -185,7 +217,9 @@ def _grams(quantity: Gram, jacobian: Jacobian, ends: Ends, letters: Letters) -> 
             kept, met = (sides.y, sides.x) if outer else (sides.x, sides.y)
             for one, other in itertools.product(first, second):
                 joint = sides.batch_tied(Joint.of(one, other, letters=letters))
-                joint = joint.tied(met, lambda j, met=met: met(j, 1))
+                joint = joint.tied(met, lambda j, met=met: met(j, 1)).windows_met()
+                if joint is None:
+                    continue
                 if quantity.places is not None:
                     place = quantity.places[k]
                     shape = others.avals[k].shape

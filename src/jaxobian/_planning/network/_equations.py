@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ..._arrays import is_complex, is_inexact
 from ..._rewrite import has_patches, patches
-from ._terms import Axes, Letters, Source, Term, reshaped
+from ._terms import Axes, Letters, Source, Term, reshaped, window
 
 _Rule = Callable[[Any, int, Term, Letters], Term | None]
 
@@ -155,6 +155,21 @@ def _convolution(equation: Any, place: int, term: Term, letters: Letters) -> Ter
     return replace(term.times(source, axes), own=tuple(own))
 
 
+def _slice(equation: Any, place: int, term: Term, letters: Letters) -> Term | None:
+    """Along each axis that is cut, ones where an index of the slice is that of what it is cut from."""
+    starts, shape = equation.params["start_indices"], equation.outvars[0].aval.shape
+    strides = equation.params["strides"] or (1,) * len(shape)
+    own = list(term.own)
+    for axis, (start, stride, m, n) in enumerate(
+        zip(starts, strides, shape, equation.invars[0].aval.shape, strict=True)
+    ):
+        if m == n:
+            continue
+        (own[axis],) = letters.axes((m,))
+        term = term.times(window(start, stride, m, n), (own[axis], term.own[axis]))
+    return replace(term, own=tuple(own))
+
+
 def _gather(equation: Any, place: int, term: Term, letters: Letters) -> Term | None:
     """Whole rows that are looked up, as by an embedding: ones where an index is that of a row."""
     dims, (rows, indices) = equation.params["dimension_numbers"], (v.aval for v in equation.invars)
@@ -189,6 +204,7 @@ _RULES: dict[str, _Rule] = {
     "transpose": _transpose,
     "squeeze": _squeeze,
     "reshape": _reshape,
+    "slice": _slice,
     "broadcast_in_dim": _broadcast,
     "reduce_sum": _reduce_sum,
     "dot_general": _dot,

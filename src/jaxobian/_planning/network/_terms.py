@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
+
 # The letters of each axis of an array, from the most significant one down; an axis of size 1 may have none.
 Axes = tuple[tuple[int, ...], ...]
 
@@ -77,6 +79,21 @@ class Source:
 
 
 Factor = tuple[Source, Axes]
+
+
+def window(start: int, stride: int, m: int, n: int) -> Source:
+    """(m, n), with a one in each row, m indices from `start` on."""
+
+    def made(_: Any) -> Any:
+        return (start + stride * jnp.arange(m)[:, None] == jnp.arange(n)).astype(jnp.float32)
+
+    return Source(None, (m, n), 4, made, ("window", range(start, start + stride * m, stride)))
+
+
+def window_of(source: Source) -> range | None:
+    """The indices that a factor picks; None where it is no window."""
+    picks = isinstance(source.kind, tuple) and source.kind[0] == "window"
+    return source.kind[1] if picks else None
 
 
 @dataclass(frozen=True, eq=False)
