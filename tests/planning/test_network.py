@@ -104,6 +104,29 @@ def looked_up(table: Array, words: Array) -> Array:
     return jnp.tanh(table[words] @ normal_20_8).mean(1) @ normal_8_3
 
 
+def in_time(x: Array) -> Array:
+    h = jnp.concatenate([x, jnp.full((len(x), 1), 0.5)], 1)
+    return jnp.tanh(jnp.tanh(h @ W4) @ W2) @ W3
+
+
+def stacked(net: Any, x: Array) -> Array:
+    for k in range(3):
+        x = x + jnp.tanh(x @ net["w"][k]) @ net["v"][k]
+    return jnp.sum(x**2, 1)
+
+
+def halves(x: Array) -> Array:
+    """Windows that overlap, that are apart, with strides, turned round, and with zeros between and around."""
+    h = jnp.tanh(x @ W1)
+    apart = jnp.concatenate([h[:, 7:30], h[:, 20:30:2], h[:, ::-1][:, :2]], 1)
+    return jnp.pad(apart, ((0, 0), (3, 2))) @ normal_35_30 + jax.lax.pad(x[:, :8], 0.0, ((0, 0, 0), (1, 0, 3)))
+
+
+def halves_of_weights(w: Array, x: Array) -> Array:
+    return (x[:, :25] @ w[:25]) * (x[:, 5:] @ w[5:])[:, ::-1]
+
+
+W4, normal_35_30, STACKED = normal(31, 40) / 5, normal(35, 30), {"w": normal(3, 30, 20) / 9, "v": normal(3, 20, 30) / 9}
 normal_20_8, normal_8_3 = normal(20, 8), normal(8, 3)
 Verb = Callable[..., Any]
 BY_PARAMETERS: dict[str, Any] = {"argnums": 0, "in_axes": (None, 0)}
@@ -111,6 +134,23 @@ FOUND: dict[str, tuple[Callable[[], Any], tuple[Any, ...], str, dict[str, Any], 
     "a divergence": (lambda: jb.batch_jacobian(field), (X,), "trace", {}, 0),
     "a diagonal": (lambda: jb.batch_jacobian(forced_in), (X,), "diagonal", {}, 0),
     "gradients' norms": (lambda: jb.batch_jacobian(losses, **BY_PARAMETERS), (NET, X), "squared_norms", {}, 1),
+    "a divergence with time": (lambda: jb.batch_jacobian(in_time), (X,), "trace", {}, 0),
+    "windows": (lambda: jb.batch_jacobian(halves), (X,), "diagonal", {}, 0),
+    "rows of windows": (lambda: jb.batch_jacobian(halves), (X,), "squared_norms", {}, 0),
+    "columns of windows": (lambda: jb.batch_jacobian(halves), (X,), "squared_norms", {"over": "out"}, 0),
+    "gradients of stacked layers": (
+        lambda: jb.batch_jacobian(stacked, **BY_PARAMETERS), (STACKED, X), "squared_norms", {}, 1,
+    ),
+    "their squares": (
+        lambda: jb.batch_jacobian(stacked, **BY_PARAMETERS), (STACKED, X[:20]), "squared_norms", {"over": "out"}, 1,
+    ),
+    "a kernel of stacked layers": (lambda: jb.jacobian(lambda p: stacked(p, X[:20])), (STACKED,), "gram", {}, 1),
+    "a kernel of windows": (
+        lambda: jb.jacobian(lambda w: halves_of_weights(w, X[:9])), (normal(30, 6),), "gram", {}, 1,
+    ),
+    "its other side": (
+        lambda: jb.jacobian(lambda w: halves_of_weights(w, X[:9])), (normal(30, 6),), "gram", {"side": "in"}, 0,
+    ),
     "gradients' norms by leaf": (
         lambda: jb.batch_jacobian(losses, **BY_PARAMETERS), (NET, X), "squared_norms", {"over": "all"}, 1,
     ),

@@ -170,6 +170,39 @@ def _slice(equation: Any, place: int, term: Term, letters: Letters) -> Term | No
     return replace(term, own=tuple(own))
 
 
+def _placed(term: Term, axis: int, starts: range, m: int, n: int, letters: Letters) -> Term:
+    """With an axis of m elements put into one of n, where they have these indices."""
+    if m == n and starts == range(n):
+        return term
+    (new,) = letters.axes((n,))
+    own = (*term.own[:axis], new, *term.own[axis + 1 :])
+    return replace(term.times(window(starts.start, starts.step, m, n), (term.own[axis], new)), own=own)
+
+
+def _concatenate(equation: Any, place: int, term: Term, letters: Letters) -> Term | None:
+    axis, sizes = equation.params["dimension"], [v.aval.shape[equation.params["dimension"]] for v in equation.invars]
+    first, m = sum(sizes[:place]), sizes[place]
+    return _placed(term, axis, range(first, first + m), m, sum(sizes), letters) if m else None
+
+
+def _pad(equation: Any, place: int, term: Term, letters: Letters) -> Term | None:
+    config, shapes = equation.params["padding_config"], (equation.invars[0].aval.shape, equation.outvars[0].aval.shape)
+    if place or any(low < 0 or high < 0 for low, high, _ in config):
+        return None
+    for axis, ((low, _, between), m, n) in enumerate(zip(config, *shapes, strict=True)):
+        if not m:
+            return None
+        term = _placed(term, axis, range(low, low + m * (between + 1), between + 1), m, n, letters)
+    return term
+
+
+def _rev(equation: Any, place: int, term: Term, letters: Letters) -> Term | None:
+    for axis in equation.params["dimensions"]:
+        if (n := equation.invars[0].aval.shape[axis]) > 1:
+            term = _placed(term, axis, range(n - 1, -1, -1), n, n, letters)
+    return term
+
+
 def _gather(equation: Any, place: int, term: Term, letters: Letters) -> Term | None:
     """Whole rows that are looked up, as by an embedding: ones where an index is that of a row."""
     dims, (rows, indices) = equation.params["dimension_numbers"], (v.aval for v in equation.invars)
@@ -205,6 +238,9 @@ _RULES: dict[str, _Rule] = {
     "squeeze": _squeeze,
     "reshape": _reshape,
     "slice": _slice,
+    "concatenate": _concatenate,
+    "pad": _pad,
+    "rev": _rev,
     "broadcast_in_dim": _broadcast,
     "reduce_sum": _reduce_sum,
     "dot_general": _dot,
@@ -212,10 +248,12 @@ _RULES: dict[str, _Rule] = {
     "conv_general_dilated": _convolution,
     "gather": _gather,
 }
+# What puts tangents beside each other, or beside zeros.
+PLACING = frozenset({"concatenate", "pad"})
 # What brings a tangent together with something else, or repeats it: where it is, at the latest, told by examples.
 JOINING = frozenset({"dot_general", "conv_general_dilated", "mul", "div", "gather"})
 
 
 def several(equation: Any, active: Sequence[int]) -> bool:
     """Whether an equation adds up what it makes of each of several tangents."""
-    return len(active) == 1 or equation.primitive.name in ("add", "add_any", "sub", "select_n")
+    return len(active) == 1 or equation.primitive.name in ("add", "add_any", "sub", "select_n", "concatenate")

@@ -190,6 +190,8 @@ class _NoNetworkError(Exception):
 
 def _offer(problem: Problem, known: Tracked) -> Candidate | None:
     """The candidate that contracts what is known, and what passes bring back from there."""
+    if known.frontier and set(known.frontier) <= set(problem.program.tangents):
+        raise _NoNetworkError("passes would begin at x: J would be formed")
     suffix = _suffix(problem, known) if known.frontier else None
     fewest = min(problem.passes(forward=True), problem.passes(forward=False))
     if suffix is not None and suffix.candidate.passes > fewest:

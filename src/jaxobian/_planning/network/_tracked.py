@@ -11,7 +11,7 @@ from ..._analysis import structure
 from ..._primitives import row_of
 from ..._trace import LinearProgram, active_variables, is_variable, program_of
 from .._problem import Problem
-from ._equations import JOINING, extended, several
+from ._equations import JOINING, PLACING, extended, several
 from ._terms import Letters, Source, Term, added
 
 # Ways from an input to a variable, more of which are not told apart.
@@ -125,6 +125,8 @@ def _through(equation: Any, ours: list[int], terms: dict[Any, Terms], letters: L
 
 def _joins(equation: Any, ours: list[int]) -> bool:
     """Whether a tangent meets something else that has axes, or is repeated along some."""
+    if equation.primitive.name in PLACING:
+        return False
     grows = all(_size(equation.outvars[0]) > _size(equation.invars[k]) for k in ours)
     others = [v for k, v in enumerate(equation.invars) if k not in ours]
     return grows or (equation.primitive.name in JOINING and any(_size(v) > 1 for v in others))
