@@ -126,6 +126,32 @@ def halves_of_weights(w: Array, x: Array) -> Array:
     return (x[:, :25] @ w[:25]) * (x[:, 5:] @ w[5:])[:, ::-1]
 
 
+def recurrent(p: Any, x: Array) -> Array:
+    """Weights that all steps share, a bias, states on the way, and a step counted."""
+
+    def step(carry: Any, x: Array) -> tuple[Any, Array]:
+        h, k = carry
+        h = jnp.tanh(h @ p["h"] + x @ p["x"] + p["b"] + 0.1 * k)
+        return (h, k + 1), h @ p["o"]
+
+    start = jnp.zeros((len(x), 6)), 0
+    (h, _), ys = jax.lax.scan(step, start, jnp.moveaxis(x.reshape(len(x), 6, 5), 1, 0), reverse=True)
+    return jnp.sum(h**2, 1) + jnp.sum(ys[..., 0] ** 2, 0)
+
+
+def powers(w: Array, x: Array) -> Array:
+    """Nothing but the weights in every step."""
+    return jax.lax.scan(lambda h, _: (jnp.sin(h @ w.T) + x[:, :6], None), x[:, 6:12], length=4)[0].sum(1)
+
+
+def scanned(net: Any, x: Array) -> Array:
+    def layer(x: Array, own: Any) -> tuple[Array, None]:
+        return x + jnp.tanh(x @ own["w"]) @ own["v"], None
+
+    return jnp.sum(jax.lax.scan(layer, x, net)[0] ** 2, 1)
+
+
+CELL = {"h": normal(6, 6) / 3, "x": normal(5, 6) / 3, "b": normal(6), "o": normal(6, 1)}
 W4, normal_35_30, STACKED = normal(31, 40) / 5, normal(35, 30), {"w": normal(3, 30, 20) / 9, "v": normal(3, 20, 30) / 9}
 normal_20_8, normal_8_3 = normal(20, 8), normal(8, 3)
 Verb = Callable[..., Any]
@@ -141,6 +167,17 @@ FOUND: dict[str, tuple[Callable[[], Any], tuple[Any, ...], str, dict[str, Any], 
     "gradients of stacked layers": (
         lambda: jb.batch_jacobian(stacked, **BY_PARAMETERS), (STACKED, X), "squared_norms", {}, 1,
     ),
+    "a recurrent network": (
+        lambda: jb.batch_jacobian(recurrent, **BY_PARAMETERS), (CELL, X[:30]), "squared_norms", {}, 1,
+    ),
+    "its kernel": (lambda: jb.jacobian(lambda p: recurrent(p, X[:9])), (CELL,), "gram", {}, 9),
+    "weights alone": (
+        lambda: jb.batch_jacobian(powers, **BY_PARAMETERS), (normal(6, 6) / 3, X[:30]), "squared_norms", {}, 1,
+    ),
+    "layers in a loop": (
+        lambda: jb.batch_jacobian(scanned, **BY_PARAMETERS), (STACKED, X), "squared_norms", {}, 1,
+    ),
+    "their kernel": (lambda: jb.jacobian(lambda p: scanned(p, X[:20])), (STACKED,), "gram", {}, 1),
     "their squares": (
         lambda: jb.batch_jacobian(stacked, **BY_PARAMETERS), (STACKED, X[:20]), "squared_norms", {"over": "out"}, 1,
     ),

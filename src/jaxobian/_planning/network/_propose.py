@@ -30,6 +30,7 @@ from .. import forward, reverse
 from .._problem import Candidate, Impossible, Problem, Proposals
 from .._sweeps import cost_with
 from ._closed import Closed, Contraction, NotClosedError, closed
+from ._loops import before_loops
 from ._terms import Source, Term
 from ._tracked import Tracked, joined_to, tracked, with_broadcasts
 
@@ -169,7 +170,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     if not problem.inputs.size or not problem.outputs.size:
         return Impossible("network", "J is empty")
     offers: list[Candidate] = []
-    problem = with_broadcasts(problem)
+    problem = with_broadcasts(before_loops(problem))
     reason = "f is no product of arrays that are at hand"
     for first in (False, True):
         try:
