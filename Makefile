@@ -79,6 +79,7 @@ bench: $(VENV)/.has-bench ## Time jaxobian beside jacfwd, jacrev and its peers
 	$(RUN) benchmarks/first_call.py
 	$(RUN) benchmarks/peers.py
 	$(RUN) benchmarks/sparse.py
+	$(RUN) benchmarks/quantities.py
 
 choices: $(VENV)/.has-dev ## Write down anew what is chosen for each scenario: tests/choices.txt, compared by the tests
 	$(RUN) tests/choices.py

@@ -96,12 +96,14 @@ def test_make_targets_that_it_names_exist() -> None:
 
 def test_the_tables_are_those_of_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    run, peers, sparse, first_call, readme = map(script, ("run", "peers", "sparse", "first_call", "_readme"))
+    names = "run peers sparse quantities first_call _readme".split()
+    run, peers, sparse, quantities, first_call, readme = map(script, names)
     renderers = {
         "run.json": run.render,
         "peers.json": lambda report: peers.table(report["networks"]),
         "first_call.json": first_call.render,
         "sparse.json": lambda report: sparse.table(report["problems"]),
+        "quantities.json": quantities.render,
     }
     for name, render in renderers.items():
         committed = json.loads((run.RESULTS / name).read_text())
