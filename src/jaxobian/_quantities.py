@@ -6,13 +6,14 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from ._bound import BoundFunction
 from ._outputs import Diagonal, Gram, Quantity, SparseGram, SquaredNorms, Trace
 from ._report import Plan, Source
 from ._tracebacks import entry
 
+_F = TypeVar("_F", bound="QuantityFunction")
 _SIDES = ("out", "in")
 _OVER = ("in", "out", "all")
 
@@ -148,7 +149,11 @@ class Quantities:
         """The same function, of something of J."""
         raise NotImplementedError
 
-    @functools.cached_property
+    def _function(self, kind: type[_F]) -> _F:
+        """One of these functions, made once. Not under its public name: `jax.jit` copies attributes onto its own."""
+        return self.__dict__.setdefault(f"_{kind.name}_function", kind(self))
+
+    @property
     def diagonal(self) -> DiagonalFunction:
         """A function of f's arguments that returns the diagonal of J: dy_k / dx_k.
 
@@ -168,9 +173,9 @@ class Quantities:
             >>> print(jb.jacobian(lambda x: x**2 * jnp.sum(x)).diagonal(jnp.array([1.0, 2.0])))
             [ 7. 16.]
         """
-        return DiagonalFunction(self)
+        return self._function(DiagonalFunction)
 
-    @functools.cached_property
+    @property
     def trace(self) -> TraceFunction:
         """A function of f's arguments that returns the trace of J: the sum of dy_k / dx_k.
 
@@ -189,9 +194,9 @@ class Quantities:
             >>> print(jb.hessian(lambda x: jnp.sum(x**3)).trace(jnp.array([1.0, 2.0])))
             18.0
         """
-        return TraceFunction(self)
+        return self._function(TraceFunction)
 
-    @functools.cached_property
+    @property
     def squared_norms(self) -> SquaredNormsFunction:
         """A function of f's arguments that returns sums of squares of J, |J[i, k]|^2.
 
@@ -213,9 +218,9 @@ class Quantities:
             >>> print(norms(jnp.array([3.0, 2.0])), norms(jnp.array([3.0, 2.0]), over="all"))
             [13.  1.] 14.0
         """
-        return SquaredNormsFunction(self)
+        return self._function(SquaredNormsFunction)
 
-    @functools.cached_property
+    @property
     def gram(self) -> GramFunction:
         """A function of f's arguments that returns the Gram matrix J W J^T, or J^T W J.
 
@@ -240,4 +245,4 @@ class Quantities:
             [[13.  3.]
              [ 3.  1.]]
         """
-        return GramFunction(self)
+        return self._function(GramFunction)

@@ -512,6 +512,16 @@ def test_methods() -> None:
     assert "jaxobian.jacobian(f).trace" in repr(model.J.trace)
 
 
+def test_transformations_of_j_after_its_functions_were_read() -> None:
+    J = jb.jacobian(lambda x: jnp.tanh(x) * x.sum())
+    expected, x = J(X), X
+    assert J.trace is J.trace
+    assert J.trace(x).shape == J.gram(x).shape[:0]
+    assert jax.eval_shape(J, x).shape == (6, 6)
+    traced = jax.jit(J).trace(x)
+    np.testing.assert_array_equal(traced.lower().compile()(x), expected)
+
+
 def test_signatures() -> None:
     J = jb.jacobian(Model.f, 1)
     assert str(inspect.signature(J.trace)) == str(inspect.signature(Model.f))

@@ -17,10 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..._analysis import has_line
-from ..._arrays import is_complex, varying_axes
+from ..._arrays import is_complex, is_concrete, varying_axes
 from ..._cost import Work
 from ..._execute import Residuals, Stage
 from ..._outputs import OUTPUTS, Output, Quantity, Results, Rows
@@ -112,7 +114,7 @@ class Networked:
         atoms = list(every)
         linear = self.program.linear
         evaluated = Program(self.program.residuals, tuple(atoms), linear.equations).pruned()
-        values: dict[Any, Any] = dict(zip(map(id, atoms), evaluated(*read), strict=True))
+        values: dict[Any, Any] = dict(zip(map(id, atoms), map(_kept, evaluated(*read)), strict=True))
         if self.suffix is not None:
             blocks = self.suffix.candidate.execution.wanted(results, OUTPUTS["dense"], read)
             pairs = zip(self.suffix.sources, blocks, strict=True)
@@ -133,6 +135,11 @@ class Networked:
     def in_place(self, output: Output) -> bool:
         """Results are multiplied."""
         return False
+
+
+def _kept(array: Any) -> Any:
+    """An array, of which XLA does not know that it is constant: it would multiply it out as it compiles, in seconds."""
+    return jax.lax.optimization_barrier(array) if is_concrete(array) and np.ndim(array) > 1 else array
 
 
 def _sum(source: Source, value: Callable[[Source], Any]) -> Any:
