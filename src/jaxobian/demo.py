@@ -90,7 +90,7 @@ def train(apply: Apply, params: Any, digits: Digits, epochs: int, batch: int = 3
         return optax.apply_updates(params, updates), state, value
 
     state = optimizer.init(params)
-    progress = tqdm(jax.random.split(jax.random.key(0), epochs), desc="training LeNet-5", unit="epoch")
+    progress = tqdm(jax.random.split(jax.random.key(0), epochs), desc="training", unit="epoch")
     for key in progress:
         shuffled = jax.random.permutation(key, len(digits.labels))
         losses = []

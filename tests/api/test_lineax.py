@@ -194,3 +194,9 @@ def test_complex_numbers_and_integers() -> None:
         jb.jacobian(f).at(z).to_lineax()
     with pytest.raises(ValueError, match="have integers; leave those out of argnums"):
         jb.jacobian(lambda p: p[0], allow_int=True).at((X, jnp.arange(2))).to_lineax()
+
+
+def test_an_operator_is_shown_in_a_line() -> None:
+    shown = repr(jb.hessian(lambda x: jnp.sum(x**4)).at(X).to_lineax())
+    assert shown == "JacobianOperator(LinearizedJacobian(5 x 5), diagonal_tag, symmetric_tag)"
+    assert repr(jb.jacobian(lambda x: A @ jnp.sin(x)).at(X).to_lineax()).endswith("no tags)")

@@ -57,7 +57,7 @@ def test_steps_equal_an_einsum(operands: list[tuple[int, ...]], output: tuple[in
     shape = tuple(SIZES[k] for k in output)
     made = Contraction(tuple(zip(sources, operands, strict=True)), output, shape, 2.5, SIZES)
     ones = [np.ones(SIZES[k]) for k in output]
-    given = [x for pair in zip([*arrays, *ones], [*operands, *((k,) for k in output)], strict=True) for x in pair]
+    given: list[Any] = [x for pair in zip([*arrays, *ones], [*operands, *((k,) for k in output)], strict=True) for x in pair]
     expected = 2.5 * (np.einsum(*given, output) if given else np.ones(shape))
     got = made.value(lambda source: jnp.asarray(arrays[source.atom]))
     assert got.shape == expected.shape

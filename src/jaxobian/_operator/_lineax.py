@@ -30,6 +30,10 @@ class JacobianOperator(lx.AbstractLinearOperator):
     jacobian: LinearizedJacobian
     tags: frozenset[object] = eqx.field(static=True)
 
+    def __repr__(self) -> str:
+        names = sorted(name for name in dir(lx) if name.endswith("_tag") and getattr(lx, name) in self.tags)
+        return f"JacobianOperator({self.jacobian!r}, {', '.join(names) or 'no tags'})"
+
     def mv(self, vector: Any) -> Any:
         return self.jacobian.mv(vector)
 

@@ -34,6 +34,8 @@ class Nonzeros:
 
 def side_by_side(blocks: Sequence[Nonzeros], widths: Sequence[int]) -> Nonzeros:
     """One matrix, of blocks that are summed over one after the other."""
+    if not blocks:
+        return Nonzeros(jnp.zeros(0), *(np.zeros(0, int),) * 3)
     starts = np.cumsum([0, *widths])
     met = [block.met + start for block, start in zip(blocks, starts, strict=False)]
     numbers = (np.concatenate(part) for part in ([b.example for b in blocks], [b.row for b in blocks], met))
@@ -42,7 +44,7 @@ def side_by_side(blocks: Sequence[Nonzeros], widths: Sequence[int]) -> Nonzeros:
 
 def pair_count(matrices: Sequence[Nonzeros]) -> float:
     """How many pairs of nonzeros meet."""
-    each = np.concatenate([np.stack([one.example, one.met]) for one in matrices], axis=1)
+    each = np.concatenate([np.zeros((2, 0), int), *(np.stack([one.example, one.met]) for one in matrices)], axis=1)
     _, counts = np.unique(each, axis=1, return_counts=True)
     return float(np.sum(counts.astype(float) ** 2))
 
