@@ -57,7 +57,9 @@ def test_steps_equal_an_einsum(operands: list[tuple[int, ...]], output: tuple[in
     shape = tuple(SIZES[k] for k in output)
     made = Contraction(tuple(zip(sources, operands, strict=True)), output, shape, 2.5, SIZES)
     ones = [np.ones(SIZES[k]) for k in output]
-    given: list[Any] = [x for pair in zip([*arrays, *ones], [*operands, *((k,) for k in output)], strict=True) for x in pair]
+    given: list[Any] = [
+        x for pair in zip([*arrays, *ones], [*operands, *((k,) for k in output)], strict=True) for x in pair
+    ]
     expected = 2.5 * (np.einsum(*given, output) if given else np.ones(shape))
     got = made.value(lambda source: jnp.asarray(arrays[source.atom]))
     assert got.shape == expected.shape
@@ -161,6 +163,10 @@ FOUND: dict[str, tuple[Callable[[], Any], tuple[Any, ...], str, dict[str, Any], 
     "a diagonal": (lambda: jb.batch_jacobian(forced_in), (X,), "diagonal", {}, 0),
     "gradients' norms": (lambda: jb.batch_jacobian(losses, **BY_PARAMETERS), (NET, X), "squared_norms", {}, 1),
     "a divergence with time": (lambda: jb.batch_jacobian(in_time), (X,), "trace", {}, 0),
+    "windows of axes of several sizes": (
+        lambda: jb.jacobian(lambda w: jnp.tanh(X[:5] @ w)[:, :1] * (X[5:10] @ w)[:1]),
+        (normal(30, 6),), "squared_norms", {}, 0,
+    ),
     "windows": (lambda: jb.batch_jacobian(halves), (X,), "diagonal", {}, 0),
     "rows of windows": (lambda: jb.batch_jacobian(halves), (X,), "squared_norms", {}, 0),
     "columns of windows": (lambda: jb.batch_jacobian(halves), (X,), "squared_norms", {"over": "out"}, 0),

@@ -87,7 +87,7 @@ def window(start: int, stride: int, m: int, n: int) -> Source:
     def made(_: Any) -> Any:
         return (start + stride * jnp.arange(m)[:, None] == jnp.arange(n)).astype(jnp.float32)
 
-    return Source(None, (m, n), 4, made, ("window", range(start, start + stride * m, stride)))
+    return Source(None, (m, n), 4, made, ("window", range(start, start + stride * m, stride), n))
 
 
 def window_of(source: Source) -> range | None:
