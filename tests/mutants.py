@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "jaxobian"
 # Of all, so many must be caught.
-CAUGHT = 23
+CAUGHT = 29
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,48 @@ MUTANTS = [
         "            return min(offers, key=itemgetter(0))",
         "            return max(offers, key=itemgetter(0))",
         "planning",
+    ),
+    Mutant(
+        "cross terms of two ways are counted once in squared norms",
+        "_planning/network/_closed.py",
+        "times=1.0 if a == b else 2.0",
+        "times=1.0",
+        "planning",
+    ),
+    Mutant(
+        "windows of axes of different sizes are taken for each other",
+        "_planning/network/_terms.py",
+        "range(start, start + stride * m, stride), n))",
+        "range(start, start + stride * m, stride), 0))",
+        "planning",
+    ),
+    Mutant(
+        "windows apart from each other are multiplied as if they were not",
+        "_planning/network/_closed.py",
+        "                return None\n            same = next(",
+        "                pass\n            same = next(",
+        "planning",
+    ),
+    Mutant(
+        "a loop keeps in its steps what depends on the step before",
+        "_planning/network/_loops.py",
+        "if any(v in touched for v in read) or e.effects:",
+        "if any(v in carried for v in read) or e.effects:",
+        "planning",
+    ),
+    Mutant(
+        "of a Gram matrix the mirrored half is not conjugated",
+        "_outputs/_gram.py",
+        "jnp.swapaxes(square, -1, -2).conj() if a > b else square",
+        "jnp.swapaxes(square, -1, -2) if a > b else square",
+        "whole",
+    ),
+    Mutant(
+        "nonzeros of different examples meet",
+        "_outputs/_products.py",
+        "ours, theirs = left.example * size + left.met, right.example * size + right.met",
+        "ours, theirs = left.met, right.met",
+        "whole",
     ),
 ]
 
