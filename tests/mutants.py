@@ -235,10 +235,10 @@ MUTANTS = [
         "planning",
     ),
     Mutant(
-        "windows apart from each other are multiplied as if they were not",
+        "what a window leaves out is summed as often as it is there",
         "_planning/network/_closed.py",
-        "                return None\n            same = next(",
-        "                pass\n            same = next(",
+        " and k not in output and k not in behind]",
+        " and k not in output]",
         "planning",
     ),
     Mutant(

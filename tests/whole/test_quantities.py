@@ -512,6 +512,18 @@ def test_methods() -> None:
     assert "jaxobian.jacobian(f).trace" in repr(model.J.trace)
 
 
+@pytest.mark.parametrize("side", ["out", "in"])
+def test_a_gram_matrix_of_complex_trees_is_hermitian(side: Any) -> None:
+    z = {"a": X[:2] * (1 + 2j), "b": X[2:5] * (2 - 1j)}
+    f = lambda z: {"u": z["a"] * z["b"][:2], "v": jnp.sin(z["b"]) * z["a"].sum()}
+    gram = jb.jacobian(f, holomorphic=True).gram(z, side=side)
+    J = [jnp.concatenate([*row.values()], 1) for row in jax.jacfwd(f, holomorphic=True)(z).values()]
+    J = jnp.concatenate(J)
+    expected = J @ J.conj().T if side == "out" else J.conj().T @ J
+    found = jnp.concatenate([jnp.concatenate([*row.values()], 1) for row in gram.values()])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_transformations_of_j_after_its_functions_were_read() -> None:
     J = jb.jacobian(lambda x: jnp.tanh(x) * x.sum())
     expected, x = J(X), X
