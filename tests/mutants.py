@@ -288,9 +288,9 @@ def survives(mutant: Mutant, folder: Path) -> bool:
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
         )
-        if done.returncode == 1:
-            failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
-            print(f"  by {failed.group(1) if failed else 'a test'}", flush=True)
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        if done.returncode in (1, 2) and failed:  # 2: the first failure stopped the other processes
+            print(f"  by {failed.group(1)}", flush=True)
             return False
         if done.returncode != 0:
             raise SystemExit(f"the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
