@@ -223,6 +223,35 @@ def assert_equal(plan: jb.Plan, args: tuple[Any, ...]) -> None:
     oracles.assert_same(got, expected, rtol=2e-4)
 
 
+MIXING = lambda x: jnp.tanh(x @ W1[:6, :8]) @ W2[:8, :6]
+FULL, C = jnp.full(6, 2.0), jnp.arange(1.0, 7.0)
+SUMMED: dict[str, Callable[[Array], Array]] = {
+    "a slice": lambda x: FULL * jnp.sum(x[2:5]),
+    "turned halves": lambda x: jnp.concatenate([x[3:], x[:3]]) + MIXING(x),
+    "slices side by side": lambda x: jnp.sum(jnp.concatenate([x[3:], x[:3], x[::2]])) * C + MIXING(x),
+    "copies and a constant": lambda x: (
+        jnp.sum(jnp.concatenate([jnp.broadcast_to(x, (2, 6)), jnp.ones((1, 6))]), 0) * C + MIXING(x)
+    ),
+    "zeros around a sum": lambda x: jnp.pad(x[1:4].sum()[None], (2, 3)) * C + MIXING(x),
+    "reversed": lambda x: x[::-1][1:5].sum() * C + MIXING(x)[::-1] + x[::-1],
+    "nothing": lambda x: MIXING(x) + x[:0] @ jnp.ones((0, 6)),
+}
+
+
+@pytest.mark.parametrize(
+    ("quantity", "own"), [("trace", {}), ("squared_norms", {"over": "all"}), ("gram", {"side": "in"})]
+)
+@pytest.mark.parametrize("name", SUMMED)
+def test_windows_that_are_summed(name: str, quantity: str, own: dict[str, Any]) -> None:
+    f, x = SUMMED[name], normal(6)
+    plan = getattr(jb.jacobian(f), quantity).plan(x, **own)
+    (network,) = [c for c in plan.candidates if c.mode == "network"]
+    assert isinstance(network, Candidate), network
+    J = np.asarray(jax.jacrev(f)(x))
+    expected = {"trace": np.trace(J), "squared_norms": (J**2).sum(), "gram": J.T @ J}[quantity]
+    np.testing.assert_allclose(plan._of(network)(x), expected, rtol=1e-5, atol=1e-5)
+
+
 # Forced ---------------------------------------------------------------------------------------------------------------
 
 EVERY = [s for s in scenarios() if not {"large"} & set(s.tags) and not s.holomorphic]

@@ -30,6 +30,10 @@ def of_trees(d: Any) -> Any:
     return {"u": d["a"][1:] * d["b"][:-1], "v": d["b"] ** 2 * jnp.sum(d["a"][:2])}
 
 
+def of_two(x: Any) -> Any:
+    return x[:3] * 2, jnp.tanh(x)[1:] * x[1:]
+
+
 def energy(x: Any) -> Any:
     return jnp.sum((x[1:] - x[:-1] ** 2) ** 2)
 
@@ -41,6 +45,7 @@ CASES: dict[str, tuple[Callable[..., Any], Any]] = {
     "dense": (lambda **own: jb.jacobian(lambda x: jnp.tanh(jnp.ones((7, 40)) @ x), **own), X),
     "zero": (lambda **own: jb.jacobian(lambda x: jnp.zeros(3) + 0 * x[:3], **own), X),
     "trees": (lambda **own: jb.jacobian(of_trees, **own), {"a": X, "b": X + 1}),
+    "two outputs": (lambda **own: jb.jacobian(of_two, **own), X[:6]),
     "a Hessian": (lambda **own: jb.hessian(energy, **own), X),
     "a batch": (lambda **own: jb.batch_jacobian(jax.vmap(chain), **own), BATCH),
     "complex": (lambda **own: jb.jacobian(chain, holomorphic=True, **own), X * (1 + 2j)),

@@ -61,15 +61,15 @@ class SparseGram(Gram):
     def _picked(self, ends: Ends, matrices: Sequence[Nonzeros], a: int, b: int, dense: Any) -> tuple[Any, np.ndarray]:
         """The elements that can be nonzero, of all of them."""
         index, (height, width) = [], (self._side(ends).sizes[k] for k in (a, b))
+        other = ends.inputs if self.side == "out" else ends.outputs
         for example in range(math.prod(ends.lead)):
-            left, right = (_pattern(matrices[k], example, self._side(ends).sizes[k]) for k in (a, b))
+            left, right = (_pattern(matrices[k], example, self._side(ends).sizes[k], other.size) for k in (a, b))
             met = sparse.coo_matrix(left @ right.T)
             index.append((example * height + met.row.astype(np.int64)) * width + met.col)
         every = np.sort(np.concatenate(index)) if index else np.zeros(0, np.int64)
         return jnp.reshape(dense, -1)[every], every
 
 
-def _pattern(matrix: Nonzeros, example: int, height: int) -> sparse.csr_matrix:
+def _pattern(matrix: Nonzeros, example: int, height: int, width: int) -> sparse.csr_matrix:
     ours = matrix.example == example
-    width = 1 + int(matrix.met.max(initial=0))
     return sparse.csr_matrix((np.ones(ours.sum(), bool), (matrix.row[ours], matrix.met[ours])), shape=(height, width))

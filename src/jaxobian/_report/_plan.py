@@ -68,7 +68,7 @@ class Plan:
     module, or any with `cloudpickle`.
 
     Attributes:
-        mode: "fwd", "rev", "mixed" or "colored".
+        mode: "fwd", "rev", "mixed" or "colored"; of something of J also "network".
         passes: JVPs and VJPs, summed over the parts of f, whatever the chunking.
         flops: predicted arithmetic of all passes, in floating-point operations.
         peak_bytes: predicted high-water mark of what is allocated while J is computed, J included, in bytes;

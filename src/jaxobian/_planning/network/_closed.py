@@ -65,8 +65,10 @@ class Joint:
         return replace(self, factors=(*self.factors, (source, axes)))
 
     def windows_met(self) -> Joint | None:
-        """With windows of one axis that are the same taken once; None where two of them have nothing in common."""
+        """With windows of one axis that are the same taken once; None where it is zero, as windows apart make it."""
         joint = self
+        if any(0 in source.shape for source, _ in joint.factors):
+            return None  # a sum of nothing
         while True:
             found = [(k, source, axes) for k, (source, axes) in enumerate(joint.factors) if window_of(source)]
             pairs = [(p, q) for p, q in itertools.combinations(found, 2) if p[2][1] == q[2][1]]
@@ -79,20 +81,23 @@ class Joint:
             joint = joint.tied(lambda j, k=kept: j.factors[k][1][:1], lambda j, k=gone: j.factors[k][1][:1])
             joint = replace(joint, factors=(*joint.factors[:gone], *joint.factors[gone + 1 :]))
 
-    def _opened(self, wanted: Axes) -> tuple[list[Factor], set[int]]:
-        """The factors without windows that nothing else looks through, and the letters that were behind those."""
-        factors, gone = list(self.factors), set[int]()
+    def _opened(self, wanted: Axes) -> tuple[list[Factor], set[int], set[int]]:
+        """The factors without windows that nothing else looks through, and what those had in front and behind."""
+        factors, front, behind = list(self.factors), set[int](), set[int]()
         for k, (source, axes) in reversed(list(enumerate(factors))):
-            others = (*wanted, *(digits for n, (_, each) in enumerate(factors) if n != k for digits in each))
-            if window_of(source) and not set(axes[1]) & {letter for digits in others for letter in digits}:
+            if not window_of(source):
+                continue
+            others = (*wanted, axes[0], *(digits for n, (_, each) in enumerate(factors) if n != k for digits in each))
+            if not set(axes[1]) & {letter for digits in others for letter in digits}:
                 del factors[k]
-                gone.update(axes[1])
-        return factors, gone
+                front.update(axes[0])
+                behind.update(axes[1])
+        return factors, front, behind
 
     def contraction(self, wanted: Axes, *, times: float = 1.0) -> Contraction:
         """Summed over all letters but those of some axes."""
         letters = self.letters
-        factors, behind = self._opened(wanted)
+        factors, front, behind = self._opened(wanted)
         shape = tuple(letters.size(digits) for digits in wanted)
         output: list[int] = []
         for letter in _flat(wanted, letters):
@@ -102,7 +107,7 @@ class Joint:
                 letter = other
             output.append(letter)
         read = {k for _, axes in factors for k in _flat(axes, letters)}
-        every = {k for side in self.sides for k in _flat(side, letters)}
+        every = {k for side in self.sides for k in _flat(side, letters)} | front
         alike = [k for k in every if k not in read and k not in output and k not in behind]
         scale = self.scale * times * letters.size(alike)
         operands = tuple((source, tuple(_flat(axes, letters))) for source, axes in factors)

@@ -20,6 +20,8 @@ from ..._cost import Work
 from ._terms import Source
 
 Letters = tuple[int, ...]
+# Of more factors not all orders are looked at.
+_MOST_ORDERED = 20
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,8 @@ class _Order:
         self.steps: list[Step] = []
         self._n_factors = len(factors)
         self._left: dict[int, Letters] = dict(enumerate(factors))
+        # How many of what is left know of each letter; the result is one more.
+        self._times = Counter(k for letters in (*factors, output) for k in letters)
 
     def merge(self) -> None:
         """Sum what one array alone knows of, and multiply arrays with the same letters, as long as there are any."""
@@ -188,12 +192,12 @@ class _Order:
             self._step(found)
 
     def _can_shrink(self, numbers: Sequence[int]) -> bool:
-        return len(numbers) > 1 or bool(set(self._left[numbers[0]]) - self._needed(numbers))
+        return len(numbers) > 1 or any(self._times[k] == 1 for k in self._left[numbers[0]])
 
     def _needed(self, numbers: Sequence[int]) -> set[int]:
-        """The letters that others, or the result, know of."""
-        others = Counter(k for number, letters in self._left.items() if number not in numbers for k in letters)
-        return {*others, *self.output}
+        """Their letters of which others, or the result, know."""
+        ours = Counter(k for number in numbers for k in self._left[number])
+        return {k for k, times in ours.items() if self._times[k] > times}
 
     def multiply(self) -> None:
         """Take two at a time, in the order with the fewest operations."""
@@ -203,7 +207,8 @@ class _Order:
             given = ["".join(symbol[k] for k in self._left[number]) for number in left]
             shapes = [tuple(self.sizes[k] for k in self._left[number]) for number in left]
             expression = ",".join(given) + "->" + "".join(symbol[k] for k in self.output)
-            path, _ = opt_einsum.contract_path(expression, *shapes, shapes=True, optimize="auto-hq")
+            how = "dp" if len(left) <= _MOST_ORDERED else "greedy"
+            path, _ = opt_einsum.contract_path(expression, *shapes, shapes=True, optimize=how)
             for places in path:
                 taken = [left[place] for place in places]
                 left = [number for number in left if number not in taken]
@@ -230,4 +235,6 @@ class _Order:
         made = self._n_factors + len(self.steps)
         self.steps.append(step)
         self._left[made] = step.result
+        self._times.subtract(k for letters in given for k in letters)
+        self._times.update(step.result)
         return made

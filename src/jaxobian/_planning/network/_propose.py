@@ -37,7 +37,7 @@ from ._terms import Source, Term
 from ._tracked import Tracked, joined_to, tracked, with_broadcasts
 
 # Contractions more of which are not looked at: each is ordered, and compiled.
-_MOST = 64
+_MOST = 256
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,8 @@ from ._terms import Letters, Source, Term, added
 
 # Ways from an input to a variable, more of which are not told apart.
 _MOST_TERMS = 4
+# Factors of a term, after more of which passes go on.
+_MOST_FACTORS = 64
 
 # For each input that a variable depends on, the terms of their derivative.
 Terms = dict[int, list[Term]]
@@ -120,7 +122,8 @@ def _through(equation: Any, ours: list[int], terms: dict[Any, Terms], letters: L
                 made.setdefault(i, []).append(new)
     if len(ours) > 1:
         made = {i: added(some, letters) for i, some in made.items()}
-    return made if all(len(some) <= _MOST_TERMS for some in made.values()) else None
+    few = all(len(some) <= _MOST_TERMS for some in made.values())
+    return made if few and all(len(term.factors) <= _MOST_FACTORS for some in made.values() for term in some) else None
 
 
 def _joins(equation: Any, ours: list[int]) -> bool:
