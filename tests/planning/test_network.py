@@ -176,7 +176,7 @@ FOUND: dict[str, tuple[Callable[[], Any], tuple[Any, ...], str, dict[str, Any], 
     "a recurrent network": (
         lambda: jb.batch_jacobian(recurrent, **BY_PARAMETERS), (CELL, X[:30]), "squared_norms", {}, 1,
     ),
-    "its kernel": (lambda: jb.jacobian(lambda p: recurrent(p, X[:9])), (CELL,), "gram", {}, 9),
+    "its kernel": (lambda: jb.jacobian(lambda p: recurrent(p, X[:9])), (CELL,), "gram", {}, 1),
     "weights alone": (
         lambda: jb.batch_jacobian(powers, **BY_PARAMETERS), (normal(6, 6) / 3, X[:30]), "squared_norms", {}, 1,
     ),

@@ -17,6 +17,7 @@ from ..._analysis import structure
 from ..._rewrite import Rewrite, rewritten
 from ..._trace import LinearProgram, Loop, Program, active_variables, inlined, is_variable, loop_of
 from .._problem import Problem
+from ._tracked import repeated
 
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 
@@ -91,8 +92,11 @@ def _divided(equation: Any, active: set[Any]) -> _Divided | None:
     loop = loop_of(equation)
     if loop is None or equation.effects:
         return None
-    loop = replace(loop, body=inlined(loop.body))
-    body = loop.body
+    body = inlined(loop.body)
+    ours = {v for v, w in zip(body.inputs, equation.invars, strict=True) if is_variable(w) and w in active}
+    ours |= {body.inputs[k] for k in loop.carries}
+    body = replace(body, equations=tuple(repeated(body.equations, active_variables(body, tuple(ours)))))
+    loop = replace(loop, body=body)
     free = {v for v, w in zip(body.inputs, equation.invars, strict=True) if is_variable(w) and w in active}
     carried = {body.inputs[k] for k in loop.carries}
     free, touched, stepwise = free - carried, set(carried), {body.inputs[k] for k in loop.sliced}

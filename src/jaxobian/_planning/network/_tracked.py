@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,17 +44,7 @@ def with_broadcasts(problem: Problem) -> Problem:
     A bias of shape (1, n) that is added to (examples, n) has its examples there, and not before.
     """
     linear = problem.program.linear
-    active = active_variables(linear, problem.program.tangents)
-    equations = []
-    for equation in linear.equations:
-        invars = list(equation.invars)
-        for k, v in enumerate(invars):
-            shape = equation.outvars[0].aval.shape
-            if row_of(equation).kind == "elementwise" and is_variable(v) and v in active and v.aval.shape != shape:
-                made, invars[k] = _repeated(v, shape)
-                equations += made
-        same = all(a is b for a, b in zip(invars, equation.invars, strict=True))
-        equations.append(equation if same else equation.replace(invars=invars))
+    equations = repeated(linear.equations, active_variables(linear, problem.program.tangents))
     if len(equations) == len(linear.equations):
         return problem
     program = problem.program
@@ -63,6 +54,21 @@ def with_broadcasts(problem: Problem) -> Problem:
         return replace(problem, program=program, structure=structure(program))
     program = replace(program, linear=linear)
     return replace(problem, program=program, structure=problem.structure.part(program))
+
+
+def repeated(equations: Sequence[Any], active: Container[Any]) -> list[Any]:
+    """Equations, and before those that repeat one of the active variables on the way others that do."""
+    found = []
+    for equation in equations:
+        invars = list(equation.invars)
+        for k, v in enumerate(invars) if row_of(equation).kind == "elementwise" else ():
+            shape = equation.outvars[0].aval.shape
+            if is_variable(v) and v in active and v.aval.shape != shape:
+                made, invars[k] = _repeated(v, shape)
+                found += made
+        same = all(a is b for a, b in zip(invars, equation.invars, strict=True))
+        found.append(equation if same else equation.replace(invars=invars))
+    return found
 
 
 def _repeated(v: Any, shape: tuple[int, ...]) -> tuple[list[Any], Any]:
