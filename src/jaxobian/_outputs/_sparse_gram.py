@@ -9,9 +9,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import sparse
 
 from .._analysis import Relation
+from .._lazy import sparse
 from .._seeds import Seeds
 from .._trace import Ends
 from ._bcoo import INDEX_BYTES, bcoo
