@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -89,6 +89,7 @@ class Contraction:
         shape: of the result.
         scale: the number.
         sizes: of all letters.
+        quickly: whether a good order will do, rather than the best, which takes longer to find.
     """
 
     operands: tuple[tuple[Source, Letters], ...]
@@ -96,6 +97,7 @@ class Contraction:
     shape: tuple[int, ...]
     scale: float
     sizes: dict[int, int]
+    quickly: bool = False
 
     @cached_property
     def key(self) -> Hashable:
@@ -114,14 +116,17 @@ class Contraction:
         return tuple(k for k in self.output if k in known)
 
     @cached_property
+    def _spelled(self) -> tuple[tuple[Letters, ...], Letters, tuple[int, ...]]:
+        """The letters of each factor and of the result, counted from 0 as they come, and their sizes."""
+        factors = [tuple(dict.fromkeys(letters)) for _, letters in self.operands]
+        names = {k: n for n, k in enumerate(dict.fromkeys(k for letters in factors for k in letters))}
+        spelled = tuple(tuple(names[k] for k in letters) for letters in factors)
+        return spelled, tuple(names[k] for k in self._read), tuple(self.sizes[k] for k in names)
+
+    @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The products, one after the other; the last one makes the result."""
-        if not self.operands:
-            return ()
-        order = _Order([tuple(dict.fromkeys(letters)) for _, letters in self.operands], self._read, self.sizes)
-        order.merge()
-        order.multiply()
-        return tuple(order.steps)
+        return _steps(*self._spelled, self.quickly) if self.operands else ()
 
     @property
     def in_dots(self) -> set[Hashable]:
@@ -129,15 +134,16 @@ class Contraction:
         numbers = {number for step in self.steps if step.is_dot for number in step.operands}
         return {source.key for number, (source, _) in enumerate(self.operands) if number in numbers}
 
-    def _elements(self, letters: Sequence[int]) -> int:
-        return math.prod(self.sizes[k] for k in letters)
+    def _elements(self, letters: Iterable[int]) -> int:
+        """How many a step's array with these letters has."""
+        return math.prod(self._spelled[2][k] for k in letters)
 
     @property
     def work(self) -> Work:
         """What it takes."""
         total = Work()
         for step in self.steps:
-            every = self._elements(tuple(step.letters))
+            every = self._elements(step.letters)
             moved = 4.0 * sum(map(self._elements, (*step.given, step.result)))
             if step.is_dot:
                 total += Work(dot=2.0 * every, library=1.0, bytes=moved)
@@ -169,10 +175,19 @@ class Contraction:
         return jnp.broadcast_to(found, own).reshape(self.shape)
 
 
+@lru_cache(maxsize=4096)
+def _steps(factors: tuple[Letters, ...], output: Letters, sizes: tuple[int, ...], quickly: bool) -> tuple[Step, ...]:
+    """The products of factors with these letters: layers of one shape have the same."""
+    order = _Order(factors, output, sizes)
+    order.merge()
+    order.multiply(quickly=quickly)
+    return tuple(order.steps)
+
+
 class _Order:
     """Finds the steps: what is there is replaced, step by step, until the result alone is left."""
 
-    def __init__(self, factors: Sequence[Letters], output: Letters, sizes: dict[int, int]):
+    def __init__(self, factors: Sequence[Letters], output: Letters, sizes: Sequence[int]):
         self.output, self.sizes = output, sizes
         self.steps: list[Step] = []
         self._n_factors = len(factors)
@@ -199,15 +214,15 @@ class _Order:
         ours = Counter(k for number in numbers for k in self._left[number])
         return {k for k, times in ours.items() if self._times[k] > times}
 
-    def multiply(self) -> None:
-        """Take two at a time, in the order with the fewest operations."""
+    def multiply(self, *, quickly: bool) -> None:
+        """Take two at a time, in the order with the fewest operations, or in one that is found quickly."""
         left = list(self._left)
         if len(left) > 1:
             symbol = {k: opt_einsum.get_symbol(i) for i, k in enumerate(dict.fromkeys(self._every()))}
             given = ["".join(symbol[k] for k in self._left[number]) for number in left]
             shapes = [tuple(self.sizes[k] for k in self._left[number]) for number in left]
             expression = ",".join(given) + "->" + "".join(symbol[k] for k in self.output)
-            how = "dp" if len(left) <= _MOST_ORDERED else "greedy"
+            how = "greedy" if quickly or len(left) > _MOST_ORDERED else "dp"
             path, _ = opt_einsum.contract_path(expression, *shapes, shapes=True, optimize=how)
             for places in path:
                 taken = [left[place] for place in places]

@@ -38,6 +38,8 @@ from ._tracked import Tracked, joined_to, tracked, with_broadcasts
 
 # Contractions more of which are not looked at: each is ordered, and compiled.
 _MOST = 256
+# Of more, an order is taken that is found quickly.
+_MANY = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +212,9 @@ def _offer(problem: Problem, known: Tracked) -> Candidate | None:
     every = [one for some in parts.values() for one in some]
     if len(every) > _MOST:
         raise _NoNetworkError(f"a network would have {len(every)} products of factors")
+    if len(every) > _MANY:
+        parts = {key: [replace(one, quickly=True) for one in some] for key, some in parts.items()}
+        every = [one for some in parts.values() for one in some]
     if not any(one.operands for one in every):
         return None  # nothing is multiplied
     return _candidate(problem, parts, every, suffix)
