@@ -72,7 +72,7 @@ class QuantityFunction:
     def plan(self, /, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would run, and why; nothing runs. See `JacobianFunction.plan`."""
         function, own = self._asked(kwargs)
-        formed = functools.partial(self._jacobian.plan, *args, **own)
+        formed = functools.cache(functools.partial(self._jacobian.plan, *args, **own))
         return replace(function.plan(*args, **own), _source=Source(self, args, kwargs), _formed=formed)
 
 

@@ -493,6 +493,16 @@ def test_a_plan_of_a_quantity_says_what_forming_j_takes() -> None:
     assert "forming J" not in str(whole)
 
 
+def test_j_is_planned_once_and_when_it_is_told_alone() -> None:
+    told = []
+    plan = jb.jacobian(lambda x: jnp.cumsum(x) * x).trace.plan(jnp.ones(30))
+    counted = replace(plan, _formed=functools.cache(lambda: told.append(plan) or plan))
+    assert len(repr(counted).splitlines()) == 2
+    assert not told
+    assert str(counted) == str(counted)
+    assert len(told) == 1
+
+
 def test_a_plan_of_a_quantity_says_why_j_cannot_be_formed() -> None:
     plan = jb.jacobian(lambda x: jnp.cumsum(x) * x, memory_budget="1MB").trace.plan(jnp.ones(1000))
     (row,) = [line for line in str(plan).splitlines() if line.startswith("  forming J ")]

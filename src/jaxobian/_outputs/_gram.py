@@ -106,7 +106,7 @@ class Gram(Quantity):
         if not self.by_pairs(ends, pairs):
             return self.work(ends, 0), Dense().size(ends, ())
         work = Work(gather=2 * pairs, arithmetic=pairs, scatter=pairs, equations=2.0)
-        return work, math.ceil(pairs * (self._dtype(ends, 0, 0).itemsize + 3 * _INDEX_BYTES))
+        return work, math.ceil(pairs * (self._dtype(ends, 0).itemsize + 3 * _INDEX_BYTES))
 
     def _multiplied(self, ends: Ends, matrices: Sequence[Nonzeros]) -> dict[tuple[int, int], Any]:
         """Pairs of arrays, with the sums put into zeros."""

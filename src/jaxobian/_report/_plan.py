@@ -103,7 +103,7 @@ class Plan:
         return self.measured.get(self.mode, chosen.seconds)
 
     def __repr__(self) -> str:
-        return "\n".join(self.explain().splitlines()[:2])
+        return "\n".join(self._told(None).splitlines()[:2])  # J itself is not planned for that
 
     def __copy__(self) -> Plan:
         return self  # nothing in it changes
@@ -167,10 +167,13 @@ class Plan:
 
     def explain(self) -> str:
         """The plan in words: the choice, the other modes with their cost or why they are impossible."""
+        return self._told(self._forming())
+
+    def _told(self, forming: Formed | str | None) -> str:
         problem, measured = self.choice.problem, dict(self.measured)
         return explain(
             self.title, self.structure, problem, self.mode, self.candidates, measured, self._examples,
-            hint=self._hint, forming=self._forming(),
+            hint=self._hint, forming=forming,
         )  # fmt: skip
 
     def _forming(self) -> Formed | str | None:

@@ -13,35 +13,28 @@ from typing import Any
 
 import jax
 
-from ..._analysis import structure
 from ..._rewrite import Rewrite, rewritten
-from ..._trace import LinearProgram, Loop, Program, active_variables, inlined, is_variable, loop_of
+from ..._trace import Loop, Program, active_variables, inlined, is_variable, loop_of
 from .._problem import Problem
-from ._tracked import repeated
+from ._tracked import repeated, with_linear
 
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def before_loops(problem: Problem) -> Problem:
     """The same question of a program whose scans multiply weights beforehand."""
-    program = problem.program
-    linear = program.linear
-    active = active_variables(linear, program.tangents)
+    linear = problem.program.linear
+    active = active_variables(linear, problem.program.tangents)
     taken = {}
     for place, equation in enumerate(linear.equations):
         if equation.primitive.name == "scan" and (divided := _divided(equation, active)) is not None:
             taken[place] = Rewrite(divided, "loop", "products before it", tuple(equation.invars))
-    try:
-        linear = rewritten(linear, taken)
-    except NotImplementedError:  # of what a step is made of JAX cannot make several at once
-        return problem
     if not taken:
         return problem
-    if isinstance(program, LinearProgram):
-        program = replace(program, linear=linear)
-        return replace(problem, program=program, structure=structure(program))
-    program = replace(program, linear=linear)
-    return replace(problem, program=program, structure=problem.structure.part(program))
+    try:
+        return with_linear(problem, rewritten(linear, taken))
+    except NotImplementedError:  # of what a step is made of JAX cannot make several at once
+        return problem
 
 
 @dataclass(frozen=True, eq=False)

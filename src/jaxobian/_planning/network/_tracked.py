@@ -10,7 +10,7 @@ import jax
 
 from ..._analysis import structure
 from ..._primitives import row_of
-from ..._trace import LinearProgram, active_variables, is_variable, program_of
+from ..._trace import LinearProgram, Program, active_variables, is_variable, program_of
 from .._problem import Problem
 from ._equations import JOINING, PLACING, extended, several
 from ._terms import Letters, Source, Term, added
@@ -47,8 +47,12 @@ def with_broadcasts(problem: Problem) -> Problem:
     equations = repeated(linear.equations, active_variables(linear, problem.program.tangents))
     if len(equations) == len(linear.equations):
         return problem
+    return with_linear(problem, replace(linear, equations=tuple(equations)))
+
+
+def with_linear(problem: Problem, linear: Program) -> Problem:
+    """The same question of a linear program written otherwise."""
     program = problem.program
-    linear = replace(linear, equations=tuple(equations))
     if isinstance(program, LinearProgram):
         program = replace(program, linear=linear)
         return replace(problem, program=program, structure=structure(program))
