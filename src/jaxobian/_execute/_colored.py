@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +10,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from .._analysis import rows_of
 from .._arrays import block_dtype
 from .._coloring import Coloring
 from .._lazy import sparse
-from .._outputs import Kept, Output, Results, Rows, indexed, scattered
+from .._outputs import Kept, Output, Results, Rows
 from .._seeds import Seeds
 from .._trace import Ends, Linear
+from ._entries import Entries, in_block
 from ._execution import Blocks, Residuals, Stage
 from ._swept import Stored
 
@@ -94,53 +93,12 @@ class Colored:
         return [[_entries(self, o, i, pushed, pulled) for i in columns] for o in rows]
 
 
-@dataclass(frozen=True)
-class Entries:
-    """The elements of a block that can be nonzero.
-
-    Attributes:
-        data: (batch, elements).
-        index: their sorted flat indices in the block of one example.
-        size: elements of that block.
-        shape: of the whole block, examples first.
-    """
-
-    data: Any
-    index: np.ndarray
-    size: int
-    shape: tuple[int, ...]
-    has_known_zeros: bool = True
-
-    def dense(self) -> Any:
-        """All elements."""
-        return scattered(self.data, self.index, self.shape[self.data.ndim - 1 :])
-
-    def entries(self) -> tuple[Any, np.ndarray]:
-        """These, of all examples."""
-        examples = math.prod(self.data.shape[:-1])
-        every = np.arange(examples)[:, None] * self.size + self.index
-        return self.data.reshape(-1), every.reshape(-1)
-
-    def added_to(self, block: Any) -> Any:
-        """A dense block, with these added; None stands for zeros."""
-        if block is None:
-            return self.dense()
-        batch = self.data.shape[:-1]
-        sizes, places = indexed(self.index, self.shape[len(batch) :])
-        added = (
-            block.reshape(*batch, *sizes)
-            .at[..., *places]
-            .add(self.data, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds")
-        )
-        return added.reshape(self.shape)
-
-
 def _entries(found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: list[Any] | None) -> Entries:
     """The elements of the block of an output and an input, read off what the passes brought back."""
     outputs, inputs, coloring = found.ends.outputs, found.ends.inputs, found.coloring
     row, column = sum(outputs.sizes[:o]), sum(inputs.sizes[:i])
     m, n = outputs.sizes[o], inputs.sizes[i]
-    ours, index = _in_block(found.matrix, (row, m), (column, n))
+    ours, index = in_block(found.matrix, (row, m), (column, n))
     batch = found.ends.lead
     dtype = block_dtype(outputs.avals[o], inputs.avals[i])
     values, places, offset = [], np.zeros(len(ours), np.int64), 0
@@ -156,7 +114,7 @@ def _entries(found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: l
     joined = jnp.concatenate(values, -1) if values else jnp.zeros((*batch, 1), dtype)
     shape = found.ends.shape(o, i)
 
-    kept, known = _in_block(found.constant, (row, m), (column, n))
+    kept, known = in_block(found.constant, (row, m), (column, n))
     if not len(kept):
         return Entries(joined.at[..., places].get(mode="promise_in_bounds"), index, m * n, shape)
     every = np.union1d(index, known)
@@ -176,10 +134,3 @@ def _entries(found: Colored, o: int, i: int, pushed: list[Any] | None, pulled: l
         data = joined.at[..., source].get(mode="promise_in_bounds")
         data = numbers + jnp.where(there, data, jnp.zeros((), dtype))
     return Entries(data, every, m * n, shape)
-
-
-def _in_block(matrix: sparse.csr_matrix, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Any, np.ndarray]:
-    """The nonzeros of a block, first and count along each side: their numbers, and flat indices in it."""
-    i, j = rows_of(matrix) - rows[0], matrix.indices - columns[0]
-    ours = np.flatnonzero((i >= 0) & (i < rows[1]) & (j >= 0) & (j < columns[1]))
-    return ours, i[ours] * columns[1] + j[ours]

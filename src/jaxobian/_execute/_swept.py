@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from .._lazy import sparse
 from .._outputs import OUTPUTS, DenseBlock, Output, Reduction, Results, Rows, placed
 from .._seeds import Seeds
 from .._trace import Ends, Linear, LinearProgram, pullback
+from ._entries import known_entries
 from ._execution import Blocks, Residuals, Stage
 from ._passes import LinearMap
 
@@ -90,6 +92,8 @@ class Swept:
         ends: both sides of J.
         seeds: the passes, a group after the other.
         build: how one of them is made.
+        used_numbers: as in `Execution`.
+        constant: numbers of J, the same for every x, that passes do not bring back.
     """
 
     program: Linear
@@ -97,6 +101,7 @@ class Swept:
     seeds: tuple[Seeds, ...]
     build: Build
     used_numbers: frozenset[int] = frozenset()
+    constant: sparse.csr_matrix | None = None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -121,8 +126,12 @@ class Swept:
         return Residuals([*operands, *xs] if self.build.recomputes else residuals, xs, ys)
 
     def wanted(self, results: Sequence[Results], output: Output, read: Sequence[Any] = ()) -> Rows:
-        """As the output makes it of what passes left."""
-        return output.of_passes(self.ends, self.seeds, results)
+        """As the output, which is linear in J where some of it is known, makes it of what passes left."""
+        made = output.of_passes(self.ends, self.seeds, results)
+        if self.constant is None:
+            return made
+        known = output.of_blocks(self.ends, known_entries(self.ends, self.constant))
+        return [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(made, known, strict=True)]
 
     def added(self, results: Sequence[Results], others: Blocks) -> Blocks:
         """Other blocks, with each result added where it belongs."""

@@ -15,7 +15,7 @@ Source: Curtis, Powell and Reid, On the estimation of sparse Jacobian matrices (
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,10 +69,11 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     if matrix is None:
         where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
         return Impossible("colored", f"no zeros were found in J{where}", nnz=problem.outputs.size * problem.inputs.size)
-    if isinstance(problem.output, Diagonal | Trace):
-        return _diagonal(problem, problem.output, matrix, possible, used, math.inf if wanted else least)
     sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric, used)
-    sought = _without_constant_part(sought) or sought
+    if isinstance(problem.output, Diagonal | Trace):
+        return _diagonal(sought, problem.output, math.inf if wanted else least)
+    few = sought.fewest / CLEAR_WIN
+    sought = _without_constant_part(sought, lambda rest: _fewest(rest, possible) <= few) or sought
     bound = _least_colors(sought.matrix, symmetric=symmetric)
     if bound >= least and not wanted:  # seen before passes are traced to be priced
         return _no_gain(sought, f"at least {counted(bound, 'color')}", least)
@@ -138,6 +139,12 @@ class _Sought:
         return int((self.matrix + (self.constant != 0)).nnz)
 
     @property
+    def independent_of_x(self) -> str:
+        """How many of them passes need not bring back, as it is said."""
+        always = self.nnz - int(self.matrix.nnz)
+        return f" ({always:,} do not depend on x)" if always else ""
+
+    @property
     def fewest(self) -> int:
         """Colors that it takes at least."""
         return _fewest(self.matrix, self.possible)
@@ -148,10 +155,14 @@ def _fewest(matrix: sparse.csr_matrix, modes: Container[str]) -> int:
     return min(least for mode, least in pairs if mode in modes)
 
 
-def _without_constant_part(sought: _Sought) -> _Sought | None:
+def _without_constant_part(sought: _Sought, few: Callable[[sparse.csr_matrix], bool]) -> _Sought | None:
     """The same without what is the same for every x; None where that takes hardly fewer colors.
 
     Numbers are added to what passes bring back, which takes about as long as to bring it back does.
+
+    Args:
+        sought: with it.
+        few: whether the pattern of what is left takes clearly fewer colors.
     """
     problem, matrix = sought.problem, sought.matrix
     if any(varying_axes(aval) for aval in (*problem.inputs.avals, *problem.outputs.avals)):
@@ -160,12 +171,11 @@ def _without_constant_part(sought: _Sought) -> _Sought | None:
     if found is None:
         return None
     numbers, program, used = found
-    few = sought.fewest / CLEAR_WIN
-    if _fewest(matrix - matrix.multiply(numbers != 0), sought.possible) > few:
+    if not few(sparse.csr_matrix(matrix - matrix.multiply(numbers != 0))):
         return None  # not even if nothing else were where they are
     rest = _of_program(problem, program)
     left, _, more = example_pattern(rest.structure, rest.ends)
-    if left is None or _fewest(left, sought.possible) > few:
+    if left is None or not few(left):
         return None
     possible = {s.mode: s for s in (forward.propose(rest), reverse.propose(rest)) if isinstance(s, Candidate)}
     if not possible.keys() & sought.possible.keys():
@@ -270,9 +280,8 @@ def _candidate(sought: _Sought, coloring: Coloring, sweeps: dict[str, PassCost])
     main = possible.get("fwd" if coloring.n_columns >= coloring.n_rows else "rev") or next(iter(possible.values()))
     program, parts = main.execution.program, (made["fwd"], made["rev"], sought.constant, sought.used)
     execution = Colored(program, problem.ends, sought.matrix, coloring, *parts)
-    cells, always = problem.outputs.size * problem.inputs.size, nnz - int(sought.matrix.nnz)
-    same = f" ({always:,} do not depend on x)" if always else ""
-    note = f"{nnz:,} of {cells:,} elements can be nonzero{same}: {_told(coloring)}"
+    cells = problem.outputs.size * problem.inputs.size
+    note = f"{nnz:,} of {cells:,} elements can be nonzero{sought.independent_of_x}: {_told(coloring)}"
     return Candidate("colored", execution, cost, note, main.rewrites, nnz)
 
 
@@ -289,32 +298,34 @@ def _products(sought: _Sought) -> tuple[Work, int]:
 # Diagonals ----------------------------------------------------------------------------------------------------------
 
 
-def _diagonal(
-    problem: Problem,
-    output: Diagonal | Trace,
-    matrix: sparse.csr_matrix,
-    possible: dict[str, Candidate],
-    used: frozenset[int],
-    below: float,
-) -> Candidate | Impossible:
+def _diagonal(sought: _Sought, output: Diagonal | Trace, below: float) -> Candidate | Impossible:
     """Passes whose elements do not disturb each other on the diagonal, however much they do elsewhere."""
+    problem, every = sought.problem, sought.nnz
     columns = _columns_of_rows(problem, output)
-    nnz, width = int(matrix.nnz), problem.inputs.size
-    diagonal = np.flatnonzero(columns >= 0)
-    moved = sparse.csr_matrix(
-        (np.ones(len(diagonal), bool), (columns[diagonal], diagonal)), shape=(width, len(columns))
+    moved = _on_diagonal(columns, problem.inputs.size).T
+
+    def colored(matrix: sparse.csr_matrix, below: float) -> np.ndarray | None:
+        return color_diagonal(sparse.csr_matrix(moved @ matrix), problem.inputs.shapes, below)
+
+    colors = colored(sought.matrix, below)
+    few = below if colors is None else _count(colors) / CLEAR_WIN
+    rest = _without_constant_part(sought, lambda matrix: _count(colored(matrix, math.inf)) < few)
+    if rest is not None:
+        sought, colors = rest, colored(rest.matrix, below)
+    if colors is None or _count(colors) >= below:
+        many = counted(_count(colors), "color") if colors is not None else "at least as many colors"
+        return Impossible("colored", f"no gain: {many} instead of {pass_count(int(below))}", nnz=every)
+    best = min(
+        (_diagonal_by(sought, mode, colors, columns) for mode in _modes(columns, sought.possible)),
+        key=lambda offer: offer.cost.seconds,
     )
-    colors = color_diagonal(sparse.csr_matrix(moved @ matrix), problem.inputs.shapes, below)
-    count = 0 if colors is None else int(colors.max(initial=-1)) + 1
-    if colors is None or count >= below:
-        many = f"{counted(count, 'color')}" if colors is not None else "at least as many colors"
-        return Impossible("colored", f"no gain: {many} instead of {pass_count(int(below))}", nnz=nnz)
-    offers = [_diagonal_by(problem, possible[mode], colors, columns, count, nnz) for mode in _modes(columns, possible)]
-    best = min(offers, key=lambda offer: offer.cost.seconds)
-    cells, told = problem.outputs.size * width, counted(count, "color")
-    note = f"{nnz:,} of {cells:,} elements can be nonzero: the diagonal in {told}"
-    execution = replace(best.execution, used_numbers=used)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return replace(best, execution=execution, note=note, nnz=nnz)
+    cells, same = problem.outputs.size * problem.inputs.size, sought.independent_of_x
+    note = f"{every:,} of {cells:,} elements can be nonzero{same}: the diagonal in {counted(_count(colors), 'color')}"
+    return replace(best, note=note, nnz=every)
+
+
+def _count(colors: np.ndarray | None) -> int:
+    return 0 if colors is None else int(colors.max(initial=-1)) + 1
 
 
 def _columns_of_rows(problem: Problem, output: Diagonal | Trace) -> np.ndarray:
@@ -327,17 +338,22 @@ def _columns_of_rows(problem: Problem, output: Diagonal | Trace) -> np.ndarray:
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
+def _on_diagonal(columns: np.ndarray, width: int) -> sparse.csr_matrix:
+    """The elements of J that are on its diagonal, by the column of each row."""
+    rows = np.flatnonzero(columns >= 0)
+    return sparse.csr_matrix((np.ones(len(rows), bool), (rows, columns[rows])), shape=(len(columns), width))
+
+
 def _modes(columns: np.ndarray, possible: Container[str]) -> list[str]:
     """A pulled row brings back one element; of a Hessian of several outputs, a column has several."""
     alone = len(np.unique(columns)) == len(columns)
     return [mode for mode in ("fwd", "rev") if mode in possible and (mode == "fwd" or alone or "fwd" not in possible)]
 
 
-def _diagonal_by(
-    problem: Problem, single: Candidate, colors: np.ndarray, columns: np.ndarray, count: int, nnz: int
-) -> Candidate:
+def _diagonal_by(sought: _Sought, mode: str, colors: np.ndarray, columns: np.ndarray) -> Candidate:
     """The passes of all colors in a mode."""
-    forward = single.mode == "fwd"
+    problem, single, count = sought.problem, sought.possible[mode], _count(colors)
+    forward = mode == "fwd"
     seeded, result = problem.sides(forward=forward)
     if not forward:
         colors = np.where(columns >= 0, colors[columns], -1)
@@ -354,8 +370,10 @@ def _diagonal_by(
     classes = Classes(tuple(np.split(colors, np.cumsum(seeded.sizes)[:-1])), count)
     seeds = Seeds(seeded, result, forward, chunking.width, pass_cost.vmapped, chunking.looped, classes=classes)
     cost = cost_of(problem, [(pass_cost, chunking)], held_bytes + pass_cost.peak(chunking))
-    execution = Swept(program, problem.ends, (seeds,), Stored(program))
-    return Candidate("colored", execution, cost, "", single.rewrites, nnz)
+    known = sparse.csr_matrix(sought.constant.multiply(_on_diagonal(columns, problem.inputs.size)))
+    constant = known if known.nnz else None
+    execution = Swept(program, problem.ends, (seeds,), Stored(program), sought.used, constant)
+    return Candidate("colored", execution, cost, "", single.rewrites)
 
 
 def _place_among(columns: np.ndarray) -> np.ndarray:
