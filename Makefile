@@ -13,8 +13,8 @@ GO_ON ?=
 TESTS ?=
 # Programs, most of which run once, are compiled in a hurry.
 HASTY := --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true
-# Tests of what is found and chosen, many programs each; what XLA makes of programs is tested by the others.
-OF_PLANS := tests/analysis tests/planning tests/whole/test_quantities.py tests/whole/test_sparse_gram.py
+# Tests of what XLA makes of programs. All others, of what is found and chosen, compile in a hurry in `test-all`, too.
+OF_XLA := $(addprefix tests/whole/test_,scenarios.py fuzz.py compose.py configs.py custom_rules.py)
 COVERAGE := --cov --cov-append --cov-report= --cov-fail-under=0
 PARTS := tests/analysis tests/call tests/coloring tests/execute tests/trace
 
@@ -52,8 +52,8 @@ test: $(VENV)/.has-dev ## Run the tests and the doctests but the slow ones, on W
 
 test-all: $(VENV)/.has-dev ## Run every test, compiled as users have it and on 8 devices, too; and what they cover
 	$(RUN) -m coverage erase
-	$(RUN) -m pytest -n $(WORKERS) -m "not devices" $(addprefix --ignore=,$(OF_PLANS)) $(COVERAGE) $(TESTS) || [ $$? = 5 ]
-	XLA_FLAGS="$$XLA_FLAGS $(HASTY)" $(RUN) -m pytest -n $(WORKERS) -m "not devices" $(OF_PLANS) $(COVERAGE) $(TESTS) || [ $$? = 5 ]
+	$(RUN) -m pytest -n $(WORKERS) -m "not devices" $(OF_XLA) $(COVERAGE) $(TESTS) || [ $$? = 5 ]
+	XLA_FLAGS="$$XLA_FLAGS $(HASTY)" $(RUN) -m pytest -n $(WORKERS) -m "not devices" $(addprefix --ignore=,$(OF_XLA)) $(COVERAGE) $(TESTS) || [ $$? = 5 ]
 	XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8" $(RUN) -m pytest -m devices --cov --cov-append $(TESTS)
 
 slow: $(VENV)/.has-dev ## Measure all tests, and write down anew which are slow: tests/slow.txt

@@ -4,6 +4,7 @@ from ._ends import Ends as Ends
 from ._ends import Side as Side
 from ._identity import identity as identity
 from ._identity import program_key as program_key
+from ._identity import repeats as repeats
 from ._identity import values_key as values_key
 from ._kept import forget as forget
 from ._kept import kept_linearize as kept_linearize

@@ -12,7 +12,7 @@ import jax.extend.core as jex
 import numpy as np
 
 from .._primitives import row_of
-from ._program import Program, as_program, is_variable
+from ._program import Program, as_program, is_variable, subprograms
 from ._source import in_library
 from ._trace import LinearProgram, pullbacks
 
@@ -84,6 +84,21 @@ def _key_of(program: Program) -> Hashable:
         for e in program.equations
     )
     return inputs, equations, tuple(atom(a) for a in program.outputs)
+
+
+def repeats(program: Program) -> dict[Any, Any]:
+    """The variables that an equation makes which an earlier one has made, and that one's."""
+    made: dict[Hashable, Any] = {}
+    same: dict[Any, Any] = {}
+    for equation in program.equations:
+        if equation.effects or any(True for _ in subprograms(equation)):
+            continue
+        operands = tuple(same.get(a, a) if is_variable(a) else (a.aval, _value_key(a.val)) for a in equation.invars)
+        key = (equation.primitive, operands, _value_key(equation.params), tuple(v.aval for v in equation.outvars))
+        first = made.setdefault(key, equation)
+        if first is not equation:
+            same.update(zip(equation.outvars, first.outvars, strict=True))
+    return same
 
 
 def _params_key(equation: Any) -> Hashable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -129,13 +129,27 @@ def closed(quantity: Quantity, jacobian: Jacobian, ends: Ends, letters: Letters)
     """For each part of the result the contractions that add up to it.
 
     Raises:
-        NotClosedError: digits do not fit.
+        NotClosedError: digits do not fit, or products of terms would lose what is left where those cancel.
     """
+    if isinstance(quantity, SquaredNorms | Gram) and any(_cancel(terms) for row in jacobian for terms in row):
+        raise NotClosedError
     found: Closed = defaultdict(list)
     made = _CLOSINGS[type(quantity)](quantity, jacobian, ends, letters)
     for key, contraction in made:
         found[key].append(contraction)
     return {key: _together(some) for key, some in found.items()}
+
+
+def _cancel(terms: Sequence[Term]) -> bool:
+    """Whether terms are likely to be nearly the same but for their sign, as those of softmax, diag(p) - p p^T, are.
+
+    |A - B|^2 as |A|^2 - 2 A . B + |B|^2 has half of the digits that the difference has.
+    """
+    arrays = [Counter(source.key for source, _ in term.factors) for term in terms]
+    return any(
+        terms[a].scale * terms[b].scale < 0 and (arrays[a] <= arrays[b] or arrays[b] <= arrays[a])
+        for a, b in itertools.combinations(range(len(terms)), 2)
+    )
 
 
 def _together(some: Sequence[Contraction]) -> list[Contraction]:

@@ -1,82 +1,27 @@
-"""A contraction: factors multiplied and summed, two at a time in the order that opt_einsum finds.
-
-Factors with the same axes are multiplied first, element by element: that makes nothing larger, and XLA fuses them. Each
-product has its axes in the order in which XLA makes them, so that nothing is transposed on the way.
-"""
+"""A contraction: factors multiplied and summed, step by step, and what several contractions have in common."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
-import opt_einsum
 
 from ..._cost import Work
+from ._order import halved_steps, steps
+from ._step import Letters, Step
 from ._terms import Source
-
-Letters = tuple[int, ...]
-# Of more factors not all orders are looked at.
-_MOST_ORDERED = 20
 
 
 @dataclass(frozen=True)
-class Step:
-    """Some arrays multiplied, and summed over what nobody reads any more.
+class Made:
+    """What steps of several contractions made, by the numbers that they have in common."""
 
-    Attributes:
-        operands: numbers of the arrays: factors first, then what earlier steps made.
-        given: the letters of each.
-        result: the letters of what is made.
-    """
-
-    operands: tuple[int, ...]
-    given: tuple[Letters, ...]
-    result: Letters
-
-    @property
-    def letters(self) -> set[int]:
-        return {k for letters in self.given for k in letters}
-
-    @property
-    def is_dot(self) -> bool:
-        """Whether it is a product of matrices: something is summed, and both have axes of their own."""
-        if len(self.given) != 2 or self.letters == set(self.result):
-            return False
-        one, other = map(set, self.given)
-        return bool(one - other) and bool(other - one)
-
-    def value(self, arrays: Sequence[Any]) -> Any:
-        """What it makes of the arrays of all factors, and of earlier steps."""
-        if self.is_dot:
-            first, second = (arrays[k] for k in self.operands)
-            return jnp.einsum(first, self.given[0], second, self.given[1], self.result)
-        order = (*self.result, *sorted(self.letters - set(self.result)))
-        product: Any = None
-        for k, letters in zip(self.operands, self.given, strict=True):
-            factor = _along(arrays[k], letters, order)
-            product = factor if product is None else product * factor
-        summed = tuple(range(len(self.result), len(order)))
-        return jnp.sum(product, summed) if summed else product
-
-
-def _diagonal(array: Any, letters: Letters) -> Any:
-    """What is left of an array where axes with the same letter have the same index."""
-    unique = tuple(dict.fromkeys(letters))
-    return array if unique == letters else jnp.einsum(array, letters, unique)
-
-
-def _along(array: Any, letters: Letters, order: Sequence[int]) -> Any:
-    """An array with its axes in an order, and axes of size one for those that it lacks."""
-    here = [k for k in order if k in letters]
-    if here != list(letters):
-        array = array.transpose([letters.index(k) for k in here])
-    sizes = dict(zip(here, array.shape, strict=True))
-    return array.reshape([sizes.get(k, 1) for k in order])
+    numbers: dict[Hashable, int] = field(default_factory=dict)
+    arrays: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +35,7 @@ class Contraction:
         scale: the number.
         sizes: of all letters.
         quickly: whether a good order will do, rather than the best, which takes longer to find.
+        halved: whether a half of it is made once, of which it is the product with itself.
     """
 
     operands: tuple[tuple[Source, Letters], ...]
@@ -98,16 +44,14 @@ class Contraction:
     scale: float
     sizes: dict[int, int]
     quickly: bool = False
+    halved: bool = False
 
     @cached_property
     def key(self) -> Hashable:
         """What two that compute the same, but for their numbers, have in common."""
-        names: dict[int, int] = {}
-
-        def named(letters: Sequence[int]) -> Letters:
-            return tuple(names.setdefault(k, len(names)) for k in letters)
-
-        return tuple((source.key, named(letters)) for source, letters in self.operands), named(self.output), self.shape
+        every = [k for _, letters in self.operands for k in letters]
+        sources = tuple((source.key, len(letters)) for source, letters in self.operands)
+        return sources, _renamed([*every, *self.output]), self.shape
 
     @cached_property
     def _read(self) -> Letters:
@@ -126,7 +70,38 @@ class Contraction:
     @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The products, one after the other; the last one makes the result."""
-        return _steps(*self._spelled, self.quickly) if self.operands else ()
+        if not self.operands:
+            return ()
+        if self.halved:
+            found = halved_steps(self._spelled[0], self._names, *self._spelled[1:], self.quickly)
+            assert found is not None
+            return found
+        return steps(*self._spelled, self.quickly)
+
+    @property
+    def _names(self) -> tuple[int, ...]:
+        """A number for each factor, the same for the same array."""
+        numbers: dict[Hashable, int] = {}
+        keys = ((source.key, _renamed(letters)) for source, letters in self.operands)
+        return tuple(numbers.setdefault(key, len(numbers)) for key in keys)
+
+    def in_halves(self) -> Contraction | None:
+        """The same with a half of it made once, where it is a product of something with itself."""
+        found = self.operands and halved_steps(self._spelled[0], self._names, *self._spelled[1:], self.quickly)
+        return replace(self, halved=True) if found else None
+
+    def numbered(self, numbers: dict[Hashable, int]) -> list[int]:
+        """A number for each factor and each step, the same for what is the same; `numbers` gathers those of all."""
+        found: list[int] = []
+        for source, letters in self.operands:
+            key: Hashable = (source.key, tuple(self.sizes[k] for k in letters), _renamed(letters))
+            found.append(numbers.setdefault(key, len(numbers)))
+        for step in self.steps:
+            every = (*step.given, step.result)
+            spelled = _renamed([k for letters in every for k in letters])
+            key = (tuple(found[k] for k in step.operands), tuple(map(len, every)), spelled)
+            found.append(numbers.setdefault(key, len(numbers)))
+        return found
 
     @property
     def in_dots(self) -> set[Hashable]:
@@ -141,33 +116,47 @@ class Contraction:
     @property
     def work(self) -> Work:
         """What it takes."""
-        total = Work()
-        for step in self.steps:
-            every = self._elements(step.letters)
-            moved = 4.0 * sum(map(self._elements, (*step.given, step.result)))
-            if step.is_dot:
-                total += Work(dot=2.0 * every, library=1.0, bytes=moved)
-            elif len(step.given) == 1:
-                total += Work(reduce=float(every), bytes=moved)
-            else:
-                total += Work(arithmetic=float(every * (len(step.given) - 1)), bytes=moved, equations=1.0)
-        return total
+        return sum(map(self.work_of, self.steps), Work())
+
+    def work_of(self, step: Step) -> Work:
+        """What a step takes."""
+        every = self._elements(step.letters)
+        # An array that is multiplied with itself is read once.
+        read = dict(zip(step.operands, step.given, strict=True)).values()
+        moved = 4.0 * sum(map(self._elements, (*read, step.result)))
+        if step.is_dot:
+            return Work(dot=2.0 * every, library=1.0, bytes=moved)
+        if len(step.given) == 1:
+            return Work(reduce=float(every), bytes=moved)
+        return Work(arithmetic=float(every * (len(step.given) - 1)), bytes=moved, equations=1.0)
+
+    def nbytes_of(self, step: Step) -> int:
+        """Size of what a step makes."""
+        return 4 * self._elements(step.result)
 
     @property
     def peak(self) -> int:
         """Bytes of all that is made on the way."""
-        return sum(4 * self._elements(step.result) for step in self.steps)
+        return sum(map(self.nbytes_of, self.steps))
 
-    def value(self, read: Callable[[Source], Any]) -> Any:
-        """It, in the shape of the result."""
+    def value(self, read: Callable[[Source], Any], made: Made | None = None) -> Any:
+        """It, in the shape of the result.
+
+        Args:
+            read: what a factor is.
+            made: what other contractions made, and this one does not make again.
+        """
         if not self.operands:
             return jnp.full(self.shape, self.scale)
+        made = Made() if made is None else made
         arrays = [
             _diagonal(read(source).reshape([self.sizes[k] for k in letters]), letters)
             for source, letters in self.operands
         ]
-        for step in self.steps:
-            arrays.append(step.value(arrays))
+        for number, step in zip(self.numbered(made.numbers)[len(arrays) :], self.steps, strict=True):
+            if number not in made.arrays:
+                made.arrays[number] = step.value(arrays)
+            arrays.append(made.arrays[number])
         found = arrays[-1] if self.scale == 1.0 else arrays[-1] * self.scale
         own = [self.sizes[k] for k in self.output]
         known = set(self._read)
@@ -175,81 +164,13 @@ class Contraction:
         return jnp.broadcast_to(found, own).reshape(self.shape)
 
 
-@lru_cache(maxsize=4096)
-def _steps(factors: tuple[Letters, ...], output: Letters, sizes: tuple[int, ...], quickly: bool) -> tuple[Step, ...]:
-    """The products of factors with these letters: layers of one shape have the same."""
-    order = _Order(factors, output, sizes)
-    order.merge()
-    order.multiply(quickly=quickly)
-    return tuple(order.steps)
+def _renamed(letters: Sequence[int]) -> Letters:
+    """Counted from 0 as they come."""
+    names: dict[int, int] = {}
+    return tuple(names.setdefault(k, len(names)) for k in letters)
 
 
-class _Order:
-    """Finds the steps: what is there is replaced, step by step, until the result alone is left."""
-
-    def __init__(self, factors: Sequence[Letters], output: Letters, sizes: Sequence[int]):
-        self.output, self.sizes = output, sizes
-        self.steps: list[Step] = []
-        self._n_factors = len(factors)
-        self._left: dict[int, Letters] = dict(enumerate(factors))
-        # How many of what is left know of each letter; the result is one more.
-        self._times = Counter(k for letters in (*factors, output) for k in letters)
-
-    def merge(self) -> None:
-        """Sum what one array alone knows of, and multiply arrays with the same letters, as long as there are any."""
-        while True:
-            alike: dict[frozenset[int], list[int]] = {}
-            for number, letters in self._left.items():
-                alike.setdefault(frozenset(letters), []).append(number)
-            found = next((numbers for numbers in alike.values() if self._can_shrink(numbers)), None)
-            if found is None:
-                return
-            self._step(found)
-
-    def _can_shrink(self, numbers: Sequence[int]) -> bool:
-        return len(numbers) > 1 or any(self._times[k] == 1 for k in self._left[numbers[0]])
-
-    def _needed(self, numbers: Sequence[int]) -> set[int]:
-        """Their letters of which others, or the result, know."""
-        ours = Counter(k for number in numbers for k in self._left[number])
-        return {k for k, times in ours.items() if self._times[k] > times}
-
-    def multiply(self, *, quickly: bool) -> None:
-        """Take two at a time, in the order with the fewest operations, or in one that is found quickly."""
-        left = list(self._left)
-        if len(left) > 1:
-            symbol = {k: opt_einsum.get_symbol(i) for i, k in enumerate(dict.fromkeys(self._every()))}
-            given = ["".join(symbol[k] for k in self._left[number]) for number in left]
-            shapes = [tuple(self.sizes[k] for k in self._left[number]) for number in left]
-            expression = ",".join(given) + "->" + "".join(symbol[k] for k in self.output)
-            how = "greedy" if quickly or len(left) > _MOST_ORDERED else "dp"
-            path, _ = opt_einsum.contract_path(expression, *shapes, shapes=True, optimize=how)
-            for places in path:
-                taken = [left[place] for place in places]
-                left = [number for number in left if number not in taken]
-                left.append(self._step(taken))
-        (last,) = self._left
-        if self._left[last] != self.output:
-            self.steps.append(Step((last,), (self._left[last],), self.output))
-
-    def _every(self) -> list[int]:
-        return [k for letters in self._left.values() for k in letters]
-
-    def _step(self, numbers: Sequence[int]) -> int:
-        """Multiply some arrays, and return the number of what that makes."""
-        needed = self._needed(numbers)
-        # A product of matrices has what both have, what the first has alone, what the second has alone.
-        numbers = sorted(numbers, key=lambda k: (-math.prod(self.sizes[n] for n in self._left[k]), k))
-        given = tuple(self._left.pop(number) for number in numbers)
-        both = [k for k in given[0] if all(k in letters for letters in given[1:])] if len(given) > 1 else []
-        result = tuple(k for k in dict.fromkeys((*both, *(k for letters in given for k in letters))) if k in needed)
-        step = Step(tuple(numbers), given, result)
-        if not step.is_dot and len(given) > 1:  # element by element: in the order of the largest
-            order = dict.fromkeys(k for letters in given for k in letters)
-            step = Step(step.operands, given, tuple(k for k in order if k in needed))
-        made = self._n_factors + len(self.steps)
-        self.steps.append(step)
-        self._left[made] = step.result
-        self._times.subtract(k for letters in given for k in letters)
-        self._times.update(step.result)
-        return made
+def _diagonal(array: Any, letters: Letters) -> Any:
+    """What is left of an array where axes with the same letter have the same index."""
+    unique = tuple(dict.fromkeys(letters))
+    return array if unique == letters else jnp.einsum(array, letters, unique)

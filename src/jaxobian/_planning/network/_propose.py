@@ -13,7 +13,7 @@ Sources: Smith and Gray, opt_einsum (JOSS 3(26), 753, 2018); Goodfellow, Efficie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,10 +31,11 @@ from ..._words import counted, pass_count
 from .. import forward, reverse
 from .._problem import Candidate, Impossible, Problem, Proposals
 from .._sweeps import cost_with
-from ._closed import Closed, Contraction, NotClosedError, closed
+from ._closed import Closed, NotClosedError, closed
+from ._contraction import Contraction, Made
 from ._loops import before_loops
 from ._terms import Source, Term
-from ._tracked import Tracked, joined_to, tracked, with_broadcasts
+from ._tracked import Tracked, joined_to, tracked, with_broadcasts, with_residuals_once
 
 # Contractions more of which are not looked at: each is ordered, and compiled.
 _MOST = 256
@@ -102,9 +103,9 @@ class Networked:
         """Contractions multiplied out, and put where the quantity has them."""
         assert isinstance(output, Quantity)
         value = self._reader(results, output, read)
-        found = {}
+        found, made = {}, Made()
         for key, contractions in self.parts.items():
-            first, *others = [contraction.value(value) for contraction in contractions]
+            first, *others = [contraction.value(value, made) for contraction in contractions]
             found[key] = sum(others, start=first)
         return output.of_parts(self.ends, found)
 
@@ -179,7 +180,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
     if not problem.inputs.size or not problem.outputs.size:
         return Impossible("network", "J is empty")
     offers: list[Candidate] = []
-    problem = with_broadcasts(before_loops(problem))
+    problem = with_broadcasts(before_loops(with_residuals_once(problem)))
     reason = "f is no product of arrays that are at hand"
     for first in (False, True):
         try:
@@ -214,10 +215,18 @@ def _offer(problem: Problem, known: Tracked) -> Candidate | None:
         raise _NoNetworkError(f"a network would have {len(every)} products of factors")
     if len(every) > _MANY:
         parts = {key: [replace(one, quickly=True) for one in some] for key, some in parts.items()}
-        every = [one for some in parts.values() for one in some]
+    parts = {key: [_best(one, problem) for one in some] for key, some in parts.items()}
+    every = [one for some in parts.values() for one in some]
     if not any(one.operands for one in every):
         return None  # nothing is multiplied
     return _candidate(problem, parts, every, suffix)
+
+
+def _best(one: Contraction, problem: Problem) -> Contraction:
+    """With half of it made once, where that takes less time."""
+    halved = one.in_halves()
+    time = problem.machine.time
+    return halved if halved is not None and time(halved.work) < time(one.work) else one
 
 
 def _suffix(problem: Problem, known: Tracked) -> Suffix:
@@ -295,7 +304,7 @@ def _jacobian(problem: Problem, known: Tracked, suffix: Suffix | None) -> list[l
 
 def _candidate(problem: Problem, parts: Closed, every: Sequence[Contraction], suffix: Suffix | None) -> Candidate:
     """The network with its cost."""
-    work = sum((one.work for one in every), Work())
+    work, shared = _work(every)
     sources = {source.key: source for one in every for source, _ in one.operands}
     in_dots = {key for one in every for key in one.in_dots}
     changed = [
@@ -306,7 +315,7 @@ def _candidate(problem: Problem, parts: Closed, every: Sequence[Contraction], su
     ]
     work += Work(bytes=2.0 * sum(source.nbytes for source in changed))
     held = problem.output_bytes + problem.residual_bytes + sum(source.nbytes for source in changed)
-    peak = held + max((one.peak for one in every), default=0)
+    peak = held + shared + max((one.peak for one in every), default=0)
     flops, rewrites = work.flops, ()
     if suffix is not None:
         cost = suffix.candidate.cost
@@ -315,6 +324,19 @@ def _candidate(problem: Problem, parts: Closed, every: Sequence[Contraction], su
     cost = cost_with(problem, [work], flops, math.ceil(peak))
     execution = Networked(problem.program, problem.ends, parts, suffix)
     return Candidate("network", execution, cost, _note(problem, every, suffix), rewrites)
+
+
+def _work(every: Sequence[Contraction]) -> tuple[Work, int]:
+    """What contractions take, and the bytes that are kept because several read them."""
+    work, shared, numbers, made = Work(), dict[int, int](), dict[Hashable, int](), dict[int, int]()
+    for which, one in enumerate(every):
+        for number, step in zip(one.numbered(numbers)[len(one.operands) :], one.steps, strict=True):
+            if number not in made:
+                work += one.work_of(step)
+                made[number] = which
+            elif made[number] != which:
+                shared[number] = one.nbytes_of(step)
+    return work, sum(shared.values())
 
 
 def _note(problem: Problem, every: Sequence[Contraction], suffix: Suffix | None) -> str:

@@ -10,7 +10,7 @@ import jax
 
 from ..._analysis import structure
 from ..._primitives import row_of
-from ..._trace import LinearProgram, Program, active_variables, is_variable, program_of
+from ..._trace import LinearProgram, Program, active_variables, is_variable, program_of, repeats
 from .._problem import Problem
 from ._equations import JOINING, PLACING, extended, several
 from ._terms import Letters, Source, Term, added
@@ -48,6 +48,29 @@ def with_broadcasts(problem: Problem) -> Problem:
     if len(equations) == len(linear.equations):
         return problem
     return with_linear(problem, replace(linear, equations=tuple(equations)))
+
+
+def with_residuals_once(problem: Problem) -> Problem:
+    """The same question of a program that reads one of residuals that are equal.
+
+    A derivative of a derivative has some twice: the first one's, and what they are made of differentiated again.
+    """
+    program = problem.program
+    if not isinstance(program, LinearProgram):
+        return problem
+    same = repeats(program.primal)
+    residuals = program.primal.outputs[len(program.function.outputs) :]
+    first: dict[Any, Any] = {}
+    read: dict[Any, Any] = {}
+    for v, residual in zip(residuals, program.residuals, strict=True):
+        if is_variable(v):
+            read[residual] = first.setdefault(same.get(v, v), residual)
+    if all(a is b for a, b in read.items()):
+        return problem
+    equations = [
+        e.replace(invars=[read.get(v, v) if is_variable(v) else v for v in e.invars]) for e in program.linear.equations
+    ]
+    return with_linear(problem, replace(program.linear, equations=tuple(equations)))
 
 
 def with_linear(problem: Problem, linear: Program) -> Problem:
