@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import BatchCouplingError
-from .._trace import Ends, Linear, LinearProgram, pullback, source_line
+from .._trace import Ends, Linear, LinearProgram, at_line, pullback
 from .ties._axes import Structure
 from .ties._ties import Line, Relation
 
@@ -125,7 +125,7 @@ def told(equation: Any) -> str:
         return "the batch axis of the output, which is not that of the input"
     stack = re.sub(r"\b(jvp|vmap|transpose|linearize|jit)\(|\)", "", str(equation.source_info.name_stack)).strip("/")
     module = f", in {stack}" if stack else ""
-    return f"{equation.primitive.name} at {source_line(equation)}{module}"
+    return f"{equation.primitive.name}{at_line(equation)}{module}"
 
 
 def _message(names: Names, o: int, j: int, where: str, witness: tuple[int, int] | None) -> str:

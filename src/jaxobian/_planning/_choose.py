@@ -29,6 +29,11 @@ _HOPELESS = 4
 # reverse.
 _FEW_ENOUGH = {"fwd": 16, "rev": 4}
 
+_WAYS_OUT = (
+    "What would let one of them: lax.scan, or a fori_loop with constant bounds, in place of a while_loop (reverse); "
+    "custom_jvp in place of custom_vjp (forward); Jacobians of parts of f, multiplied."
+)
+
 _Found = Mapping[str, Candidate | Impossible]
 
 
@@ -90,7 +95,7 @@ def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice
         possible = [forced]
     if not possible:
         reasons = "\n".join(f"  {word(p.mode):8} {p.reason}" for p in found.values() if isinstance(p, Impossible))
-        raise ModeError(f"no mode can compute this Jacobian.\n{reasons}")
+        raise ModeError(f"no mode can compute this Jacobian.\n{reasons}\n{_WAYS_OUT}")
     chosen = _fastest(possible, problem)
     limit = room.limit if room.explicit else math.inf if problem.output.has_zeros else room.hard
     if chosen.cost.peak_bytes > limit:

@@ -29,7 +29,7 @@ from .._execute import Colored, Stored, Swept
 from .._lazy import sparse
 from .._outputs import Diagonal, Gram, Trace
 from .._seeds import Classes, Seeds
-from .._trace import Linear, LinearProgram, source_line
+from .._trace import Linear, LinearProgram, at_line
 from .._words import counted, pass_count
 from . import forward, reverse
 from ._patterns import example_constant_part, example_pattern
@@ -67,7 +67,7 @@ def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
         return Impossible("colored", 'skipped: its arrays are large (mode="colored" forces it)')
     matrix, dense, used = example_pattern(problem.structure, problem.ends, None if wanted else _EFFORT)
     if matrix is None:
-        where = next((f" after {e.primitive.name} ({source_line(e)})" for e in dense), "")
+        where = next((f" after {e.primitive.name}{at_line(e)}" for e in dense), "")
         return Impossible("colored", f"no zeros were found in J{where}", nnz=problem.outputs.size * problem.inputs.size)
     sought = _Sought(problem, matrix, possible, sparse.csr_matrix(matrix.shape), symmetric, used)
     if isinstance(problem.output, Diagonal | Trace):

@@ -18,6 +18,7 @@ from ._meshes import resized as resized
 from ._meshes import sharding_without as sharding_without
 from ._modes import UNKNOWN_LINE as UNKNOWN_LINE
 from ._modes import Obstruction as Obstruction
+from ._modes import at_line as at_line
 from ._modes import batched as batched
 from ._modes import obstructions as obstructions
 from ._modes import source_line as source_line

@@ -29,6 +29,12 @@ def source_line(equation: Any) -> str:
     return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code else UNKNOWN_LINE
 
 
+def at_line(equation: Any) -> str:
+    """In parts of sentences: where in the user's code, or nothing where a library alone has called it."""
+    line = source_line(equation)
+    return "" if line == UNKNOWN_LINE else f" at {line}"
+
+
 def _backward_code(equation: Any) -> CodeType | None:
     """The user's backward rule of a custom_vjp function, where it is theirs and has a name."""
     return _user_code(getattr(equation.params.get("bwd"), "f", None), depth=4)
@@ -54,7 +60,8 @@ class Obstruction:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.what} ({self.where}) {self.why}"
+        where = "" if self.where == UNKNOWN_LINE else f" ({self.where})"
+        return f"{self.what}{where} {self.why}"
 
 
 def batched(run: Callable[..., Any], width: int | None) -> Callable[..., Any]:
