@@ -197,14 +197,25 @@ class _Order:
         if self.left[last] != self.output:
             self.steps.append(Step((last,), (self.left[last],), self.output))
 
+    def _transposed(self, first: int, second: int, needed: set[int]) -> int:
+        """How many of two matrices are read across: rows of the first are multiplied with columns of the second."""
+        one, other = self.left[first], self.left[second]
+        summed = [k for k in one if k in other and k not in needed]
+        both = [k for k in one if k in other and k in needed]
+        begin, end = len(both), len(both) + len(summed)
+        return (set(one[len(one) - len(summed) :]) != set(summed)) + (set(other[begin:end]) != set(summed))
+
     def _every(self) -> list[int]:
         return [k for letters in self.left.values() for k in letters]
 
     def _step(self, numbers: Sequence[int]) -> int:
         """Multiply some arrays, and return the number of what that makes."""
         needed = self._needed(numbers)
-        # A product of matrices has what both have, what the first has alone, what the second has alone.
+        # A product of matrices has what both have, what the first has alone, what the second has alone. Where both are
+        # read across, a small one takes twice the time.
         numbers = sorted(numbers, key=lambda k: (-math.prod(self.sizes[n] for n in self.left[k]), k))
+        if len(numbers) == 2:
+            numbers = min((numbers, numbers[::-1]), key=lambda pair: self._transposed(*pair, needed))
         given = tuple(self.left.pop(number) for number in numbers)
         both = [k for k in given[0] if all(k in letters for letters in given[1:])] if len(given) > 1 else []
         result = tuple(k for k in dict.fromkeys((*both, *(k for letters in given for k in letters))) if k in needed)
