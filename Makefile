@@ -59,7 +59,7 @@ test-all: $(VENV)/.has-dev ## Run every test, compiled as users have it and on 8
 slow: $(VENV)/.has-dev ## Measure all tests, and write down anew which are slow: tests/slow.txt
 	XLA_FLAGS="$$XLA_FLAGS $(HASTY)" $(RUN) -m pytest -n $(WORKERS) -m "not devices" --write-slow
 
-mutants: $(VENV)/.has-dev ## Plant 30 faults in copies of src, one at a time: the tests must catch them
+mutants: $(VENV)/.has-dev ## Plant 32 faults in copies of src, one at a time: the tests must catch them
 	$(RUN) tests/mutants.py
 
 fuzz: $(VENV)/.has-dev ## Compare N=2000 random programs with JAX run op by op

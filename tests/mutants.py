@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "jaxobian"
 # Of all, so many must be caught.
-CAUGHT = 29
+CAUGHT = 31
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,20 @@ MUTANTS = [
         "_planning/network/_closed.py",
         "times=1.0 if a == b else 2.0",
         "times=1.0",
+        "planning",
+    ),
+    Mutant(
+        "squares of terms that cancel are made one by one",
+        "_planning/network/_closed.py",
+        "terms[a].scale * terms[b].scale < 0 and",
+        "terms[a].scale * terms[b].scale < -9 and",
+        "planning",
+    ),
+    Mutant(
+        "a product whose sides meet is taken for two halves",
+        "_planning/network/_order.py",
+        "            if side.get(letter, True) is False:",
+        "            if side.get(letter, True) is None:",
         "planning",
     ),
     Mutant(
