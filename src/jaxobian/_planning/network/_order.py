@@ -215,7 +215,7 @@ class _Order:
         # read across, a small one takes twice the time.
         numbers = sorted(numbers, key=lambda k: (-math.prod(self.sizes[n] for n in self.left[k]), k))
         if len(numbers) == 2:
-            numbers = min((numbers, numbers[::-1]), key=lambda pair: self._transposed(*pair, needed))
+            numbers = min((numbers, numbers[::-1]), key=lambda pair: self._transposed(pair[0], pair[1], needed))
         given = tuple(self.left.pop(number) for number in numbers)
         both = [k for k in given[0] if all(k in letters for letters in given[1:])] if len(given) > 1 else []
         result = tuple(k for k in dict.fromkeys((*both, *(k for letters in given for k in letters))) if k in needed)
