@@ -124,6 +124,13 @@ def test_equations_that_make_the_same() -> None:
     assert not {first, third, fourth} & same.keys()
 
 
+def test_two_draws_are_not_the_same() -> None:
+    def f(x: Array) -> Any:
+        return tuple(x * jax.lax.rng_uniform(0.0, 1.0, (3,)) for _ in range(2))
+
+    assert not repeats(program_of(f, jax.typeof(jnp.ones(3)))[0])
+
+
 # What is found in plain code ----------------------------------------------------------------------------------------
 
 

@@ -91,7 +91,9 @@ def repeats(program: Program) -> dict[Any, Any]:
     made: dict[Hashable, Any] = {}
     same: dict[Any, Any] = {}
     for equation in program.equations:
-        if equation.effects or any(True for _ in subprograms(equation)):
+        # Of two draws without a key each has numbers of its own.
+        draws = equation.primitive.name == "rng_uniform"
+        if draws or equation.effects or any(True for _ in subprograms(equation)):
             continue
         operands = tuple(same.get(a, a) if is_variable(a) else (a.aval, _value_key(a.val)) for a in equation.invars)
         key = (equation.primitive, operands, _value_key(equation.params), tuple(v.aval for v in equation.outvars))
