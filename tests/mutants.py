@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "jaxobian"
 # Of all, so many must be caught.
-CAUGHT = 31
+CAUGHT = 34
 
 
 @dataclass(frozen=True)
@@ -275,6 +275,27 @@ MUTANTS = [
         "ours, theirs = left.example * size + left.met, right.example * size + right.met",
         "ours, theirs = left.met, right.met",
         "whole",
+    ),
+    Mutant(
+        "a triangular form has no sign",
+        "_coloring/_triangular.py",
+        "Triangular(blocks, permutation_sign(row_of) if width else 1)",
+        "Triangular(blocks, 1)",
+        "whole/test_slogdet.py",
+    ),
+    Mutant(
+        "the lemma does not know in which order the rows are",
+        "_planning/mixed/_determinant.py",
+        "sign * permutation_sign(order)",
+        "sign",
+        "whole/test_slogdet.py",
+    ),
+    Mutant(
+        "the lemma divides by zeros",
+        "_planning/mixed/_determinant.py",
+        "jnp.min(jnp.abs(D), -1) > _SMALL * most",
+        "most >= 0",
+        "whole/test_slogdet.py",
     ),
 ]
 

@@ -68,6 +68,11 @@ class BoundFunction:
         """Bound, too. See `JacobianFunction.gram`."""
         return BoundFunction(self._function.gram, self._bound_to)
 
+    @property
+    def slogdet(self) -> BoundFunction:
+        """Bound, too. See `JacobianFunction.slogdet`."""
+        return BoundFunction(self._function.slogdet, self._bound_to)
+
     @entry
     def plan(self, /, *args: Any, **kwargs: Any) -> Plan:
         """What a call with these arguments would run, and why; nothing runs. See `JacobianFunction.plan`."""

@@ -1,4 +1,4 @@
-"""The functions that return something of J: `J.diagonal`, `J.trace`, `J.squared_norms`, `J.gram`."""
+"""The functions that return something of J: its diagonal, trace, squared norms, Gram matrices and determinant."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from ._bound import BoundFunction
-from ._outputs import Diagonal, Gram, Quantity, SparseGram, SquaredNorms, Trace
+from ._outputs import Diagonal, Gram, Quantity, Slogdet, SparseGram, SquaredNorms, Trace
 from ._report import Plan, Source
 from ._tracebacks import entry
 
@@ -121,6 +121,15 @@ class GramFunction(QuantityFunction):
             raise ValueError(f'side must be "out" (J J^T) or "in" (J^T J); got {side!r}.')
         kind = SparseGram if self._jacobian.format == "bcoo" else Gram
         return self._jacobian.asking(kind(side), weights), others
+
+
+class SlogdetFunction(QuantityFunction):
+    """sign(det J) and log |det J|."""
+
+    name = "slogdet"
+
+    def _asked(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return self._jacobian.asking(Slogdet()), kwargs
 
 
 def _signature(function: Any, own: Mapping[str, Any]) -> inspect.Signature | None:
@@ -246,3 +255,36 @@ class Quantities:
              [ 3.  1.]]
         """
         return self._function(GramFunction)
+
+    @property
+    def slogdet(self) -> SlogdetFunction:
+        """A function of f's arguments that returns the sign and the logarithm of the determinant of J.
+
+        A pair `(sign, logabsdet)`, as `numpy.linalg.slogdet` returns it: det J = sign * exp(logabsdet); of a batch each
+        `(B,)`. f must return as many elements as it is differentiated by. What is cheapest is found in f:
+
+        - Where the pattern of J is block-triangular after a permutation of rows and columns, as that of coupling and
+          autoregressive layers, only its diagonal blocks are made, in the passes that they take.
+        - Where f is one map after the other, each as wide as x, it is the product of their determinants.
+        - Where f is a diagonal map plus one through k numbers, as a planar or radial flow, det(D + U V) is
+          det D det(1 + V D^-1 U), of k x k numbers.
+        - Else J is made, and factored.
+
+        Returns:
+            A function with `.plan(*args)` and `.with_value(*args)`, as J has them.
+
+        Raises:
+            ValueError: on a call, where J is not square.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import jaxobian as jb
+            >>> sign, logabsdet = jb.jacobian(lambda x: x[::-1] ** 2).slogdet(jnp.array([1.0, 2.0]))
+            >>> print(sign, jnp.exp(logabsdet))
+            -1.0 8.0
+
+        Source:
+            Dinh, Sohl-Dickstein and Bengio, Density estimation using Real NVP (arXiv:1605.08803), for triangular J;
+            Rezende and Mohamed, Variational inference with normalizing flows (arXiv:1505.05770), for U V.
+        """
+        return self._function(SlogdetFunction)

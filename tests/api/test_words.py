@@ -211,6 +211,12 @@ def test_what_is_bound_has_the_same_methods() -> None:
         plan(BATCH)
 
 
+@pytest.mark.parametrize("name", ["diagonal", "trace", "squared_norms", "gram", "slogdet"])
+def test_what_is_bound_has_the_same_quantities(name: str) -> None:
+    m = Model(3.0)
+    assert_same(getattr(m.J, name)(X), getattr(jb.jacobian(m.f), name)(X))
+
+
 # Signatures -------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from .pattern._pattern import rows_of as rows_of
 from .pattern._rows import FULL as FULL
 from .pattern._rows import Full as Full
 from .pattern._rows import csr as csr
+from .pattern._rows import denser as denser
 from .pattern._rows import merged as merged
 from .pattern._rows import shape_of as shape_of
 from .pattern._rows import taken as taken

@@ -91,7 +91,7 @@ def _reduced(
     ]
     with our_settings():
         rows = quantity.bound([as_array(leaf) for leaf in jax.tree.leaves(weights)]).of_blocks(ends, blocks)
-    return layout.assemble(rows, quantity.sides, partial(inert, arguments, ends, inert_axes))
+    return quantity.named(layout.assemble(rows, quantity.sides, partial(inert, arguments, ends, inert_axes)))
 
 
 # An axis that is not there, which in a tree of axes must be a leaf.

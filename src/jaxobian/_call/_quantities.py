@@ -9,7 +9,7 @@ import jax
 
 from .._analysis import Names
 from .._arrays import as_array, describe, is_complex
-from .._outputs import Diagonal, Gram, Quantity, Trace
+from .._outputs import Diagonal, Gram, Quantity, Slogdet, Trace
 from .._trace import Ends
 from ._layout import Layout
 
@@ -40,6 +40,9 @@ def settled(
             if isinstance(quantity, Diagonal):
                 return replace(quantity, paired=paired)
             return replace(quantity, paired=paired, group=tuple(k // max(1, len(slots)) for k in range(outputs)))
+        case Slogdet():
+            _check_size(layout, ends)
+            return quantity
         case Gram() if weights is not None:
             return replace(quantity, **_weighted(quantity, layout, ends, names, weights))
         case _:
@@ -63,6 +66,18 @@ def _check_square(name: str, layout: Layout, ends: Ends, names: Names) -> None:
                 f"{name} is defined where each leaf of f's output has the shape of the one it is differentiated by: "
                 f"f's output{names.outputs[k]} is {describe(y)}, {names.inputs[slot]} is {describe(x)}. {also}"
             )
+
+
+def _check_size(layout: Layout, ends: Ends) -> None:
+    """Raise where y has not as many elements as x."""
+    m, n = ends.outputs.size, ends.inputs.size
+    if m != n:
+        each = " of each example" if ends.lead else ""
+        raise ValueError(
+            f"slogdet is defined where f returns as many elements as it is differentiated by{each}: f returns {m:,}, "
+            f"x has {n:,}. What also exists where J is not square: gram (J J^T, or J^T J), whose determinant is the "
+            "square of the volume that f stretches."
+        )
 
 
 def _weighted(quantity: Gram, layout: Layout, ends: Ends, names: Names, weights: Any) -> dict[str, Any]:

@@ -141,7 +141,8 @@ class Traced:
         y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.ends.outputs.avals) else None
         quantity = options.request.quantity
         sides = ("out", "in") if quantity is None else quantity.sides
-        return y, self.aux(aux), self.layout.assemble(blocks, sides, self.zeros)
+        made = self.layout.assemble(blocks, sides, self.zeros)
+        return y, self.aux(aux), made if quantity is None else quantity.named(made)
 
     def zeros(self, places: Sequence[tuple[SideName, int]]) -> Any:
         """Zeros for what belongs to an integer leaf; see `inert`."""

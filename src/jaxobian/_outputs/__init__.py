@@ -23,6 +23,9 @@ from ._quantity import Quantity as Quantity
 from ._quantity import SideName as SideName
 from ._scatter import indexed as indexed
 from ._scatter import scattered as scattered
+from ._slogdet import Slogdet as Slogdet
+from ._slogdet import SlogdetResult as SlogdetResult
+from ._slogdet import nonzeros as nonzeros
 from ._sparse_gram import SparseGram as SparseGram
 from ._squared_norms import Over as Over
 from ._squared_norms import SquaredNorms as SquaredNorms

@@ -84,6 +84,10 @@ class Quantity(ABC):
         """The same with the arrays that it reads."""
         return self
 
+    def named(self, made: Any) -> Any:
+        """It, in the user's trees, with names for its parts where it has several."""
+        return made
+
 
 def matrix(block: Block, ends: Ends, out: int, inp: int) -> Any:
     """A block with one axis of outputs and one of inputs: (*lead, out, in)."""

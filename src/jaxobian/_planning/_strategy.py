@@ -34,11 +34,6 @@ def _always(problem: Problem) -> bool:
     return True
 
 
-def _of_something(problem: Problem) -> bool:
-    # J itself is what a network would be multiplied out to.
-    return not problem.output.whole and problem.output.has_zeros
-
-
 @dataclass(frozen=True)
 class Strategy:
     """A way to compute J, or something of it.
@@ -63,5 +58,6 @@ STRATEGIES = (
     Strategy("mixed", mixed.propose, _clearly),
     Strategy("colored", colored.propose, _colors),
     Strategy("rev", per_example.propose),
-    Strategy("network", network.propose, _slightly, _of_something),
+    Strategy("mixed", mixed.determinant, _clearly, mixed.answers),
+    Strategy("network", network.propose, _slightly, network.answers),
 )

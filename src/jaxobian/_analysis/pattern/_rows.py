@@ -6,7 +6,9 @@ Booleans say on what it can depend, numbers what it is a multiple of: `+` unites
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -30,8 +32,9 @@ Rows: TypeAlias = "sparse.csr_matrix | Full"
 # The rows of an equation's results; None for one that depends on nothing.
 Results: TypeAlias = "list[Rows | None]"
 
-# A pattern denser than this is of no use, once it has more than a few rows and is not small.
-_DENSE, _FEW, _SMALL = 0.4, 32, 50_000
+# A pattern denser than this is of no use, once it has more than a few rows and is not small: passes can hardly share.
+_DENSE: ContextVar[float] = ContextVar("dense", default=0.4)
+_FEW, _SMALL = 32, 50_000
 # Patterns with more nonzeros are given up.
 MOST = 40_000_000
 
@@ -60,8 +63,18 @@ def checked(rows: Rows) -> Rows:
     if isinstance(rows, Full):
         return rows
     height, width = shape_of(rows)
-    dense = height > _FEW and rows.nnz > _SMALL and rows.nnz > _DENSE * height * width
+    dense = height > _FEW and rows.nnz > _SMALL and rows.nnz > _DENSE.get() * height * width
     return FULL if dense or rows.nnz > MOST else rows
+
+
+@contextmanager
+def denser(share: float) -> Iterator[None]:
+    """Follow patterns up to this density, whose triangular form may be of use where their colors are not."""
+    token = _DENSE.set(share)
+    try:
+        yield
+    finally:
+        _DENSE.reset(token)
 
 
 def taken(rows: Rows, index: np.ndarray) -> Rows:

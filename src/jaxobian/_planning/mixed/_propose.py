@@ -181,7 +181,7 @@ def _narrowed(problem: Problem, gain: float) -> Candidate:
     A cut wins by no more than the number of passes that it saves; those that win less than `gain` are not looked at.
     """
     example = per_example(_formed(problem))
-    weigh = _weigher(example)
+    weigh = weigher(example)
     bound = math.ceil(min(_size(example.inputs), _size(example.outputs)) / gain)
     cuts, width = chain(example.program, weigh, bound)
     offers = [_offer(problem, example, *chained(example, without_thin_segments(example, cuts)))] if cuts else []
@@ -238,7 +238,7 @@ def _too_wide(example: Problem, problem: Problem) -> NoCutError:
     ends = f"its {counted(number, what)}"
     if example.batch is not None:
         ends += f" per example ({listed([describe(aval) for aval in side.avals])})"
-    width, _ = narrowest(example.program, _weigher(example), min(_size(example.inputs), _size(example.outputs)))
+    width, _ = narrowest(example.program, weigher(example), min(_size(example.inputs), _size(example.outputs)))
     if width == 0:
         return NoCutError("J is zero: no path leads from its inputs to its outputs")
     if width < number:
@@ -246,7 +246,7 @@ def _too_wide(example: Problem, problem: Problem) -> NoCutError:
     return NoBottleneckError(f"f has no bottleneck narrower than {ends}")
 
 
-def _weigher(problem: Problem) -> Callable[[Any], int | None]:
+def weigher(problem: Problem) -> Callable[[Any], int | None]:
     """How many passes a cut at a variable takes: an element counts once for all examples that keep it apart."""
     structure, batch = problem.structure, problem.batch
 
@@ -288,8 +288,8 @@ def _note(problem: Problem, root: Node, cuts: Sequence[Cut]) -> str:
     if isinstance(root, Assembled):
         solved, elements = root.part.candidate, counted(root.elements, "element")
         how = f"{WORDS[solved.mode]}, {pass_count(solved.passes)}"
-        return f"assembled from Jacobians of {elements} ({_where(problem, (*cuts[0], *cuts[1]))}): {how}"
-    places = " and ".join(f"{side_at(problem, cut).size:,} wide ({_where(problem, cut)})" for cut in cuts)
+        return f"assembled from Jacobians of {elements} ({where(problem, (*cuts[0], *cuts[1]))}): {how}"
+    places = " and ".join(f"{side_at(problem, cut).size:,} wide ({where(problem, cut)})" for cut in cuts)
     return f"cut where it is {places}: {_words(root, outermost=True)}"
 
 
@@ -313,7 +313,7 @@ def _span(node: Node) -> str:
     return f"{node.right.size:,} -> {node.left.size:,}"
 
 
-def _where(problem: Problem, cut: Cut) -> str:
+def where(problem: Problem, cut: Cut) -> str:
     """Where the variables of a cut are made."""
     makers = {v: e for e in problem.program.linear.equations for v in e.outvars}
     places = [source_line(makers[v]) if v in makers else "an input" for v in cut]

@@ -134,7 +134,7 @@ def closed(quantity: Quantity, jacobian: Jacobian, ends: Ends, letters: Letters)
     if isinstance(quantity, SquaredNorms | Gram) and any(_cancel(terms) for row in jacobian for terms in row):
         raise NotClosedError
     found: Closed = defaultdict(list)
-    made = _CLOSINGS[type(quantity)](quantity, jacobian, ends, letters)
+    made = CLOSINGS[type(quantity)](quantity, jacobian, ends, letters)
     for key, contraction in made:
         found[key].append(contraction)
     return {key: _together(some) for key, some in found.items()}
@@ -247,4 +247,4 @@ def _grams(quantity: Gram, jacobian: Jacobian, ends: Ends, letters: Letters) -> 
                 yield (a, b), joint.contraction((*sides.lead(joint), *kept(joint), *kept(joint, 1)))
 
 
-_CLOSINGS: dict[type, _Closing] = {Diagonal: _diagonals, Trace: _diagonals, SquaredNorms: _norms, Gram: _grams}
+CLOSINGS: dict[type, _Closing] = {Diagonal: _diagonals, Trace: _diagonals, SquaredNorms: _norms, Gram: _grams}

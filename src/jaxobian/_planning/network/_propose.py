@@ -31,7 +31,7 @@ from ..._words import counted, pass_count
 from .. import forward, reverse
 from .._problem import Candidate, Impossible, Problem, Proposals
 from .._sweeps import cost_with
-from ._closed import Closed, NotClosedError, closed
+from ._closed import CLOSINGS, Closed, NotClosedError, closed
 from ._contraction import Contraction, Made
 from ._loops import before_loops
 from ._terms import Source, Term
@@ -163,6 +163,11 @@ def _made(source: Source, values: dict[Any, Any], output: Any) -> Any:
     else:
         array = jnp.asarray(source.atom.val)
     return array if source.change is None else source.change(array)
+
+
+def answers(problem: Problem) -> bool:
+    """Whether a network is for what is asked: J itself is what it would be multiplied out to."""
+    return type(problem.output) in CLOSINGS
 
 
 def propose(problem: Problem, earlier: Proposals) -> Candidate | Impossible:
