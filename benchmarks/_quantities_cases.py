@@ -407,6 +407,54 @@ def scalar() -> Case:
     return Case(jb.jacobian(f), "gram", "a scalar: logistic loss, 100 weights", (draw.normal(100),), hands)
 
 
+# Determinants -------------------------------------------------------------------------------------------------------
+
+
+def slogdet(J: Array) -> tuple[Array, Array]:
+    return tuple(jnp.linalg.slogdet(J))
+
+
+def flow(what: str, f: Method, formula: Method | None, X: Array) -> Case:
+    """Determinants of each example's J; the formula returns log |det J|, and f's determinants are positive by it."""
+    peers = {"closed formula": lambda X: jax.jit(lambda X: (jnp.ones(len(X)), formula(X)))} if formula else {}
+    return Case(
+        jb.batch_jacobian(f), "slogdet", f"{what}, {len(X):,} examples", (X,), of_each(of_J(f, slogdet)), peers=peers
+    )
+
+
+def couplings(layers: int, width: int = 64) -> Case:
+    """RealNVP: half of x scales and shifts the other half, then all is reversed."""
+    draw, half = Draw(), width // 2
+    nets = [draw.dense(half, 128, width) for _ in range(layers)]
+
+    def both(X: Array) -> tuple[Array, Array]:
+        logs = jnp.zeros(X.shape[:-1])
+        for net in nets:
+            s, t = jnp.split(mlp(net, X[..., :half]), 2, -1)
+            s = jnp.tanh(s)
+            X = jnp.concatenate([X[..., :half], X[..., half:] * jnp.exp(s) + t], -1)[..., ::-1]
+            logs = logs + jnp.sum(s, -1)
+        return X, logs
+
+    what = f"RealNVP of {layers} coupling {'layer' if layers == 1 else 'layers'}, d = {width}"
+    return flow(what, lambda x: both(x)[0], lambda X: both(X)[1], draw.normal(256, width))
+
+
+def planar(width: int = 200) -> Case:
+    draw = Draw()
+    u, w = draw.normal(width) / math.sqrt(width), draw.normal(width) / math.sqrt(width)
+    f = lambda x: x + u * jnp.tanh(x @ w + 0.1)[..., None]
+    formula = lambda X: jnp.log(jnp.abs(1 + (1 - jnp.tanh(X @ w + 0.1) ** 2) * (u @ w)))
+    return flow(f"planar flow, d = {width}", f, formula, draw.normal(32, width))
+
+
+def dense_flow(width: int = 64) -> Case:
+    """Nothing that helps."""
+    draw = Draw()
+    net = closed_mlp(draw, width, width, width)
+    return flow(f"a dense residual block, d = {width}", lambda x: x + net(x), None, draw.normal(256, width))
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "divergence 64-64-64-64": lambda: divergence((64, 64, 64, 64), 1024),
     "divergence 32-256-256-32": lambda: divergence((32, 256, 256, 32), 256),
@@ -429,4 +477,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "ntk lenet": ntk_lenet,
     "gauss newton": gauss_newton,
     "scalar": scalar,
+    "slogdet coupling": lambda: couplings(1),
+    "slogdet couplings": lambda: couplings(8),
+    "slogdet planar": planar,
+    "slogdet dense": dense_flow,
 }

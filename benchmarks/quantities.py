@@ -1,4 +1,4 @@
-"""Traces, diagonals, norms and Gram matrices of Jacobians beside the best JAX written by hand.
+"""Traces, diagonals, norms, Gram matrices and determinants of Jacobians beside the best JAX written by hand.
 
     python benchmarks/quantities.py                  # writes results/quantities.json, and its table into the README
     python benchmarks/quantities.py --only ntk norms # the cases whose names contain one of these
@@ -40,6 +40,8 @@ BEST = 2
 FEW: dict[str, Any] = {"seconds": 0.0, "calls": 5}
 MANY: dict[str, Any] = {"seconds": 2.0, "calls": 200}
 PEERS = ("folx", "torch")
+# What is timed beside them, wherever it is: the formula that papers give for the layer.
+FORMULA = "closed formula"
 # The idle threads of torch must not spin beside those of JAX.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
@@ -77,7 +79,7 @@ def peers_of(case: Case) -> tuple[dict[str, Method], dict[str, str]]:
     """The methods of the peers that are installed and work, and what is wrong with the others that are."""
     methods, wrong = {}, {}
     for name, make in case.peers.items():
-        if name not in versions():
+        if name not in (FORMULA, *versions()):
             continue
         try:
             method = make(*case.args)
@@ -89,10 +91,15 @@ def peers_of(case: Case) -> tuple[dict[str, Method], dict[str, str]]:
 
 
 def error(actual: Any, expected: Any) -> float:
-    """The largest difference, relative to the largest element."""
-    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    assert a.shape == b.shape, (a.shape, b.shape)
-    return float(f"{np.max(np.abs(a - b)) / np.max(np.abs(b)):.1e}")
+    """The largest difference, relative to the largest element of its array."""
+
+    def of_array(actual: Any, expected: Any) -> float:
+        a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+        assert a.shape == b.shape, (a.shape, b.shape)
+        return np.max(np.abs(a - b)) / np.max(np.abs(b))
+
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    return float(f"{max(of_array(a, b) for a, b in pairs):.1e}")
 
 
 def measure(make: Callable[[], Case]) -> dict[str, Any]:
@@ -133,7 +140,13 @@ def measure(make: Callable[[], Case]) -> dict[str, Any]:
 
 # Tell ---------------------------------------------------------------------------------------------------------------
 
-WORDS = {"trace": "trace", "diagonal": "diagonal", "squared_norms": "squared norms", "gram": "Gram matrix"}
+WORDS = {
+    "trace": "trace",
+    "diagonal": "diagonal",
+    "squared_norms": "squared norms",
+    "gram": "Gram matrix",
+    "slogdet": "slogdet",
+}
 
 
 def size(count: float) -> str:
@@ -191,7 +204,7 @@ def render(report: dict[str, Any]) -> str:
             "*By hand* is the fastest, with hindsight, of J made in either mode, loops of JVPs or of gradients, and "
             "products with J Jᵀ, of all examples at once or of some at a time; formulas for one architecture, such as "
             "(U Uᵀ) ∘ (A Aᵀ) for a dense layer, are not among them. *Planning* stands beside tracing and compiling "
-            f"that way, the predicted *peak* beside the bytes of J. Other libraries, ms: {tell_peers(report)}.",
+            f"that way, the predicted *peak* beside the bytes of J. Others, ms: {tell_peers(report)}.",
             "",
             "| quantity | of | jaxobian | by hand | ratio | planning / compiling | peak / J | chosen |",
             "|---|---|--:|--:|--:|--:|--:|---|",
