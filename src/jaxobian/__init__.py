@@ -20,6 +20,7 @@ from ._errors import BatchCouplingError as BatchCouplingError
 from ._errors import MemoryBudgetError as MemoryBudgetError
 from ._errors import ModeError as ModeError
 from ._errors import PlanMismatchError as PlanMismatchError
+from ._errors import SparsityError as SparsityError
 from ._operator import LinearizedJacobian as LinearizedJacobian
 from ._planning import Candidate as Candidate
 from ._planning import Impossible as Impossible
@@ -39,6 +40,7 @@ __all__ = [
     "Pattern",
     "Plan",
     "PlanMismatchError",
+    "SparsityError",
     "batch_hessian",
     "batch_jacobian",
     "clear_cache",

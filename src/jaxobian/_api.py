@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ._analysis import Pattern, structure
-from ._call import Options, Traced
+from ._analysis import Pattern
+from ._call import Options
 from ._call._arguments import Argnums
 from ._call._batch import Batch
-from ._functions import JacobianFunction, SharedFunction, check_callable
+from ._call._declared import as_pattern
+from ._functions import JacobianFunction, SharedFunction
 from ._hessians import HessianFunction, SharedHessianFunction
-from ._planning import pattern
 from ._request import Format, Mode, Request
 from ._shared import shares
-from ._trace import our_settings
 from ._tracebacks import entry
 
 
@@ -27,6 +26,7 @@ def jacobian(
     *,
     mode: Mode = "auto",
     format: Format = "dense",
+    sparsity: Any = None,
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
     rewrite: bool = True,
@@ -44,7 +44,12 @@ def jacobian(
         mode: "auto", or to force one: "fwd" or "forward" (a JVP for each input), "rev" or "reverse" (a VJP for each
             output), "mixed" (f is cut at its bottlenecks, and each part takes its own mode), or "colored" (columns or
             rows of a sparse J that do not overlap share a JVP or VJP; entries that do not depend on x take none).
-        format: "dense", or "bcoo" for `jax.experimental.sparse.BCOO` leaves.
+        format: "dense"; "bcoo" for `jax.experimental.sparse.BCOO` leaves; "scipy" for one `scipy.sparse.csr_array`, the
+            elements of the outputs by those of the differentiated arguments, leaf after leaf, outside of traces alone.
+        sparsity: where J can be nonzero, if you know it better than what is found in f: a `Pattern`, or a matrix (BCOO,
+            SciPy) of which the stored elements count, of shape (elements of the outputs, elements of the differentiated
+            arguments). It is trusted, and a sparse J has these elements; the first call outside of traces compares J
+            with a product.
         chunk_size: how many passes (JVPs or VJPs) run at once; None lets memory and speed decide. The answer does not
             depend on it.
         memory_budget: bytes that may be allocated, as a number or as text such as "4GB"; None means half of what
@@ -63,6 +68,7 @@ def jacobian(
         ValueError: an option is none of those above.
         ModeError: on a call, where the forced mode, or every mode, is impossible.
         MemoryBudgetError: on a call, where J does not fit.
+        SparsityError: on the first call outside of traces, where J has a nonzero that `sparsity` has not; it names one.
 
     Example:
         >>> import jax.numpy as jnp
@@ -76,7 +82,7 @@ def jacobian(
         Griewank and Walther, Evaluating Derivatives (2nd edition, 2008): forward and reverse accumulation in chapter 3,
         going beyond them in chapters 9 and 10.
     """
-    request = Request(mode, holomorphic, format, chunk_size, memory_budget, rewrite)
+    request = Request(mode, holomorphic, format, chunk_size, memory_budget, rewrite, sparsity=as_pattern(sparsity))
     return JacobianFunction(f, Options(argnums, has_aux, allow_int, request=request))
 
 
@@ -89,6 +95,7 @@ def value_and_jacobian(
     *,
     mode: Mode = "auto",
     format: Format = "dense",
+    sparsity: Any = None,
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
     rewrite: bool = True,
@@ -105,6 +112,7 @@ def value_and_jacobian(
         allow_int: as for `jacobian`.
         mode: as for `jacobian`.
         format: as for `jacobian`.
+        sparsity: as for `jacobian`.
         chunk_size: as for `jacobian`.
         memory_budget: as for `jacobian`.
         rewrite: as for `jacobian`.
@@ -124,7 +132,8 @@ def value_and_jacobian(
     """
     return jacobian(
         f, argnums, has_aux, holomorphic, allow_int,
-        mode=mode, format=format, chunk_size=chunk_size, memory_budget=memory_budget, rewrite=rewrite,
+        mode=mode, format=format, sparsity=sparsity, chunk_size=chunk_size, memory_budget=memory_budget,
+        rewrite=rewrite,
     ).with_value  # fmt: skip
 
 
@@ -139,6 +148,7 @@ def batch_jacobian(
     out_axes: Any = 0,
     mode: Mode = "auto",
     format: Format = "dense",
+    sparsity: Any = None,
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
     rewrite: bool = True,
@@ -163,7 +173,8 @@ def batch_jacobian(
             argument with a batch axis.
         out_axes: the batch axis of f's outputs, as for `jax.vmap`.
         mode: as for `jacobian`.
-        format: as for `jacobian`; "bcoo" is not supported with `in_axes=None` for a differentiated argument.
+        format: "dense", or "bcoo", which is not supported with `in_axes=None` for a differentiated argument.
+        sparsity: as for `jacobian`, of one example; not supported with `in_axes=None` for a differentiated argument.
         chunk_size: as for `jacobian`.
         memory_budget: as for `jacobian`.
         rewrite: as for `jacobian`.
@@ -188,7 +199,9 @@ def batch_jacobian(
         >>> jb.batch_jacobian(lambda x: jnp.tanh(x @ W))(jnp.zeros((64, 3))).shape
         (64, 2, 3)
     """
-    request = Request(mode, holomorphic, format, chunk_size, memory_budget, rewrite, independent)
+    request = Request(
+        mode, holomorphic, format, chunk_size, memory_budget, rewrite, independent, sparsity=as_pattern(sparsity)
+    )
     options = Options(argnums, has_aux, allow_int, Batch(in_axes, out_axes), request)
     return SharedFunction(f, options) if shares(options) else JacobianFunction(f, options)
 
@@ -202,6 +215,7 @@ def hessian(
     *,
     mode: Mode = "auto",
     format: Format = "dense",
+    sparsity: Any = None,
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
     rewrite: bool = True,
@@ -218,6 +232,7 @@ def hessian(
         allow_int: as for `jacobian`.
         mode: the mode of the outer Jacobian.
         format: as for `jacobian`.
+        sparsity: as for `jacobian`, of H; of one output, its lower or upper triangle is enough.
         chunk_size: as for `jacobian`, of the outer Jacobian.
         memory_budget: as for `jacobian`.
         rewrite: as for `jacobian`.
@@ -233,7 +248,7 @@ def hessian(
         [[6. 2.]
          [2. 0.]]
     """
-    request = Request(mode, holomorphic, format, chunk_size, memory_budget, rewrite)
+    request = Request(mode, holomorphic, format, chunk_size, memory_budget, rewrite, sparsity=as_pattern(sparsity))
     return HessianFunction(f, Options(argnums, has_aux, allow_int, request=request))
 
 
@@ -248,6 +263,7 @@ def batch_hessian(
     out_axes: Any = 0,
     mode: Mode = "auto",
     format: Format = "dense",
+    sparsity: Any = None,
     chunk_size: int | None = None,
     memory_budget: int | float | str | None = None,
     rewrite: bool = True,
@@ -268,6 +284,7 @@ def batch_hessian(
         out_axes: the batch axis of f's outputs, as for `jax.vmap`.
         mode: the mode of the outer Jacobian.
         format: as for `batch_jacobian`.
+        sparsity: as for `hessian`, of one example.
         chunk_size: as for `jacobian`, of the outer Jacobian.
         memory_budget: as for `jacobian`.
         rewrite: as for `jacobian`.
@@ -292,7 +309,9 @@ def batch_hessian(
          [[0. 1.]
           [1. 0.]]]
     """
-    request = Request(mode, holomorphic, format, chunk_size, memory_budget, rewrite, independent)
+    request = Request(
+        mode, holomorphic, format, chunk_size, memory_budget, rewrite, independent, sparsity=as_pattern(sparsity)
+    )
     options = Options(argnums, has_aux, allow_int, Batch(in_axes, out_axes), request)
     return SharedHessianFunction(f, options) if shares(options) else HessianFunction(f, options)
 
@@ -326,7 +345,4 @@ def sparsity(f: Callable[..., Any], *args: Any, argnums: Argnums = 0, **kwargs: 
          [0 1 1 0]
          [0 0 1 1]]
     """
-    check_callable(f)
-    traced = Traced.of(f, Options(argnums, allow_int=True), args, kwargs, as_plan=True)
-    with our_settings():
-        return pattern(structure(traced.program), traced.ends)
+    return jacobian(f, argnums, allow_int=True).sparsity(*args, **kwargs)

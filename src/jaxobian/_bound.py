@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ._analysis import Pattern
 from ._planning import Choice
 from ._report import Plan, Run, Source
 from ._tracebacks import entry
@@ -47,6 +48,11 @@ class BoundFunction:
     def at(self, /, *args: Any, **kwargs: Any) -> Any:
         """J at the arguments as an operator. See `JacobianFunction.at`."""
         return self._function.at(self._bound_to, *args, **kwargs)
+
+    @entry
+    def sparsity(self, /, *args: Any, **kwargs: Any) -> Pattern:
+        """Which elements of J can be nonzero. See `JacobianFunction.sparsity`."""
+        return self._function.sparsity(self._bound_to, *args, **kwargs)
 
     @property
     def diagonal(self) -> BoundFunction:

@@ -15,5 +15,9 @@ class BatchCouplingError(ValueError):
     """The examples of a batch influence each other, or were not proved not to."""
 
 
+class SparsityError(ValueError):
+    """The Jacobian has a nonzero outside of the pattern that was passed as `sparsity`."""
+
+
 class PlanMismatchError(TypeError):
     """A plan was called with arguments other than those it was made for."""

@@ -11,21 +11,27 @@ from typing import Any
 
 import jax
 
-from ._arrays import as_array, in_words
+from ._analysis import Pattern, structure
+from ._arrays import as_array, in_words, is_complex
 from ._bound import BoundFunction
 from ._cache import computed
 from ._call import Options, Traced
 from ._call._arguments import flax_advice, is_flax_module
+from ._call._declared import check_products, check_shape
+from ._call._matrix import as_matrix
 from ._call._plain import plain
 from ._call._quantities import settled
 from ._compiler import warn_of
-from ._operator import LinearizedJacobian, linearized
-from ._outputs import Gram, Quantity
+from ._errors import SparsityError
+from ._operator import LinearizedJacobian, as_scipy, linearized
+from ._outputs import Gram, Quantity, Rows
+from ._planning import pattern
 from ._quantities import Quantities
 from ._report import Plan, Source, make_plan
 from ._report._explain import describe_structure, title_of, without_j
 from ._report._planned import PlannedRun
 from ._shared import Examples, MappedRun, first_of
+from ._trace import our_settings
 from ._tracebacks import entry, innermost, stands_for
 from ._words import counted
 
@@ -44,6 +50,7 @@ class JacobianFunction(Quantities):
         self._made_from = f, options
         self._has_aux = options.has_aux  # whether the user's function returns aux
         self._weights: Any = None
+        self._unchecked = [True] * (options.request.sparsity is not None)  # until the first call
 
     def __repr__(self) -> str:
         return f"jaxobian.{self._verb}({_name(self._made_from[0])})"
@@ -112,7 +119,7 @@ class JacobianFunction(Quantities):
             raise ValueError("there is nothing to plan: no differentiated argument has a leaf with a derivative.")
         options = self._settled(traced)
         choice = traced.choose(options, traced.device, traced.values, explain=True)
-        run = PlannedRun(traced, choice, options, kwargs, self._result, self._weights)
+        run = PlannedRun(traced, choice, options, kwargs, self._result, self._check_first, self._weights)
         f = self._made_from[0]
         title = title_of(_name(f), _where(f), traced.program.in_avals, self._out_avals(traced), self._what)
         structure = describe_structure(choice.problem, choice.candidates, asserted=self._options.request.independent)
@@ -146,9 +153,37 @@ class JacobianFunction(Quantities):
         with jax.disable_jit(False):  # f is traced, whatever else is run operation by operation
             traced = Traced.of(self._f, self._options, args, kwargs)
             warn_of(traced.device)
-            code = getattr(innermost(self._f), "__code__", type(self._f))
-            options = self._settled(traced)
-            return linearized(traced, options, code, has_aux=self._has_aux, hessian=self._of_gradient)
+            return self._operator(traced, self._settled(traced))
+
+    def _operator(self, traced: Traced, options: Options) -> LinearizedJacobian:
+        """J as an operator, of a call that has been traced."""
+        code = getattr(innermost(self._f), "__code__", type(self._f))
+        return linearized(traced, options, code, has_aux=self._has_aux, hessian=self._of_gradient)
+
+    @entry
+    def sparsity(self, /, *args: Any, **kwargs: Any) -> Pattern:
+        """Which elements of J can be nonzero, for any values of arguments of these shapes; of a batch, of each example.
+
+        Args:
+            *args: as for f: arrays, or `jax.ShapeDtypeStruct` in their place.
+            **kwargs: as for f.
+
+        Returns:
+            A `Pattern`, as the function `sparsity` finds it; the one that was passed as `sparsity`, if one was.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import jaxobian as jb
+            >>> jb.hessian(lambda x: jnp.sum((x[1:] - x[:-1]) ** 4)).sparsity(jnp.zeros(4))
+            Pattern(4 x 4, 10 nonzeros)
+        """
+        traced = Traced.of(self._f, self._options, args, kwargs, as_plan=True)
+        declared = self._options.request.sparsity
+        if declared is not None:
+            check_shape(declared, traced.ends)
+            return declared
+        with our_settings():
+            return pattern(structure(traced.program), traced.ends)
 
     def _compute(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool, mapped: bool = False
@@ -159,13 +194,42 @@ class JacobianFunction(Quantities):
         traced = Traced.of(self._f, self._options, args, kwargs, weights=self._weight_leaves())
         warn_of(traced.device)
         options = self._settled(traced)
-        return traced.deliver(*computed(traced, options, value, mapped=mapped), options)
+        blocks, ys, aux = computed(traced, options, value, mapped=mapped)
+        if self._unchecked and traced.values is not None:
+            self._check_sparsity(traced, options, blocks, args, kwargs)
+        return traced.deliver(blocks, ys, aux, options)
+
+    def _check_first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """What a call would check, where there was none yet."""
+        if self._unchecked:
+            self._compute(args, kwargs, value=False)
+
+    def _check_sparsity(
+        self, traced: Traced, options: Options, blocks: Rows, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Compare J, made by the pattern that was passed, with J times a random vector, once."""
+        if options.request.quantity is not None or options.request.format == "dense":  # that may be made without it
+            one = copy.copy(self)  # shares what is not yet checked
+            one._options, one._weights = self._options.asking(quantity=None, format="bcoo"), None
+            one._compute(args, kwargs, value=False)
+            return
+        self._unchecked.clear()
+        if any(map(is_complex, traced.ends.inputs.avals)) and not options.request.holomorphic:
+            return  # J is not linear then
+        operator, J = as_scipy(self._operator(traced, options)), as_matrix(blocks, traced.ends)
+        try:
+            check_products(operator.matvec, lambda u: operator.rmatvec(u.conj()).conj(), J, traced.ends, traced.names)
+        except SparsityError:
+            self._unchecked.append(True)
+            raise
 
     def _weight_leaves(self) -> list[Any]:
         return [as_array(leaf) for leaf in jax.tree.leaves(self._weights)]
 
     def _settled(self, traced: Traced) -> Options:
         """The options, once a call has been traced."""
+        if self._options.request.sparsity is not None:
+            check_shape(self._options.request.sparsity, traced.ends)
         quantity = self._options.request.quantity
         if quantity is None:
             return self._options
@@ -192,6 +256,8 @@ class SharedFunction(JacobianFunction):
                 f'format="{options.request.format}" is not supported with in_axes=None for a differentiated argument; '
                 'use "dense".'
             )
+        if options.request.sparsity is not None:
+            raise ValueError("sparsity is not supported with in_axes=None for a differentiated argument.")
         self._examples = Examples(f, options)
 
     @entry
@@ -231,6 +297,12 @@ class SharedFunction(JacobianFunction):
             f"{self._verb}(f, in_axes={self._examples.in_axes!r}).at is not there: examples share what is "
             f"differentiated, so that the operator on all of them is another: use {alone}(f, argnums).at."
         )
+
+    @entry
+    def sparsity(self, /, *args: Any, **kwargs: Any) -> Pattern:
+        """Which elements of each example's J can be nonzero; see `JacobianFunction.sparsity`."""
+        self._examples.check(args, kwargs)
+        return self._one(args).sparsity(*self._examples.sliced(args), **kwargs)
 
     def _of_one(self, one: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, value: bool) -> tuple[Any, Any]:
         """y of one example, where asked for, and J."""

@@ -47,7 +47,10 @@ class HessianFunction(JacobianFunction):
 
     def __init__(self, f: Callable[..., Any], options: Options):
         inner = _Gradient(
-            f, options.asking(mode="auto", prefer_reverse=True, format="dense", chunk_size=None, quantity=None)
+            f,
+            options.asking(
+                mode="auto", prefer_reverse=True, format="dense", chunk_size=None, quantity=None, sparsity=None
+            ),
         )
         self._gradient = inner
 
@@ -57,6 +60,9 @@ class HessianFunction(JacobianFunction):
             inner.returned = list(map(jax.typeof, jax.tree.leaves(value[0] if options.has_aux else value)))
             return jax.tree.map(_as_inexact, J), value
 
+        pattern = options.request.sparsity
+        if pattern is not None and pattern.shape[0] == pattern.shape[1]:  # of H, or of its lower triangle
+            options = options.asking(sparsity=pattern.symmetrized())
         # The gradient of a batch has it first.
         batch = None if options.batch is None else Batch(options.batch.in_axes, 0)
         super().__init__(gradient, replace(options, has_aux=True, batch=batch))

@@ -119,7 +119,7 @@ class GramFunction(QuantityFunction):
         (side, weights), others = self._taken(kwargs)
         if side not in _SIDES:
             raise ValueError(f'side must be "out" (J J^T) or "in" (J^T J); got {side!r}.')
-        kind = SparseGram if self._jacobian.format == "bcoo" else Gram
+        kind = Gram if self._jacobian.format == "dense" else SparseGram
         return self._jacobian.asking(kind(side), weights), others
 
 

@@ -7,12 +7,13 @@ from typing import Literal
 
 import numpy as np
 
+from ._analysis import Pattern
 from ._budget import parse_bytes
 from ._outputs import OUTPUTS, Output, Quantity
 from ._words import SYNONYMS
 
 Mode = Literal["auto", "fwd", "forward", "rev", "reverse", "mixed", "colored", "coloured"]
-Format = Literal["dense", "bcoo"]
+Format = Literal["dense", "bcoo", "scipy"]
 # Each by the one name that plans give it.
 MODES: tuple[Mode, ...] = ("auto", "fwd", "rev", "mixed", "colored")
 
@@ -25,6 +26,7 @@ class Request:
         mode: "auto", or the mode that the user wants.
         holomorphic: complex to complex, C-linear.
         format: how J is returned.
+        sparsity: where J can be nonzero, where the user says so.
         chunk_size: passes at once, where the user says so.
         memory_budget: bytes that may be allocated, where the user says so.
         rewrite: whether equations may be replaced by faster equals.
@@ -46,6 +48,7 @@ class Request:
     symmetric: bool = False
     copies: int = 1
     quantity: Quantity | None = None
+    sparsity: Pattern | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.rewrite, bool):
@@ -57,7 +60,7 @@ class Request:
                 f'mode must be "auto", "fwd" ("forward"), "rev" ("reverse"), "mixed" or "colored"; got {self.mode!r}.'
             )
         if not isinstance(self.format, str) or self.format not in OUTPUTS:
-            raise ValueError(f'format must be "dense" or "bcoo"; got {self.format!r}.')
+            raise ValueError(f'format must be "dense", "bcoo" or "scipy"; got {self.format!r}.')
         size = self.chunk_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int | np.integer)):
             raise ValueError(f"chunk_size must be a positive int or None; got {size!r}.")
@@ -65,6 +68,10 @@ class Request:
             raise ValueError(f"chunk_size must be positive, the number of passes run at once; got {size}.")
         if self.memory_budget is not None:
             parse_bytes(self.memory_budget)
+        if self.sparsity is not None and self.mode not in ("auto", "colored"):
+            raise ValueError(
+                f'sparsity is what colors are found by: mode must be "colored" or "auto" with it; got {self.mode!r}.'
+            )
 
     @property
     def output(self) -> Output:

@@ -129,6 +129,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "symmetric": (False, True),
     "copies": (1, 2),
     "quantity": (SquaredNorms("in"), SquaredNorms("out")),
+    "sparsity": (jb.Pattern.from_scipy(np.eye(2)), jb.Pattern.from_scipy(np.eye(3))),
 }
 # How f is called is in the program; how results are handed back comes after what is kept.
 NOT_ASKED = {"argnums", "has_aux", "allow_int", "batch"}

@@ -22,6 +22,11 @@ class Options:
 
     def __post_init__(self) -> None:
         check_argnums(self.argnums)
+        if self.batch is not None and self.request.format == "scipy":
+            raise ValueError(
+                'format="scipy" is one matrix, and a batch has one for each example: use format="bcoo", or '
+                'jacobian(f, format="scipy") for all of J, with zeros between examples.'
+            )
 
     def asking(self, **changes: Any) -> Options:
         """The same with something else asked of J."""

@@ -13,10 +13,11 @@ from .._analysis import Names
 from .._arrays import as_array, block_dtype, is_concrete, is_inexact
 from .._errors import BatchCouplingError
 from .._lazy import jax_sparse
-from .._outputs import DenseBlock, Quantity
+from .._outputs import DenseBlock, Gram, Quantity
 from .._trace import our_settings
 from ._arguments import resolve_argnums, take_apart
 from ._layout import Layout, inert
+from ._matrix import as_matrix
 from ._options import Options
 from ._quantities import settled
 from ._returned import Returned
@@ -69,28 +70,30 @@ def plain(
         return jax.tree.map(lambda x, axis, block: _block(out, x, block, out_axis, axis, options), x, in_axes, blocks)
 
     J = jax.tree.map(delivered, y, out_axes, J)
-    if options.request.quantity is None:
+    if options.request.quantity is None and options.request.format != "scipy":
         return y, aux, J
     return y, aux, _reduced(options.request.quantity, options, args, y, J, weights, hessian=hessian)
 
 
 def _reduced(
-    quantity: Quantity, options: Options, args: tuple[Any, ...], y: Any, J: Any, weights: Any, *, hessian: bool
+    quantity: Quantity | None, options: Options, args: tuple[Any, ...], y: Any, J: Any, weights: Any, *, hessian: bool
 ) -> Any:
-    """What is wanted of J, made of its blocks."""
+    """What is wanted of J, or J as one matrix, made of its blocks."""
     request = options.request
     arguments = take_apart(args, options.argnums, holomorphic=request.holomorphic, allow_int=options.allow_int)
     returned, ys, _ = Returned.of(y, has_aux=False)
     ends, inert_axes = ends_of(arguments, arguments.leaves, ys, returned, options)
     layout = Layout(arguments, isinstance(options.argnums, int), returned.tree)
-    quantity = settled(quantity, layout, ends, Names(arguments.paths, returned.paths), weights, hessian=hessian)
     leaves, slots = jax.tree.leaves(J), arguments.slots
-    blocks = [
-        [DenseBlock(leaves[o * len(slots) + k]) for k, slot in enumerate(slots) if slot is not None]
-        for o in range(len(ys))
-    ]
+    blocks = [[leaves[o * len(slots) + k] for k, slot in enumerate(slots) if slot is not None] for o in range(len(ys))]
+    if quantity is None:
+        return as_matrix(blocks, ends)
+    quantity = settled(quantity, layout, ends, Names(arguments.paths, returned.paths), weights, hessian=hessian)
+    of_dense = [[DenseBlock(block) for block in row] for row in blocks]
     with our_settings():
-        rows = quantity.bound([as_array(leaf) for leaf in jax.tree.leaves(weights)]).of_blocks(ends, blocks)
+        rows = quantity.bound([as_array(leaf) for leaf in jax.tree.leaves(weights)]).of_blocks(ends, of_dense)
+    if options.request.format == "scipy" and isinstance(quantity, Gram):
+        return as_matrix(rows, quantity.ends(ends))
     return quantity.named(layout.assemble(rows, quantity.sides, partial(inert, arguments, ends, inert_axes)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._analysis import Names, check_examples, structure
 from .._arrays import is_concrete
-from .._outputs import Rows, SideName
+from .._outputs import Gram, Rows, SideName
 from .._planning import Choice, choose
 from .._trace import (
     Ends,
@@ -29,6 +29,7 @@ from .._tracebacks import Call, innermost
 from ._arguments import Arguments, Rest, check_outputs, take_apart
 from ._batch import batch_of, output_axes, sharing_hint
 from ._layout import Layout, inert
+from ._matrix import as_matrix
 from ._options import Options
 from ._placement import Placement
 from ._returned import Returned
@@ -140,6 +141,8 @@ class Traced:
         """y, aux and J, or what of it is wanted, in the user's trees."""
         y = jax.tree.unflatten(self.layout.out_tree, ys) if len(ys) == len(self.ends.outputs.avals) else None
         quantity = options.request.quantity
+        if options.request.format == "scipy" and (quantity is None or isinstance(quantity, Gram)):
+            return y, self.aux(aux), as_matrix(blocks, self.ends if quantity is None else quantity.ends(self.ends))
         sides = ("out", "in") if quantity is None else quantity.sides
         made = self.layout.assemble(blocks, sides, self.zeros)
         return y, self.aux(aux), made if quantity is None else quantity.named(made)

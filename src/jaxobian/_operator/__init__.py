@@ -2,3 +2,4 @@
 
 from ._linearized import LinearizedJacobian as LinearizedJacobian
 from ._linearized import linearized as linearized
+from ._scipy import as_scipy as as_scipy

@@ -221,7 +221,7 @@ class LinearizedJacobian:
             >>> print(jb.jacobian(lambda x: x * jnp.sum(x)).at(jnp.array([1.0, 2.0])).diagonal())
             [4. 5.]
         """
-        return self._diagonal(self._linearization.called(self._held))
+        return self._diagonal(self._linearization.called(self._held), self._linearization.options)
 
     def to_scipy(self) -> LinearOperator:
         """The operator for SciPy, of flat vectors: leaf after leaf in the order of `jax.tree.leaves`, each row-major.
@@ -305,25 +305,32 @@ class LinearizedJacobian:
 
     def _dense(self, traced: Traced, options: Options) -> Any:
         blocks, ys, aux = computed(traced, options, False)
+        J = traced.deliver(blocks, ys, aux, options)[2]
         if not self._transposed:
-            return traced.deliver(blocks, ys, aux, options)[2]
+            return J
+        if options.request.format == "scipy":
+            return J.T.tocsr()
         return traced.layout.assemble(_turned(blocks, traced), ("in", "out"), traced.zeros)
 
-    def _diagonal(self, traced: Traced) -> Any:
-        linearization = self._linearization
-        hessian = linearization.hessian
+    def _diagonal(self, traced: Traced, options: Options) -> Any:
+        hessian = self._linearization.hessian
         quantity = settled(Diagonal(), traced.layout, traced.ends, traced.names, hessian=hessian)
-        options = linearization.options.asking(quantity=quantity)
+        options = options.asking(quantity=quantity)
         return traced.deliver(*computed(traced, options, False), options)[2]
 
     def _whole(self) -> Any:
         """All of J in trees, that of a batch with zeros between examples."""
         traced = self._linearization.called(self._held, batched=False)
-        return self._dense(traced, self._linearization.options.asking(format="dense"))
+        return self._dense(traced, self._unbatched)
 
     def _whole_diagonal(self) -> Any:
         """Its diagonal, like x."""
-        return self._diagonal(self._linearization.called(self._held, batched=False))
+        return self._diagonal(self._linearization.called(self._held, batched=False), self._unbatched)
+
+    @property
+    def _unbatched(self) -> Options:
+        """The options of all of J; a pattern that was passed may be that of one example."""
+        return self._linearization.options.asking(format="dense", sparsity=None)
 
     def _check_linear(self, name: str) -> None:
         """Raise where J v is linear for real numbers alone, though v is complex."""

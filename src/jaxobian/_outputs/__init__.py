@@ -30,4 +30,4 @@ from ._sparse_gram import SparseGram as SparseGram
 from ._squared_norms import Over as Over
 from ._squared_norms import SquaredNorms as SquaredNorms
 
-OUTPUTS: dict[str, Output] = {"dense": Dense(), "bcoo": Bcoo()}
+OUTPUTS: dict[str, Output] = {"dense": Dense(), "bcoo": Bcoo(), "scipy": Bcoo()}

@@ -59,6 +59,10 @@ class Gram(Quantity):
         sizes, n = self._side(ends).sizes, range(len(self._side(ends).sizes))
         return math.prod(ends.lead) * sum(sizes[a] * sizes[b] * self._dtype(ends, a, b).itemsize for a in n for b in n)
 
+    def ends(self, ends: Ends) -> Ends:
+        """Both sides of the Gram matrix: the same twice."""
+        return Ends(self._side(ends), self._side(ends))
+
     def _side(self, ends: Ends) -> Side:
         return ends.outputs if self.side == "out" else ends.inputs
 

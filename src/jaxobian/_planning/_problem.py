@@ -83,7 +83,7 @@ class Problem:
 
     def part(self, program: Linear, ends: Ends) -> Problem:
         """The same question about a segment of the program, whose Jacobian is to be dense."""
-        request = replace(self.request, mode="auto", symmetric=False)
+        request = replace(self.request, mode="auto", symmetric=False, sparsity=None)
         structure = self.structure.part(program)
         return replace(self, program=program, structure=structure, ends=ends, request=request, output=OUTPUTS["dense"])
 

@@ -26,7 +26,9 @@ def _slightly(problem: Problem) -> float:
 
 
 def _colors(problem: Problem) -> float:
-    # Only colors know all zeros, which is what a sparse format is for.
+    # Only colors know all zeros, which is what a sparse format is for; a pattern of the user's is what is returned.
+    if problem.request.sparsity is not None and not problem.output.has_zeros:
+        return 0.0
     return CLEAR_WIN if problem.output.has_zeros else 1 / CLEAR_WIN
 
 

@@ -20,13 +20,24 @@ from .._words import first_few
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """Runs a plan on other values of the same shapes, and refuses all else."""
+    """Runs a plan on other values of the same shapes, and refuses all else.
+
+    Attributes:
+        traced: the call that was planned.
+        choice: of what runs.
+        options: what was asked for.
+        kwargs: of the call.
+        result: makes what a call returns of J and aux.
+        check: what is to be checked before the first run.
+        weights: of a Gram matrix.
+    """
 
     traced: Traced
     choice: Choice
     options: Options
     kwargs: dict[str, Any]
     result: Callable[[Any, Any], Any]
+    check: Callable[[tuple[Any, ...], dict[str, Any]], None]
     weights: Any = None
     _jitted: dict[bool, Executable] = field(default_factory=dict)
 
@@ -46,6 +57,8 @@ class PlannedRun:
         open_arrays = (*open_arrays, *weights)
         constants = program.operands[: len(program.operands) - len(open_arrays)]
         mapped = not all(map(is_concrete, (*constants, *open_arrays, *xs)))  # where no loop can run on the host
+        if not mapped:
+            self.check(args, kwargs)
         if mapped not in self._jitted:
             execution, output, platform = (
                 self.choice.execution,

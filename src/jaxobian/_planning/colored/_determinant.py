@@ -60,7 +60,7 @@ class Blocks:
         """What there is to know about it."""
         if self.triangular is None:
             return "zero, whatever the nonzeros of J are: their pattern has no full diagonal"
-        same = self.sought.independent_of_x
+        same = self.sought.known
         colors = counted(coloring.passes, "color")
         if [size for _, size in self.sizes] == [1]:
             return f"triangular after a permutation{same}: the product of its diagonal, which takes {colors}"

@@ -40,7 +40,7 @@ def of_diagonal(sought: Sought, output: Diagonal | Trace, below: float) -> Candi
         (_diagonal_by(sought, mode, colors, columns) for mode in _modes(columns, sought.possible)),
         key=lambda offer: offer.cost.seconds,
     )
-    cells, same = problem.outputs.size * problem.inputs.size, sought.independent_of_x
+    cells, same = problem.outputs.size * problem.inputs.size, sought.known
     note = f"{every:,} of {cells:,} elements can be nonzero{same}: the diagonal in {counted(_count(colors), 'color')}"
     return replace(best, note=note, nnz=every)
 

@@ -63,7 +63,8 @@ def _proposed(problem: Problem, earlier: Proposals, effort: int) -> Candidate | 
     possible = {mode: s for mode in ("fwd", "rev") if isinstance(s := earlier[mode], Candidate)}
     if not possible:
         return Impossible("colored", "it runs the whole program forward or in reverse, and neither is possible")
-    wanted = problem.wants("colored") or not problem.output.has_zeros
+    declared = problem.request.sparsity
+    wanted = problem.wants("colored") or not problem.output.has_zeros or declared is not None
     least = min(c.passes for c in possible.values())
     if least < _WORTHWHILE and not wanted:
         few = f"{pass_count(least)} {'is' if least == 1 else 'are'} few enough"
@@ -71,7 +72,10 @@ def _proposed(problem: Problem, earlier: Proposals, effort: int) -> Candidate | 
     sides = (*problem.inputs.avals, *problem.outputs.avals)
     if not wanted and sum(math.prod(aval.shape) for aval in sides) > effort:
         return Impossible("colored", 'skipped: its arrays are large (mode="colored" forces it)')
-    matrix, dense, used = example_pattern(problem.structure, problem.ends, None if wanted else effort)
+    if declared is None:
+        matrix, dense, used = example_pattern(problem.structure, problem.ends, None if wanted else effort)
+    else:
+        matrix, dense, used = declared.matrix, (), frozenset[int]()
     if matrix is None:
         where = next((f" after {e.primitive.name}{at_line(e)}" for e in dense), "")
         return Impossible("colored", f"no zeros were found in J{where}", nnz=problem.outputs.size * problem.inputs.size)
@@ -217,7 +221,7 @@ def _candidate(
     program, parts = main.execution.program, (made["fwd"], made["rev"], sought.constant, sought.used)
     execution = Colored(program, problem.ends, sought.matrix, coloring, *parts)
     cells = problem.outputs.size * problem.inputs.size
-    note = f"{nnz:,} of {cells:,} elements can be nonzero{sought.independent_of_x}: {_told(coloring)}"
+    note = f"{nnz:,} of {cells:,} elements can be nonzero{sought.known}: {_told(coloring)}"
     return Candidate("colored", execution, cost, note, main.rewrites, nnz)
 
 

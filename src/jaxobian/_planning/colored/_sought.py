@@ -48,8 +48,10 @@ class Sought:
         return int((self.matrix + (self.constant != 0)).nnz)
 
     @property
-    def independent_of_x(self) -> str:
-        """How many of them passes need not bring back, as it is said."""
+    def known(self) -> str:
+        """How they are known, where not from f alone; how many of them passes need not bring back."""
+        if self.problem.request.sparsity is not None:
+            return " by the sparsity that was passed"
         always = self.nnz - int(self.matrix.nnz)
         return f" ({always:,} do not depend on x)" if always else ""
 
@@ -65,7 +67,9 @@ def fewest_colors(matrix: sparse.csr_matrix, modes: Container[str]) -> int:
 
 
 def without_constant_part(sought: Sought, few: Callable[[sparse.csr_matrix], bool]) -> Sought | None:
-    """The same without what is the same for every x; None where that takes hardly fewer colors.
+    """The same without what is the same for every x.
+
+    None where that takes hardly fewer colors, or a pattern was passed.
 
     Numbers are added to what passes bring back, which takes about as long as to bring it back does.
 
@@ -74,6 +78,8 @@ def without_constant_part(sought: Sought, few: Callable[[sparse.csr_matrix], boo
         few: whether the pattern of what is left takes clearly fewer colors.
     """
     problem, matrix = sought.problem, sought.matrix
+    if problem.request.sparsity is not None:
+        return None
     if any(varying_axes(aval) for aval in (*problem.inputs.avals, *problem.outputs.avals)):
         return None
     found = example_constant_part(problem.structure, problem.ends, MOST + 2 * int(matrix.nnz))
