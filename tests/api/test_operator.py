@@ -269,6 +269,8 @@ def test_integers_have_no_derivative() -> None:
     assert op.shape == (2, 3)
     assert_same(op.dense(), jax.jacrev(f, allow_int=True)(p))
     assert_same(op.to_scipy() @ np.asarray(2 * X), np.asarray(op.mv(v)))
+    scalars: Any = jb.jacobian(lambda x, y: x**2 * y, argnums=(0, 1)).at(jnp.float32(3.0), jnp.float32(2.0)).to_scipy()
+    np.testing.assert_allclose(scalars @ np.array([1.0, 10.0]), [102.0])
     with pytest.raises(ValueError, match=r"v\['i'\] has shape \(3,\); it stands for an integer of shape \(2,\)"):
         op.mv(v | {"i": np.zeros(3)})
     with pytest.raises(ValueError, match="no differentiated argument has a leaf with a derivative"):

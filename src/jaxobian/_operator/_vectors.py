@@ -110,7 +110,7 @@ class Vectors:
         """Flat vectors along the last axis of a NumPy array as one array for each leaf."""
         ends = np.cumsum(self.sizes)[:-1]
         pieces = zip(np.split(flat, ends, -1), self.avals, strict=True)
-        return [piece.reshape(*flat.shape[:-1], *aval.shape).astype(aval.dtype) for piece, aval in pieces]
+        return [piece.reshape((*flat.shape[:-1], *aval.shape)).astype(aval.dtype) for piece, aval in pieces]
 
     def joined(self, tree: Any, lead: tuple[int, ...]) -> np.ndarray:
         """A tree as flat vectors of NumPy's, after its leading axes."""
