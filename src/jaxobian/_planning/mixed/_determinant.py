@@ -148,6 +148,9 @@ class LowRank(_NoJacobian):
             sign = sign * permutation_sign(order) * jnp.prod(jnp.sign(D), -1)
             return sign, logabsdet + jnp.sum(jnp.log(jnp.abs(D)), -1)
 
+        if len(rows) != U.shape[-2]:  # arrays of which each brings zeros along
+            sign, logabsdet = dense()
+            return [[sign], [logabsdet]]
         most = jnp.max(jnp.abs(U), (-1, -2)) * jnp.max(jnp.abs(V), (-1, -2))
         safe = jnp.all(jnp.min(jnp.abs(D), -1) > _SMALL * most)
         sign, logabsdet = lax.cond(safe, lemma, dense)
