@@ -81,6 +81,15 @@ def test_the_element_that_is_named_is_nonzero(function: Any) -> None:
         jb.jacobian(function, sparsity=without.tocsr())(X)
 
 
+def test_rows_that_are_wrong_by_what_others_lack_are_passed_by() -> None:
+    m = 40
+    large, small = (lambda x: 1e3 * jnp.sin(x[:m]) + jnp.sin(x[m:])), (lambda x: 1e-3 * jnp.sin(x[m:]))
+    f = lambda x: jnp.concatenate([large(x), small(x), jnp.sum(jnp.sin(x))[None]])
+    pattern = sparse.csr_array(np.vstack([np.eye(2 * m), np.ones((1, 2 * m))]))
+    with pytest.raises(jb.SparsityError, match=r"output\[\d+\] changes with args\[0\]\[[4-7]\d\]"):
+        jb.jacobian(f, sparsity=pattern)(jnp.linspace(0.1, 1, 2 * m))
+
+
 def test_an_element_outside_of_an_example() -> None:
     batch = jnp.stack([X, X + 1, X + 2])
     J = jb.batch_jacobian(jax.vmap(f, out_axes=1), out_axes=1, sparsity=RIGHT, format="bcoo")

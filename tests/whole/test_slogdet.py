@@ -96,6 +96,24 @@ def test_the_lemma_knows_the_order_of_rows() -> None:
     np.testing.assert_allclose(J.slogdet(x), jnp.linalg.slogdet(jax.jacfwd(f)(x)), rtol=1e-4, atol=1e-5)
 
 
+def test_the_lemma_of_several_leaves() -> None:
+    def f(t: Any) -> Any:
+        both = jnp.concatenate([t["a"], t["b"] * jnp.sum(t["a"])])
+        return {"z": both[:25], "y": jnp.concatenate([t["a"], t["b"] * 2])[25:] ** 2}
+
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.asarray(normal(40, seed=9)), float)
+        t = {"a": x[:30], "b": x[30:]}
+        forward = jb.jacobian(f, mode="fwd").slogdet(t)
+        np.testing.assert_allclose(jb.jacobian(f, mode="mixed").slogdet(t), forward, rtol=1e-8)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x = jax.ShapeDtypeStruct((200_000,), jnp.float32)  # J would take 160 GB
+    with pytest.raises(jb.MemoryBudgetError, match="the slogdet of J"):
+        jb.jacobian(lambda x: x + jnp.tanh(jnp.sum(x))).slogdet.plan(x)
+
+
 def test_modes_trees_and_errors() -> None:
     x = normal(24, seed=7)
     expected = jnp.linalg.slogdet(jax.jacfwd(coupling)(x))[1]

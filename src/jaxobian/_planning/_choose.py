@@ -12,6 +12,7 @@ from .._budget import Budget, budget
 from .._cost import Machine, is_elementwise, machine
 from .._errors import MemoryBudgetError, ModeError
 from .._execute import Execution
+from .._outputs import Slogdet
 from .._request import Request
 from .._trace import Ends, subprograms, walk
 from .._words import counted, human_bytes, pass_count, word
@@ -97,7 +98,9 @@ def choose(ties: Structure, ends: Ends, request: Request, device: Any) -> Choice
         reasons = "\n".join(f"  {word(p.mode):8} {p.reason}" for p in found.values() if isinstance(p, Impossible))
         raise ModeError(f"no mode can compute this Jacobian.\n{reasons}\n{_WAYS_OUT}")
     chosen = _fastest(possible, problem)
-    limit = room.limit if room.explicit else math.inf if problem.output.has_zeros else room.hard
+    # A J that fits is tried, for a predicted peak is an upper bound; one that is factored is held for a small answer.
+    tried = problem.output.has_zeros and not isinstance(problem.output, Slogdet)
+    limit = room.limit if room.explicit else math.inf if tried else room.hard
     if chosen.cost.peak_bytes > limit:
         raise MemoryBudgetError(_too_large(problem, room, chosen.cost.peak_bytes))
     problem.traces.clear()  # a plan is kept; what it was made by need not be
